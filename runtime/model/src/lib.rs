@@ -1,0 +1,26 @@
+//! The nouns of Bulkhead: plain values, no I/O, depending on nothing of ours.
+//!
+//! Every number here has a unit type from the moment it is read ([`units`]); every identifier is
+//! parsed once ([`ids`]) and is valid from then on.
+
+pub mod container;
+pub mod event;
+pub mod fault;
+pub mod host;
+pub mod ids;
+pub mod launch;
+pub mod limits;
+pub mod units;
+pub mod usage;
+
+pub use container::{ContainerState, ContainerStatus, Limitation, Reason, Termination};
+pub use event::{Event, EventKind};
+pub use fault::{Fault, FaultKind};
+pub use host::{CgroupLayout, Controller, HostSupport};
+pub use ids::{ContainerId, ContainerName, ProcessIdentity};
+pub use launch::{
+    Capabilities, ExecSpec, LaunchSpec, Network, OutputPolicy, Rlimit, Seccomp, TerminalSize, Volume,
+};
+pub use limits::{DeviceLimit, DeviceRule, IoLimits, Limits};
+pub use units::{BitsPerSecond, Bytes, Cpus, Limit, Millis};
+pub use usage::Usage;

@@ -1,0 +1,76 @@
+//! One measured moment of one container. Field names are those of Mesos' `ResourceStatistics`, so
+//! that a tool written for Mesos reads them; absent means "this host does not tell".
+
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Usage {
+    /// Seconds since the epoch.
+    pub timestamp: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub processes: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub threads: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpus_user_time_secs: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpus_system_time_secs: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpus_limit: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpus_soft_limit: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpus_nr_periods: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpus_nr_throttled: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpus_throttled_time_secs: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mem_total_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mem_total_memsw_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mem_limit_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mem_soft_limit_bytes: Option<u64>,
+    /// Highest use since the start (not a Mesos field).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mem_peak_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mem_file_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mem_cache_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mem_anon_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mem_rss_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mem_mapped_file_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mem_swap_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mem_unevictable_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mem_kmem_usage_bytes: Option<u64>,
+    /// Times the memory ceiling was hit (not a Mesos field).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mem_limit_hits: Option<u64>,
+    /// Processes killed for memory (not a Mesos field).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mem_oom_kills: Option<u64>,
+    /// Forks refused by the process ceiling (not a Mesos field).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pids_limit: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pids_refused: Option<u64>,
+    /// Bytes and operations since the start, summed over devices (not Mesos fields).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub io_read_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub io_write_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub io_reads: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub io_writes: Option<u64>,
+}
