@@ -1,1 +1,20 @@
+//! The agent, deciding only: a state machine over containers.
+//!
+//! The drive contract, for the shell that acts and for the simulation that pretends to:
+//!
+//! ```text
+//! core.handle(now, input);                    // one input …
+//! while let Some(wish) = core.poll() { … }    // … then drain every wish …
+//! wait_until(core.deadline());                // … then wait; at the deadline: Input::Tick
+//! ```
+//!
+//! No clock, file, socket, thread or randomness: `clippy.toml` beside this crate makes it law.
 
+mod agent;
+mod container;
+mod input;
+mod settings;
+
+pub use agent::AgentCore;
+pub use input::{Answer, CleanupOutcome, EndReport, Input, Now, Ticket, Wish};
+pub use settings::Settings;

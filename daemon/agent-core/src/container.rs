@@ -1,0 +1,158 @@
+//! One container as the core remembers it.
+
+use model::{
+    ContainerState, ContainerStatus, Fault, LaunchSpec, Limitation, Limits, Millis, ProcessIdentity, Reason,
+    Termination,
+};
+
+use crate::input::{EndReport, Ticket};
+
+/// Where a container is, and what is being waited for.
+///
+/// ```text
+/// Preparing → Forking → Checkpointing → Starting → Running → Dying → Cleaning ⟲ → Over
+///     │ fails    │ fails      │ fails       │ fails              ▲       ▲
+///     └──────────┼────────────┼─────────────┼──── nothing forked ┼───────┘
+///                └────────────┴─────────────┴─── kill everything ┘
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Preparing,
+    Forking,
+    Checkpointing,
+    Starting,
+    Running,
+    /// The init is told to end or is being killed; its exit is awaited.
+    Dying,
+    /// No process is left; the rest is being taken down. A retry is due at the container's deadline.
+    Cleaning,
+    Over,
+}
+
+/// What the container's one timer means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Alarm {
+    /// Ran for its allowed time.
+    Timeout,
+    /// Grace is over, or the last kill did not help: kill everything (again).
+    KillAll,
+    /// Try the cleanup again.
+    RetryCleanup,
+    /// The command should have been started by now.
+    StartOverdue,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Container {
+    pub spec: LaunchSpec,
+    pub status: ContainerStatus,
+    pub phase: Phase,
+    pub identity: Option<ProcessIdentity>,
+    pub alarm: Option<(Millis, Alarm)>,
+    pub launcher: Option<Ticket>,
+    pub waiters: Vec<Ticket>,
+    /// Why it has to go, if it was decided: first decision wins.
+    pub doom: Option<Doom>,
+    pub end: Option<EndReport>,
+    pub limitation: Option<Limitation>,
+    /// A live update on its way: who asked, the limits to be, and whether they are in the kernel already.
+    pub update: Option<PendingUpdate>,
+    pub cleanup_attempts: u32,
+    /// Last plain signal delivered by request, to tell a wanted death from an unwanted one.
+    pub delivered: Option<i32>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct PendingUpdate {
+    pub ticket: Ticket,
+    pub new: Limits,
+    pub applied: bool,
+}
+
+/// A decision that the container has to end.
+#[derive(Debug, Clone)]
+pub(crate) enum Doom {
+    Killed,
+    Timeout,
+    Limit,
+    Failed(Fault),
+}
+
+impl Container {
+    pub fn termination(&self, wall_ms: u64) -> Termination {
+        let end = self.end.unwrap_or(EndReport::UNRECORDED);
+        let (exit_status, signal) = match (end.exit_code, end.signal) {
+            (Some(code), _) => (code & 0xff, None),
+            (None, Some(signal)) => (128 + signal, Some(signal)),
+            (None, None) => (128 + SIGKILL, Some(SIGKILL)),
+        };
+        let mut termination = Termination {
+            exit_status,
+            signal,
+            reason: Reason::Exited,
+            message: String::new(),
+            limitation: self.limitation.clone(),
+            finished_at_ms: wall_ms,
+        };
+        match (&self.doom, &self.limitation) {
+            (Some(Doom::Failed(fault)), _) => {
+                termination.exit_status = launch_failure_status(fault);
+                termination.signal = None;
+                termination.reason = Reason::LaunchFailed;
+                termination.message = fault.to_string();
+            }
+            (_, Some(limitation)) => {
+                termination.exit_status = 128 + SIGKILL;
+                termination.signal = Some(SIGKILL);
+                termination.reason = limitation.reason;
+                termination.message = limitation.message.clone();
+            }
+            (Some(Doom::Timeout), _) => {
+                termination.reason = Reason::Timeout;
+                let allowed = self.spec.timeout.unwrap_or_default();
+                termination.message = format!("ran for its timeout of {allowed}");
+            }
+            (Some(Doom::Killed), _) => {
+                termination.reason = Reason::Killed;
+                termination.message = "killed on request".into();
+            }
+            (Some(Doom::Limit) | None, None) => match (end.exit_code, signal) {
+                (Some(code), _) => termination.message = format!("exited with status {code}"),
+                (None, Some(signal)) if self.delivered == Some(signal) => {
+                    termination.reason = Reason::Killed;
+                    termination.message = format!("killed on request by signal {signal}");
+                }
+                (None, Some(signal)) => {
+                    termination.reason = Reason::Signaled;
+                    termination.message = format!("killed by signal {signal}");
+                }
+                (None, None) => {}
+            },
+        }
+        termination
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.phase == Phase::Over
+    }
+
+    /// The first decision to end it stands; later ones do not rewrite the reason.
+    pub fn doom(&mut self, doom: Doom) {
+        self.doom.get_or_insert(doom);
+        if self.status.state < ContainerState::Killing {
+            self.status.state = ContainerState::Killing;
+        }
+    }
+}
+
+pub(crate) const SIGKILL: i32 = 9;
+pub(crate) const SIGTERM: i32 = 15;
+
+/// 126 and 127 as shells have it; 125 for every failure of our own.
+fn launch_failure_status(fault: &Fault) -> i32 {
+    match fault.kind {
+        model::FaultKind::CommandNotFound => 127,
+        model::FaultKind::CommandNotExecutable => 126,
+        _ => 125,
+    }
+}

@@ -1,0 +1,101 @@
+//! Facts that come in, wishes that go out.
+
+use model::{
+    ContainerId, Event, ExecSpec, Fault, LaunchSpec, Limitation, Limits, Millis, ProcessIdentity, Termination,
+};
+
+/// The moment at which an input is handled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Now {
+    /// Never goes back.
+    pub monotonic: Millis,
+    /// Milliseconds since the epoch; may jump. Only shown to people, never computed with.
+    pub wall_ms: u64,
+}
+
+/// Names one request that waits for an answer. Given by the shell, unique while it is open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(pub u64);
+
+/// How the init ended, as far as the shell could find out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EndReport {
+    /// Exit code of the command, when it exited.
+    pub exit_code: Option<i32>,
+    /// Signal that ended the command.
+    pub signal: Option<i32>,
+}
+
+impl EndReport {
+    /// The init left no record: it was killed from outside, and the command with it.
+    pub const UNRECORDED: EndReport = EndReport { exit_code: None, signal: None };
+}
+
+/// What one try of cleaning up came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CleanupOutcome {
+    Done,
+    /// Something is still in use; to be tried again.
+    Busy { message: String },
+}
+
+#[derive(Debug, Clone)]
+pub enum Input {
+    Launch { ticket: Ticket, id: ContainerId, spec: Box<LaunchSpec> },
+    Prepared { id: ContainerId, result: Result<(), Fault> },
+    Forked { id: ContainerId, result: Result<ProcessIdentity, Fault> },
+    Checkpointed { id: ContainerId, result: Result<(), Fault> },
+    /// The command runs.
+    Started { id: ContainerId },
+    /// A step inside the child failed; the init exits by itself.
+    StartFailed { id: ContainerId, fault: Fault },
+    /// The init is gone, and with it the container's pid namespace.
+    Exited { id: ContainerId, end: EndReport },
+    LimitHit { id: ContainerId, limitation: Limitation },
+    Cleaned { id: ContainerId, outcome: CleanupOutcome, limitation: Option<Limitation> },
+    /// `signal` 0: graceful (SIGTERM, grace, everything); 9: everything at once; else just delivered.
+    Kill { ticket: Ticket, id: ContainerId, signal: i32, grace: Option<Millis> },
+    Wait { ticket: Ticket, id: ContainerId },
+    /// The asker is gone; its ticket must not be answered.
+    Cancel { ticket: Ticket },
+    Update { ticket: Ticket, id: ContainerId, change: Box<Limits> },
+    LimitsApplied { id: ContainerId, result: Result<(), Fault> },
+    /// A process was started by exec (only told to subscribers).
+    Execed { id: ContainerId, spec: Box<ExecSpec> },
+    Drain { ticket: Ticket, grace: Option<Millis> },
+    /// Time has passed.
+    Tick,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Wish {
+    /// Make directories, cgroups, limits. Answer: `Prepared`.
+    Prepare { id: ContainerId, spec: Box<LaunchSpec> },
+    /// Clone the init; it stops at the gate. Answer: `Forked`.
+    Fork { id: ContainerId },
+    /// Write who it is (and its limits) to the runtime directory. Answer: `Checkpointed`.
+    Checkpoint { id: ContainerId },
+    /// Let the command run. Answer: `Started` or `StartFailed`.
+    OpenGate { id: ContainerId },
+    /// Deliver to the init, which passes it on to the command.
+    Signal { id: ContainerId, signal: i32 },
+    /// Kill every process of it. Answer: `Exited`, from the init's end.
+    KillAll { id: ContainerId },
+    ApplyLimits { id: ContainerId, old: Box<Limits>, new: Box<Limits> },
+    /// Take down whatever exists of it, however little. Answer: `Cleaned`.
+    Cleanup { id: ContainerId, remove: bool },
+    Answer { ticket: Ticket, answer: Answer },
+    Emit(Event),
+    /// Ended and no longer remembered: drop what is kept for it.
+    Forget { id: ContainerId },
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Answer {
+    Launched { id: ContainerId, existed: bool },
+    Signalled,
+    Ended(Termination),
+    Updated(Box<Limits>),
+    Drained { killed: u32 },
+    Refused(Fault),
+}

@@ -1,0 +1,36 @@
+//! What bounds the agent; each with the reason for its default.
+
+use model::Millis;
+
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Containers that are not over. About a dozen descriptors each: 4096 fit the usual hard limit of
+    /// a service (65536), the shell lowers it where descriptors are fewer.
+    pub containers_max: usize,
+    /// Ended containers that are still listed, waited for and inspected; about 2 kB each.
+    pub remembered_max: usize,
+    /// A kill of everything that has not ended the init after this long is repeated (a process in
+    /// uninterruptible sleep dies only when the kernel lets it).
+    pub kill_retry: Millis,
+    /// First delay before a busy cleanup is tried again; doubles up to `cleanup_retry_max`.
+    pub cleanup_retry_first: Millis,
+    pub cleanup_retry_max: Millis,
+    /// After the init reported a failed step it exits by itself; it is killed if it does not.
+    pub failed_init_patience: Millis,
+    /// From the gate's opening to the report that the command runs. Covers slow file systems.
+    pub start_patience: Millis,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            containers_max: 4096,
+            remembered_max: 1000,
+            kill_retry: Millis::secs(5),
+            cleanup_retry_first: Millis(10),
+            cleanup_retry_max: Millis::secs(5),
+            failed_init_patience: Millis::secs(2),
+            start_patience: Millis::secs(60),
+        }
+    }
+}
