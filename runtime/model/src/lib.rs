@@ -3,6 +3,8 @@
 //! Every number here has a unit type from the moment it is read ([`units`]); every identifier is
 //! parsed once ([`ids`]) and is valid from then on.
 
+pub mod agent;
+pub mod checkpoint;
 pub mod container;
 pub mod event;
 pub mod fault;
@@ -13,6 +15,8 @@ pub mod limits;
 pub mod units;
 pub mod usage;
 
+pub use agent::{AgentInfo, HostReport, IsolatorReport};
+pub use checkpoint::{Checkpoint, KeptDescriptor};
 pub use container::{ContainerState, ContainerStatus, Limitation, Reason, Termination};
 pub use event::{Event, EventKind};
 pub use fault::{Fault, FaultKind};
@@ -23,4 +27,4 @@ pub use launch::{
 };
 pub use limits::{DeviceLimit, DeviceRule, IoLimits, Limits};
 pub use units::{BitsPerSecond, Bytes, Cpus, Limit, Millis};
-pub use usage::Usage;
+pub use usage::{ContainerUsage, Usage};

@@ -3,6 +3,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::ids::{ContainerId, ContainerName};
+
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Usage {
@@ -73,4 +75,12 @@ pub struct Usage {
     pub io_reads: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub io_writes: Option<u64>,
+}
+
+/// A sample with the container it was taken from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ContainerUsage {
+    pub id: ContainerId,
+    pub name: Option<ContainerName>,
+    pub usage: Usage,
 }
