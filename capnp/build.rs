@@ -6,6 +6,7 @@ fn main() {
         .import_path("/usr/include")
         .file("schema/value.capnp")
         .file("schema/agent.capnp")
+        .file("schema/checkpoint.capnp")
         .run()
         .expect("compile capnp schemas: is `capnproto` and `libcapnp-dev` installed? run scripts/setup");
 }

@@ -1,0 +1,123 @@
+//! Usage samples: the busiest value on the wire. A sample is a flat struct and a bit mask; to write
+//! one into a message allocates nothing beside the message itself.
+
+use model::{ContainerId, ContainerName, ContainerUsage, Fault, Usage};
+
+use crate::bounds::{CONTAINERS_MAX, TextBudget, check_length};
+use crate::value::{container_id, container_name, some, within};
+use crate::value_capnp::{container_usage, usage};
+
+/// Every measured field with its bit in `present`: its ordinal in the schema less two.
+macro_rules! fields {
+    ($visit:ident) => {
+        $visit! {
+            0 processes get_processes set_processes,
+            1 threads get_threads set_threads,
+            2 cpus_user_time_secs get_cpus_user_time_secs set_cpus_user_time_secs,
+            3 cpus_system_time_secs get_cpus_system_time_secs set_cpus_system_time_secs,
+            4 cpus_limit get_cpus_limit set_cpus_limit,
+            5 cpus_soft_limit get_cpus_soft_limit set_cpus_soft_limit,
+            6 cpus_nr_periods get_cpus_nr_periods set_cpus_nr_periods,
+            7 cpus_nr_throttled get_cpus_nr_throttled set_cpus_nr_throttled,
+            8 cpus_throttled_time_secs get_cpus_throttled_time_secs set_cpus_throttled_time_secs,
+            9 mem_total_bytes get_mem_total_bytes set_mem_total_bytes,
+            10 mem_total_memsw_bytes get_mem_total_memsw_bytes set_mem_total_memsw_bytes,
+            11 mem_limit_bytes get_mem_limit_bytes set_mem_limit_bytes,
+            12 mem_soft_limit_bytes get_mem_soft_limit_bytes set_mem_soft_limit_bytes,
+            13 mem_peak_bytes get_mem_peak_bytes set_mem_peak_bytes,
+            14 mem_file_bytes get_mem_file_bytes set_mem_file_bytes,
+            15 mem_cache_bytes get_mem_cache_bytes set_mem_cache_bytes,
+            16 mem_anon_bytes get_mem_anon_bytes set_mem_anon_bytes,
+            17 mem_rss_bytes get_mem_rss_bytes set_mem_rss_bytes,
+            18 mem_mapped_file_bytes get_mem_mapped_file_bytes set_mem_mapped_file_bytes,
+            19 mem_swap_bytes get_mem_swap_bytes set_mem_swap_bytes,
+            20 mem_unevictable_bytes get_mem_unevictable_bytes set_mem_unevictable_bytes,
+            21 mem_kmem_usage_bytes get_mem_kmem_usage_bytes set_mem_kmem_usage_bytes,
+            22 mem_limit_hits get_mem_limit_hits set_mem_limit_hits,
+            23 mem_oom_kills get_mem_oom_kills set_mem_oom_kills,
+            24 pids_limit get_pids_limit set_pids_limit,
+            25 pids_refused get_pids_refused set_pids_refused,
+            26 io_read_bytes get_io_read_bytes set_io_read_bytes,
+            27 io_write_bytes get_io_write_bytes set_io_write_bytes,
+            28 io_reads get_io_reads set_io_reads,
+            29 io_writes get_io_writes set_io_writes,
+        }
+    };
+}
+
+pub fn encode(usage: &Usage, mut builder: usage::Builder<'_>) {
+    let mut present = 0u64;
+    macro_rules! write {
+        ($($bit:literal $field:ident $get:ident $set:ident,)+) => {
+            $(if let Some(value) = usage.$field {
+                present |= 1 << $bit;
+                builder.$set(value);
+            })+
+        };
+    }
+    fields!(write);
+    builder.set_timestamp(usage.timestamp);
+    builder.set_present(present);
+}
+
+/// Bits of a newer peer are ignored, as unknown fields are.
+pub fn decode(reader: usage::Reader<'_>) -> Usage {
+    let present = reader.get_present();
+    macro_rules! read {
+        ($($bit:literal $field:ident $get:ident $set:ident,)+) => {
+            Usage {
+                timestamp: reader.get_timestamp(),
+                $($field: (present & (1 << $bit) != 0).then(|| reader.$get()),)+
+            }
+        };
+    }
+    fields!(read)
+}
+
+/// Writes one sample with its container.
+pub fn encode_container(
+    id: &ContainerId,
+    name: Option<&ContainerName>,
+    usage: &Usage,
+    mut builder: container_usage::Builder<'_>,
+) {
+    builder.set_id(id.as_str());
+    if let Some(name) = name {
+        builder.set_name(name.as_str());
+    }
+    encode(usage, builder.init_usage());
+}
+
+/// Writes samples in order; the list must have been made with as many entries.
+pub fn encode_list<'a>(
+    samples: impl IntoIterator<Item = (&'a ContainerId, Option<&'a ContainerName>, &'a Usage)>,
+    mut builder: capnp::struct_list::Builder<'_, container_usage::Owned>,
+) {
+    for (index, (id, name, usage)) in samples.into_iter().enumerate() {
+        encode_container(id, name, usage, builder.reborrow().get(index as u32));
+    }
+}
+
+pub fn decode_container(reader: container_usage::Reader<'_>) -> Result<ContainerUsage, Fault> {
+    let budget = &mut TextBudget::default();
+    Ok(ContainerUsage {
+        id: container_id("id", reader.get_id(), budget)?,
+        name: container_name("name", reader.get_name(), budget)?,
+        usage: decode(some("usage", reader.get_usage())?),
+    })
+}
+
+pub fn decode_list(
+    list: capnp::Result<capnp::struct_list::Reader<'_, container_usage::Owned>>,
+) -> Result<Vec<ContainerUsage>, Fault> {
+    const FIELD: &str = "samples";
+    let list = some(FIELD, list)?;
+    check_length(FIELD, list.len() as usize, CONTAINERS_MAX)?;
+    let mut samples = Vec::with_capacity(list.len() as usize);
+    for (index, sample) in list.iter().enumerate() {
+        samples.push(
+            decode_container(sample).map_err(|fault| within(within(fault, &index.to_string()), FIELD))?,
+        );
+    }
+    Ok(samples)
+}
