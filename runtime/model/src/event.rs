@@ -20,11 +20,24 @@ pub struct Event {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "event")]
 pub enum EventKind {
-    State { state: ContainerState },
+    State {
+        state: ContainerState,
+    },
     /// The command is over; `Destroyed` follows when all is cleaned up.
-    Ended { exit_status: i32, reason: crate::container::Reason, message: String },
-    LimitHit { message: String },
+    Ended {
+        exit_status: i32,
+        reason: crate::container::Reason,
+        message: String,
+    },
+    LimitHit {
+        message: String,
+    },
     Updated,
-    Exec { command: Vec<String> },
-    CleanupRetry { attempt: u32, message: String },
+    Exec {
+        command: Vec<String>,
+    },
+    CleanupRetry {
+        attempt: u32,
+        message: String,
+    },
 }

@@ -61,13 +61,24 @@ pub struct Fault {
 
 impl Fault {
     pub fn new(kind: FaultKind, message: impl Into<String>) -> Self {
-        Self { kind, field: None, message: message.into(), remedy: None }
+        Self {
+            kind,
+            field: None,
+            message: message.into(),
+            remedy: None,
+        }
     }
     pub fn invalid(field: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { field: Some(field.into()), ..Self::new(FaultKind::Invalid, message) }
+        Self {
+            field: Some(field.into()),
+            ..Self::new(FaultKind::Invalid, message)
+        }
     }
     pub fn unsupported(field: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { field: Some(field.into()), ..Self::new(FaultKind::Unsupported, message) }
+        Self {
+            field: Some(field.into()),
+            ..Self::new(FaultKind::Unsupported, message)
+        }
     }
     pub fn failed(message: impl Into<String>) -> Self {
         Self::new(FaultKind::Failed, message)

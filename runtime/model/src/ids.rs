@@ -30,7 +30,10 @@ fn check_name(text: &str) -> Result<(), NameError> {
     if !first.is_ascii_alphanumeric() {
         return Err(NameError::BadStart(first));
     }
-    match text.chars().find(|c| !(c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))) {
+    match text
+        .chars()
+        .find(|c| !(c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-')))
+    {
         Some(bad) => Err(NameError::BadCharacter(bad)),
         None => Ok(()),
     }
@@ -105,7 +108,19 @@ mod tests {
 
     #[test]
     fn names_that_could_leave_their_directory_are_refused() {
-        for bad in ["", ".", "..", "../x", "a/b", "-x", "_x", "a\0b", "a b", "é", &"a".repeat(65)] {
+        for bad in [
+            "",
+            ".",
+            "..",
+            "../x",
+            "a/b",
+            "-x",
+            "_x",
+            "a\0b",
+            "a b",
+            "é",
+            &"a".repeat(65),
+        ] {
             assert!(bad.parse::<ContainerId>().is_err(), "{bad:?}");
         }
         for good in ["a", "web-1", "A.b_c-9", &"a".repeat(64)] {

@@ -148,7 +148,10 @@ pub struct OutputPolicy {
 
 impl Default for OutputPolicy {
     fn default() -> Self {
-        Self { file_bytes: Bytes::mib(10), files: 3 }
+        Self {
+            file_bytes: Bytes::mib(10),
+            files: 3,
+        }
     }
 }
 

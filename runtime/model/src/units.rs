@@ -19,12 +19,19 @@ pub enum UnitError {
 
 /// Splits `1.5GB` into `1.5` and `GB`; refuses signs, NaN, infinities and exponents.
 fn number_and_unit<'a>(text: &'a str, expected: &'static str) -> Result<(f64, &'a str), UnitError> {
-    let malformed = || UnitError::Malformed { text: text.to_owned(), expected };
+    let malformed = || UnitError::Malformed {
+        text: text.to_owned(),
+        expected,
+    };
     let trimmed = text.trim();
     if trimmed.starts_with('-') {
-        return Err(UnitError::Negative { text: text.to_owned() });
+        return Err(UnitError::Negative {
+            text: text.to_owned(),
+        });
     }
-    let end = trimmed.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(trimmed.len());
+    let end = trimmed
+        .find(|c: char| !(c.is_ascii_digit() || c == '.'))
+        .unwrap_or(trimmed.len());
     let (number, unit) = trimmed.split_at(end);
     let number: f64 = number.parse().map_err(|_| malformed())?;
     if !number.is_finite() {
@@ -68,7 +75,12 @@ impl FromStr for Bytes {
             "g" | "gb" | "gib" => 30,
             "t" | "tb" | "tib" => 40,
             "p" | "pb" | "pib" => 50,
-            _ => return Err(UnitError::Malformed { text: text.to_owned(), expected: BYTES_FORM }),
+            _ => {
+                return Err(UnitError::Malformed {
+                    text: text.to_owned(),
+                    expected: BYTES_FORM,
+                });
+            }
         };
         let value = number * (1u64 << shift) as f64;
         if value > BYTES_MAX as f64 {
@@ -126,14 +138,21 @@ impl TryFrom<f64> for Cpus {
     fn try_from(value: f64) -> Result<Self, UnitError> {
         let text = || value.to_string();
         if value.is_nan() {
-            return Err(UnitError::Malformed { text: text(), expected: "like 0.5 or 2" });
+            return Err(UnitError::Malformed {
+                text: text(),
+                expected: "like 0.5 or 2",
+            });
         }
         if value < 0.0 {
             return Err(UnitError::Negative { text: text() });
         }
         let milli = (value * 1000.0).round();
         if !(1.0..=f64::from(CPUS_MILLI_MAX)).contains(&milli) {
-            return Err(UnitError::OutOfRange { text: text(), min: "0.001".into(), max: "8192".into() });
+            return Err(UnitError::OutOfRange {
+                text: text(),
+                min: "0.001".into(),
+                max: "8192".into(),
+            });
         }
         Ok(Self(milli as u32))
     }
@@ -150,7 +169,10 @@ impl FromStr for Cpus {
     fn from_str(text: &str) -> Result<Self, UnitError> {
         let (number, unit) = number_and_unit(text, "like 0.5 or 2")?;
         if !unit.is_empty() {
-            return Err(UnitError::Malformed { text: text.to_owned(), expected: "like 0.5 or 2" });
+            return Err(UnitError::Malformed {
+                text: text.to_owned(),
+                expected: "like 0.5 or 2",
+            });
         }
         Self::try_from(number)
     }
@@ -195,11 +217,20 @@ impl FromStr for Millis {
             "h" | "hr" | "hrs" => 3600e3,
             "d" | "day" | "days" => 86_400e3,
             "w" | "week" | "weeks" => 7.0 * 86_400e3,
-            _ => return Err(UnitError::Malformed { text: text.to_owned(), expected: MILLIS_FORM }),
+            _ => {
+                return Err(UnitError::Malformed {
+                    text: text.to_owned(),
+                    expected: MILLIS_FORM,
+                });
+            }
         };
         let value = number * factor;
         if value > MILLIS_MAX {
-            return Err(UnitError::OutOfRange { text: text.to_owned(), min: "0ms".into(), max: "366d".into() });
+            return Err(UnitError::OutOfRange {
+                text: text.to_owned(),
+                min: "0ms".into(),
+                max: "366d".into(),
+            });
         }
         Ok(Millis(value.round() as u64))
     }
@@ -233,11 +264,20 @@ impl FromStr for BitsPerSecond {
             "mbit" => 1e6,
             "gbit" => 1e9,
             "tbit" => 1e12,
-            _ => return Err(UnitError::Malformed { text: text.to_owned(), expected: FORM }),
+            _ => {
+                return Err(UnitError::Malformed {
+                    text: text.to_owned(),
+                    expected: FORM,
+                });
+            }
         };
         let value = number * factor;
         if value > 1e15 {
-            return Err(UnitError::OutOfRange { text: text.to_owned(), min: "0bit".into(), max: "1000Tbit".into() });
+            return Err(UnitError::OutOfRange {
+                text: text.to_owned(),
+                min: "0bit".into(),
+                max: "1000Tbit".into(),
+            });
         }
         Ok(Self(value.round() as u64))
     }
@@ -285,21 +325,41 @@ mod tests {
 
     #[test]
     fn sizes_read_as_written() {
-        for (text, bytes) in
-            [("64MB", 64 << 20), ("1.5GB", 3 << 29), ("0", 0), ("17", 17), ("4 KiB", 4096), ("2t", 2 << 40)]
-        {
+        for (text, bytes) in [
+            ("64MB", 64 << 20),
+            ("1.5GB", 3 << 29),
+            ("0", 0),
+            ("17", 17),
+            ("4 KiB", 4096),
+            ("2t", 2 << 40),
+        ] {
             assert_eq!(text.parse::<Bytes>().unwrap().0, bytes, "{text}");
         }
-        for bad in ["", "MB", "-1MB", "1e9", "inf", "NaN", "1XB", "1..5MB", "99999999PB"] {
+        for bad in [
+            "",
+            "MB",
+            "-1MB",
+            "1e9",
+            "inf",
+            "NaN",
+            "1XB",
+            "1..5MB",
+            "99999999PB",
+        ] {
             assert!(bad.parse::<Bytes>().is_err(), "{bad}");
         }
     }
 
     #[test]
     fn sizes_print_as_people_read_them() {
-        for (bytes, text) in
-            [(0, "0B"), (512, "512B"), (1 << 20, "1MB"), (3 << 29, "1.5GB"), (64 << 20, "64MB"), (1_500_000, "1.4MB")]
-        {
+        for (bytes, text) in [
+            (0, "0B"),
+            (512, "512B"),
+            (1 << 20, "1MB"),
+            (3 << 29, "1.5GB"),
+            (64 << 20, "64MB"),
+            (1_500_000, "1.4MB"),
+        ] {
             assert_eq!(Bytes(bytes).to_string(), text);
         }
     }
@@ -315,7 +375,14 @@ mod tests {
 
     #[test]
     fn durations_take_mesos_spellings() {
-        for (text, ms) in [("15s", 15_000), ("15secs", 15_000), ("2mins", 120_000), ("500ms", 500), ("1.5h", 5_400_000), ("7", 7000)] {
+        for (text, ms) in [
+            ("15s", 15_000),
+            ("15secs", 15_000),
+            ("2mins", 120_000),
+            ("500ms", 500),
+            ("1.5h", 5_400_000),
+            ("7", 7000),
+        ] {
             assert_eq!(text.parse::<Millis>().unwrap().0, ms, "{text}");
         }
         assert!("1parsec".parse::<Millis>().is_err());
