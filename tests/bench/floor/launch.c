@@ -1,0 +1,499 @@
+/*
+ * The least that a launch of an isolated command can cost on this kernel: the system calls of the product's own
+ * launch, in the same order, from one small static program without RPC, plan, checks or bookkeeping.
+ * docs/benchmarks.md lists the equalities and the differences on purpose. Change both together.
+ *
+ *   launch INSTANCE SCRATCH host|fresh|pool PROGRAM
+ *
+ * Commands on stdin, one answer line in nanoseconds each:
+ *   one         one launch, start to everything of it removed
+ *   many N K    N launches by K workers
+ *   pool N      make N network namespaces ahead (answers when they are there)
+ * End of file ends it and removes what it made.
+ */
+#define _GNU_SOURCE
+#include "floor.h"
+
+#include <fcntl.h>
+#include <linux/audit.h>
+#include <linux/capability.h>
+#include <linux/filter.h>
+#include <linux/sched.h>
+#include <linux/seccomp.h>
+#include <net/if.h>
+#include <sched.h>
+#include <signal.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/ioctl.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <sys/wait.h>
+
+#define COUNT(array) (sizeof(array) / sizeof((array)[0]))
+#define TRY(call, path)                                                                                                \
+    do {                                                                                                               \
+        if ((call) < 0)                                                                                                \
+            die(#call, path);                                                                                          \
+    } while (0)
+
+enum net { NET_HOST, NET_FRESH, NET_POOL };
+
+static const char *instance, *program;
+static char scratch[256], new_root[300];
+static enum net net;
+static int pool[4096];
+static int pool_length;
+
+/* ---- control groups: one group in each hierarchy, limits written and read back ---- */
+
+struct setting {
+    const char *file, *value;
+    int read_back;
+};
+struct hierarchy {
+    const char *mount;
+    struct setting settings[16];
+    int root; /* directory of the instance's group */
+};
+
+static struct hierarchy hierarchies[] = {
+    {"/sys/fs/cgroup/cpu",
+     {{"cpu.shares", "512", 1}, {"cpu.cfs_period_us", "100000", 1}, {"cpu.cfs_quota_us", "50000", 1}}, -1},
+    {"/sys/fs/cgroup/cpuacct", {{0}}, -1},
+    {"/sys/fs/cgroup/memory", {{"memory.limit_in_bytes", "67108864", 1}}, -1},
+    {"/sys/fs/cgroup/pids", {{"pids.max", "64", 1}}, -1},
+    {"/sys/fs/cgroup/devices",
+     {{"devices.deny", "a", 0},
+      {"devices.allow", "c *:* m", 0},
+      {"devices.allow", "b *:* m", 0},
+      {"devices.allow", "c 1:3 rwm", 0},
+      {"devices.allow", "c 1:5 rwm", 0},
+      {"devices.allow", "c 1:7 rwm", 0},
+      {"devices.allow", "c 1:8 rwm", 0},
+      {"devices.allow", "c 1:9 rwm", 0},
+      {"devices.allow", "c 5:0 rwm", 0},
+      {"devices.allow", "c 5:2 rwm", 0},
+      {"devices.allow", "c 136:* rwm", 0}},
+     -1},
+    {"/sys/fs/cgroup/unified", {{0}}, -1}, /* the last one: the child is cloned into it */
+};
+#define HIERARCHIES COUNT(hierarchies)
+#define UNIFIED (HIERARCHIES - 1)
+
+static void write_at(int directory, const char *file, const char *value)
+{
+    int fd = openat(directory, file, O_WRONLY | O_CLOEXEC);
+    if (fd < 0 || write(fd, value, strlen(value)) < 0)
+        die("write", file);
+    close(fd);
+}
+
+static void read_at(int directory, const char *file)
+{
+    char buffer[256];
+    int fd = openat(directory, file, O_RDONLY | O_CLOEXEC);
+    if (fd < 0 || read(fd, buffer, sizeof buffer) < 0)
+        die("read", file);
+    close(fd);
+}
+
+static void make_roots(void)
+{
+    for (size_t i = 0; i < HIERARCHIES; i++) {
+        char path[300];
+        snprintf(path, sizeof path, "%s/%s", hierarchies[i].mount, instance);
+        if (mkdir(path, 0755) < 0 && errno != EEXIST)
+            die("mkdir", path);
+        TRY(hierarchies[i].root = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC), path);
+    }
+}
+
+static void remove_roots(void)
+{
+    for (size_t i = 0; i < HIERARCHIES; i++) {
+        char path[300];
+        snprintf(path, sizeof path, "%s/%s", hierarchies[i].mount, instance);
+        rmdir(path);
+    }
+}
+
+static void make_groups(const char *name, int procs[HIERARCHIES])
+{
+    for (size_t i = 0; i < HIERARCHIES; i++) {
+        struct hierarchy *h = &hierarchies[i];
+        int directory;
+        TRY(mkdirat(h->root, name, 0755), name);
+        TRY(directory = openat(h->root, name, O_RDONLY | O_DIRECTORY | O_CLOEXEC), name);
+        for (struct setting *s = h->settings; s->file; s++) {
+            write_at(directory, s->file, s->value);
+            if (s->read_back)
+                read_at(directory, s->file);
+        }
+        if (i == UNIFIED) {
+            procs[i] = directory;
+        } else {
+            TRY(procs[i] = openat(directory, "cgroup.procs", O_WRONLY | O_CLOEXEC), name);
+            close(directory);
+        }
+    }
+}
+
+static void remove_groups(const char *name)
+{
+    for (size_t i = 0; i < HIERARCHIES; i++) {
+        /* A zombie that the kernel has not quite let go of holds its group for some microseconds. */
+        while (unlinkat(hierarchies[i].root, name, AT_REMOVEDIR) < 0) {
+            if (errno != EBUSY)
+                die("rmdir", name);
+            usleep(50);
+        }
+    }
+}
+
+/* ---- the child: mounts, privileges, the command ---- */
+
+static void tmpfs(const char *target, const char *options, unsigned long flags)
+{
+    TRY(mount("tmpfs", target, "tmpfs", flags, options), target);
+}
+
+static void make_dev(void)
+{
+    static const struct {
+        const char *name;
+        int major, minor;
+    } nodes[] = {{"null", 1, 3}, {"zero", 1, 5}, {"full", 1, 7}, {"random", 1, 8}, {"urandom", 1, 9}, {"tty", 5, 0}};
+    static const char *links[][2] = {{"/proc/self/fd", "dev/fd"},
+                                     {"/proc/self/fd/0", "dev/stdin"},
+                                     {"/proc/self/fd/1", "dev/stdout"},
+                                     {"/proc/self/fd/2", "dev/stderr"},
+                                     {"pts/ptmx", "dev/ptmx"}};
+    char path[64];
+
+    tmpfs("dev", "mode=755,size=65536k", MS_NOSUID);
+    for (size_t i = 0; i < COUNT(nodes); i++) {
+        snprintf(path, sizeof path, "dev/%s", nodes[i].name);
+        TRY(mknod(path, S_IFCHR | 0666, makedev(nodes[i].major, nodes[i].minor)), path);
+        TRY(chmod(path, 0666), path);
+    }
+    for (size_t i = 0; i < COUNT(links); i++)
+        TRY(symlink(links[i][0], links[i][1]), links[i][1]);
+    TRY(mkdir("dev/pts", 0755), "dev/pts");
+    TRY(mount("devpts", "dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=620,gid=5"),
+        "dev/pts");
+    TRY(mkdir("dev/shm", 01777), "dev/shm");
+    tmpfs("dev/shm", "mode=1777,size=65536k", MS_NOSUID | MS_NODEV | MS_NOEXEC);
+    TRY(mkdir("dev/mqueue", 01777), "dev/mqueue");
+    TRY(mount("mqueue", "dev/mqueue", "mqueue", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL), "dev/mqueue");
+}
+
+static void make_masks(void)
+{
+    static const char *read_only[] = {"proc/bus", "proc/fs", "proc/irq", "proc/sys", "proc/sysrq-trigger"};
+    static const char *files[] = {"proc/kcore", "proc/keys", "proc/timer_list", "proc/latency_stats", "proc/sched_debug"};
+    static const char *directories[] = {"proc/acpi", "proc/scsi", "proc/asound", "sys/firmware"};
+
+    for (size_t i = 0; i < COUNT(read_only); i++) {
+        if (mount(read_only[i], read_only[i], NULL, MS_BIND | MS_REC, NULL) < 0) {
+            if (errno == ENOENT)
+                continue;
+            die("bind", read_only[i]);
+        }
+        TRY(mount(NULL, read_only[i], NULL, MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL),
+            read_only[i]);
+    }
+    for (size_t i = 0; i < COUNT(files); i++)
+        if (mount("dev/null", files[i], NULL, MS_BIND, NULL) < 0 && errno != ENOENT)
+            die("mask", files[i]);
+    for (size_t i = 0; i < COUNT(directories); i++)
+        if (mount("tmpfs", directories[i], "tmpfs", MS_RDONLY, "size=0k,nr_inodes=1") < 0 && errno != ENOENT)
+            die("mask", directories[i]);
+}
+
+static void make_root(const char *sandbox)
+{
+    struct mount_attr read_only = {.attr_set = MOUNT_ATTR_RDONLY, .propagation = MS_PRIVATE};
+    int tree;
+
+    TRY(mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL), "/");
+    TRY(tree = (int)syscall(SYS_open_tree, AT_FDCWD, "/", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE), "/");
+    TRY(syscall(SYS_mount_setattr, tree, "", AT_EMPTY_PATH | AT_RECURSIVE, &read_only, sizeof read_only), "/");
+    TRY(syscall(SYS_move_mount, tree, "", AT_FDCWD, new_root, MOVE_MOUNT_F_EMPTY_PATH), new_root);
+    close(tree);
+    TRY(chdir(new_root), new_root);
+
+    TRY(mount("proc", "proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL), "proc");
+    tmpfs("tmp", "mode=1777", MS_NOSUID | MS_NODEV);
+    tmpfs("run", "mode=755", MS_NOSUID | MS_NODEV);
+    make_dev();
+    TRY(mkdir("run/sandbox", 0755), "run/sandbox");
+    TRY(mount(sandbox, "run/sandbox", NULL, MS_BIND, NULL), sandbox);
+    make_masks();
+
+    TRY(syscall(SYS_pivot_root, ".", "."), new_root);
+    TRY(umount2(".", MNT_DETACH), "old root");
+    TRY(chdir("/run/sandbox"), "/run/sandbox");
+}
+
+static void drop_capabilities(void)
+{
+    /* The default set of container engines. */
+    static const int kept[] = {CAP_CHOWN,  CAP_DAC_OVERRIDE, CAP_FSETID,  CAP_FOWNER,           CAP_MKNOD,
+                               CAP_NET_RAW, CAP_SETGID,      CAP_SETUID,  CAP_SETFCAP,          CAP_SETPCAP,
+                               CAP_KILL,   CAP_SYS_CHROOT,   CAP_AUDIT_WRITE, CAP_NET_BIND_SERVICE};
+    uint64_t mask = 0;
+    struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
+    struct __user_cap_data_struct data[2];
+
+    for (size_t i = 0; i < COUNT(kept); i++)
+        mask |= 1ull << kept[i];
+    for (int cap = 0; cap <= CAP_LAST_CAP; cap++)
+        if (!(mask >> cap & 1))
+            TRY(prctl(PR_CAPBSET_DROP, cap, 0, 0, 0), "bounding set");
+    TRY(prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0), "ambient set");
+    for (int i = 0; i < 2; i++) {
+        data[i].effective = data[i].permitted = (uint32_t)(mask >> (32 * i));
+        data[i].inheritable = 0;
+    }
+    TRY(syscall(SYS_capset, &header, data), "capset");
+}
+
+static void install_seccomp(void)
+{
+    /* A deny list of about the product's length; which calls does not matter to its price. */
+    static const int denied[] = {
+        SYS_acct, SYS_add_key, SYS_bpf, SYS_clock_adjtime, SYS_clock_settime, SYS_create_module, SYS_delete_module,
+        SYS_fanotify_init, SYS_finit_module, SYS_fsconfig, SYS_fsmount, SYS_fsopen, SYS_fspick, SYS_get_kernel_syms,
+        SYS_init_module, SYS_ioperm, SYS_iopl, SYS_kcmp, SYS_kexec_file_load, SYS_kexec_load, SYS_keyctl,
+        SYS_lookup_dcookie, SYS_mbind, SYS_migrate_pages, SYS_mount, SYS_mount_setattr, SYS_move_mount, SYS_move_pages,
+        SYS_name_to_handle_at, SYS_nfsservctl, SYS_open_by_handle_at, SYS_open_tree, SYS_perf_event_open,
+        SYS_personality, SYS_pidfd_getfd, SYS_pivot_root, SYS_process_madvise, SYS_process_vm_readv,
+        SYS_process_vm_writev, SYS_ptrace, SYS_query_module, SYS_quotactl, SYS_quotactl_fd, SYS_reboot,
+        SYS_request_key, SYS_set_mempolicy, SYS_setdomainname, SYS_sethostname, SYS_setns, SYS_settimeofday,
+        SYS_swapoff, SYS_swapon, SYS__sysctl, SYS_syslog, SYS_umount2, SYS_unshare, SYS_uselib, SYS_userfaultfd,
+        SYS_ustat, SYS_vhangup, SYS_io_uring_setup};
+    enum { rules = COUNT(denied) };
+    struct sock_filter filter[rules + 6];
+    unsigned n = 0;
+
+    filter[n++] = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, arch));
+    filter[n++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, AUDIT_ARCH_X86_64, 1, 0);
+    filter[n++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS);
+    filter[n++] = (struct sock_filter)BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr));
+    for (unsigned i = 0; i < rules; i++)
+        filter[n++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (unsigned)denied[i], rules - i, 0);
+    filter[n++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+    filter[n++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM);
+    struct sock_fprog prog = {.len = (unsigned short)n, .filter = filter};
+    TRY(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs");
+    TRY(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &prog), "seccomp");
+}
+
+static void loopback_up(void)
+{
+    struct ifreq request = {.ifr_name = "lo", .ifr_flags = IFF_UP | IFF_RUNNING};
+    int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (fd < 0 || ioctl(fd, SIOCSIFFLAGS, &request) < 0)
+        die("bring up", "lo");
+    close(fd);
+}
+
+struct child {
+    int procs[HIERARCHIES], netns, stdin_fd, stdout_fd, stderr_fd, status;
+    char sandbox[320];
+};
+
+static void __attribute__((noreturn)) child_main(struct child *c)
+{
+    int raw;
+    pid_t command;
+
+    for (size_t i = 0; i < UNIFIED; i++) {
+        if (write(c->procs[i], "0", 1) != 1)
+            die("join", hierarchies[i].mount);
+        close(c->procs[i]);
+    }
+    TRY(unshare(CLONE_NEWCGROUP), "cgroup namespace");
+    if (net == NET_POOL)
+        TRY(setns(c->netns, CLONE_NEWNET), "network namespace");
+    else if (net == NET_FRESH)
+        loopback_up();
+    TRY(sethostname("floor", 5), "floor");
+    make_root(c->sandbox);
+    drop_capabilities();
+    install_seccomp();
+
+    TRY(command = fork(), "command");
+    if (command == 0) {
+        char *argv[] = {(char *)program, NULL};
+        char *envp[] = {"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/run/sandbox", NULL};
+        setsid();
+        dup2(c->stdin_fd, 0);
+        dup2(c->stdout_fd, 1);
+        dup2(c->stderr_fd, 2);
+        execve(program, argv, envp);
+        die("exec", program);
+    }
+    close(c->stdout_fd);
+    close(c->stderr_fd);
+    prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+    struct rusage usage;
+    while (wait4(-1, &raw, 0, &usage) != command)
+        ;
+    unsigned char record[64] = {0};
+    memcpy(record, &raw, sizeof raw);
+    if (pwrite(c->status, record, sizeof record, 0) != sizeof record)
+        die("write", "status");
+    _exit(0);
+}
+
+/* ---- the parent ---- */
+
+static unsigned sequence;
+
+static void drain(int fd)
+{
+    char buffer[4096];
+    while (read(fd, buffer, sizeof buffer) > 0)
+        ;
+    close(fd);
+}
+
+static void launch(void)
+{
+    struct child c;
+    char name[64], status_path[400];
+    int out[2], err[2], pidfd = -1;
+    siginfo_t info;
+
+    snprintf(name, sizeof name, "%d-%u", getpid(), sequence++);
+    make_groups(name, c.procs);
+    snprintf(c.sandbox, sizeof c.sandbox, "%s/%s", scratch, name);
+    TRY(mkdir(c.sandbox, 0755), c.sandbox);
+    snprintf(status_path, sizeof status_path, "%s/%s.status", scratch, name);
+    TRY(c.status = open(status_path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600), status_path);
+    TRY(c.stdin_fd = open("/dev/null", O_RDONLY | O_CLOEXEC), "/dev/null");
+    TRY(pipe2(out, O_CLOEXEC), "pipe");
+    TRY(pipe2(err, O_CLOEXEC), "pipe");
+    c.stdout_fd = out[1];
+    c.stderr_fd = err[1];
+    c.netns = -1;
+    if (net == NET_POOL) {
+        if (pool_length == 0) {
+            errno = ENOENT;
+            die("take", "a pooled network namespace");
+        }
+        c.netns = pool[--pool_length];
+    }
+
+    struct clone_args args = {
+        .flags = CLONE_PIDFD | CLONE_INTO_CGROUP | CLONE_NEWPID | CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC |
+                 (net == NET_FRESH ? CLONE_NEWNET : 0),
+        .pidfd = (uint64_t)(uintptr_t)&pidfd,
+        .exit_signal = SIGCHLD,
+        .cgroup = (uint64_t)c.procs[UNIFIED],
+    };
+    long pid = syscall(SYS_clone3, &args, sizeof args);
+    if (pid < 0)
+        die("clone3", name);
+    if (pid == 0)
+        child_main(&c);
+
+    for (size_t i = 0; i < HIERARCHIES; i++)
+        close(c.procs[i]);
+    close(c.stdin_fd);
+    close(out[1]);
+    close(err[1]);
+    if (c.netns >= 0)
+        close(c.netns);
+    drain(out[0]);
+    drain(err[0]);
+    TRY(waitid(P_PIDFD, (id_t)pidfd, &info, WEXITED), name);
+    close(pidfd);
+    int raw = -1;
+    if (pread(c.status, &raw, sizeof raw, 0) != sizeof raw || raw != 0 || info.si_status != 0) {
+        errno = ECHILD;
+        die("run", program);
+    }
+    close(c.status);
+    unlink(status_path);
+    rmdir(c.sandbox);
+    remove_groups(name);
+}
+
+static void many(int count, int workers)
+{
+    for (int w = 0; w < workers; w++) {
+        int share = count / workers + (w < count % workers);
+        pid_t pid = fork();
+        if (pid < 0)
+            die("fork", "worker");
+        if (pid == 0) {
+            for (int i = 0; i < share; i++)
+                launch();
+            _exit(0);
+        }
+    }
+    for (int w = 0; w < workers; w++) {
+        int status;
+        if (wait(&status) < 0 || status != 0) {
+            errno = ECHILD;
+            die("wait for", "worker");
+        }
+    }
+}
+
+static void fill_pool(int count)
+{
+    int own;
+    TRY(own = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC), "own network namespace");
+    while (pool_length < count && pool_length < (int)COUNT(pool)) {
+        TRY(unshare(CLONE_NEWNET), "network namespace");
+        loopback_up();
+        TRY(pool[pool_length++] = open("/proc/self/ns/net", O_RDONLY | O_CLOEXEC), "network namespace");
+    }
+    TRY(setns(own, CLONE_NEWNET), "own network namespace");
+    close(own);
+}
+
+int main(int argc, char **argv)
+{
+    char line[128];
+    int count, workers;
+
+    if (argc != 5) {
+        fprintf(stderr, "usage: launch INSTANCE SCRATCH host|fresh|pool PROGRAM\n");
+        return 2;
+    }
+    instance = argv[1];
+    snprintf(scratch, sizeof scratch, "%s", argv[2]);
+    snprintf(new_root, sizeof new_root, "%s/root", scratch);
+    net = strcmp(argv[3], "fresh") == 0 ? NET_FRESH : strcmp(argv[3], "pool") == 0 ? NET_POOL : NET_HOST;
+    program = argv[4];
+    if (mkdir(new_root, 0755) < 0 && errno != EEXIST)
+        die("mkdir", new_root);
+    make_roots();
+    answer(0);
+
+    while (fgets(line, sizeof line, stdin)) {
+        unsigned long long start = now_ns();
+        if (strcmp(line, "one\n") == 0)
+            launch();
+        else if (sscanf(line, "many %d %d", &count, &workers) == 2)
+            many(count, workers);
+        else if (sscanf(line, "pool %d", &count) == 1)
+            fill_pool(count);
+        else
+            return 2;
+        answer(now_ns() - start);
+    }
+    remove_roots();
+    rmdir(new_root);
+    return 0;
+}

@@ -1,0 +1,72 @@
+//! `scripts/bench NAME`: how the product compares with the least the kernel allows and with the programs that people use
+//! today. Method and traps: docs/benchmarks.md.
+
+mod agent;
+mod floor;
+mod launch;
+mod peers;
+mod report;
+mod sample;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use report::Report;
+
+#[derive(Parser)]
+#[command(name = "bench", about = "Measures Bulkhead against its floor and its peers")]
+struct Arguments {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Launch to removed, against a hand-written floor, crun, runc and bubblewrap.
+    Launch {
+        #[command(flatten)]
+        how: How,
+        /// Measure the others only.
+        #[arg(long)]
+        without_product: bool,
+    },
+}
+
+#[derive(clap::Args)]
+struct How {
+    /// One JSON object a line on stdout; the tables go to stderr.
+    #[arg(long)]
+    json: bool,
+    /// Fewer rounds: minutes become seconds, the figures become rough.
+    #[arg(long)]
+    quick: bool,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().what {
+        What::Launch { how, without_product } => {
+            let options = launch::Options {
+                quick: how.quick,
+                without_product,
+            };
+            reported("launch", &how, |report| launch::run(report, &options))
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(cause) => {
+            eprintln!("bench: {cause}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+type Outcome = Result<(), Box<dyn std::error::Error>>;
+
+fn reported(name: &'static str, how: &How, measure: impl FnOnce(&mut Report) -> Outcome) -> Outcome {
+    let mut report = Report::new(name, how.json);
+    measure(&mut report)?;
+    report.finish();
+    Ok(())
+}
