@@ -1,1 +1,7 @@
-
+mod failure;
+mod human;
+mod output;
+mod parse;
+mod rates;
+mod table;
+mod top;

@@ -1,0 +1,97 @@
+//! How a verb fails, and what a person and a script see of it: one line on stderr, one exit status.
+
+use model::{Fault, FaultKind};
+
+/// A request failed.
+pub(crate) const STATUS_FAILED: u8 = 1;
+/// The command line was wrong.
+pub(crate) const STATUS_USAGE: u8 = 2;
+/// `run` and `exec`: Bulkhead failed, not the command. The numbers are those of env(1) and of shells.
+pub(crate) const STATUS_BULKHEAD: u8 = 125;
+const STATUS_NOT_EXECUTABLE: u8 = 126;
+const STATUS_NOT_FOUND: u8 = 127;
+
+/// Why a verb ends without having done its work.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// `what` is the thing that it was about: a container, a file.
+    Fault { what: Option<String>, fault: Fault },
+    /// Nobody reads our stdout any more (`| head`): there is nothing to tell and nobody to tell it.
+    OutputClosed,
+    /// All is said; only the status is left.
+    Status(u8),
+}
+
+impl From<Fault> for Failure {
+    fn from(fault: Fault) -> Self {
+        Self::Fault { what: None, fault }
+    }
+}
+
+/// Adds what a fault is about.
+pub(crate) trait About<T> {
+    fn about(self, what: &str) -> Result<T, Failure>;
+}
+
+impl<T> About<T> for Result<T, Fault> {
+    fn about(self, what: &str) -> Result<T, Failure> {
+        self.map_err(|fault| Failure::Fault { what: Some(what.to_owned()), fault })
+    }
+}
+
+/// What a verb returns: its exit status.
+pub(crate) type Outcome = Result<u8, Failure>;
+
+impl Failure {
+    /// The one line, without the line feed.
+    pub fn line(&self, verb: &str) -> Option<String> {
+        let Self::Fault { what, fault } = self else { return None };
+        let what = what.as_ref().map(|what| format!("{what}: ")).unwrap_or_default();
+        Some(crate::human::one_line(&format!("bulkhead: {verb}: {what}{fault}")))
+    }
+
+    pub fn status(&self, verb: &str) -> u8 {
+        match self {
+            Self::OutputClosed => 0,
+            Self::Status(status) => *status,
+            Self::Fault { fault, .. } if runs_a_command(verb) => match fault.kind {
+                FaultKind::CommandNotFound => STATUS_NOT_FOUND,
+                FaultKind::CommandNotExecutable => STATUS_NOT_EXECUTABLE,
+                _ => STATUS_BULKHEAD,
+            },
+            Self::Fault { .. } => STATUS_FAILED,
+        }
+    }
+}
+
+/// The verbs whose exit status is that of a command.
+pub(crate) fn runs_a_command(verb: &str) -> bool {
+    matches!(verb, "run" | "exec" | "attach")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_line_says_verb_what_why_and_remedy() {
+        let fault = Fault::new(FaultKind::NotFound, "no such container").remedy("list them with: bulkhead ps -a");
+        let failure = Err::<(), _>(fault).about("web").unwrap_err();
+        assert_eq!(
+            failure.line("kill").as_deref(),
+            Some("bulkhead: kill: web: no such container; list them with: bulkhead ps -a")
+        );
+        assert_eq!((failure.status("kill"), failure.status("exec")), (1, 125));
+        let nasty = Failure::from(Fault::failed("a\nb\x1b[2J"));
+        assert_eq!(nasty.line("ps").as_deref(), Some("bulkhead: ps: a\\nb\\u{1b}[2J"));
+    }
+
+    #[test]
+    fn statuses_are_those_of_a_shell() {
+        let of = |kind| Failure::from(Fault::new(kind, "x")).status("run");
+        assert_eq!(of(FaultKind::CommandNotFound), 127);
+        assert_eq!(of(FaultKind::CommandNotExecutable), 126);
+        assert_eq!(of(FaultKind::Unavailable), 125);
+        assert_eq!((Failure::OutputClosed.status("ps"), Failure::Status(7).status("ps")), (0, 7));
+    }
+}

@@ -1,0 +1,6 @@
+mod chart;
+mod columns;
+mod render;
+#[cfg(test)]
+mod sample;
+mod state;
