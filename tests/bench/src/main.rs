@@ -5,8 +5,13 @@ mod agent;
 mod floor;
 mod launch;
 mod peers;
+mod ping;
+mod ping_tokio;
+mod proc;
 mod report;
+mod rpc;
 mod sample;
+mod stats;
 
 use std::process::ExitCode;
 
@@ -31,6 +36,27 @@ enum What {
         #[arg(long)]
         without_product: bool,
     },
+    /// Statistics, memory and processor time of a thousand idle containers.
+    Stats {
+        #[command(flatten)]
+        how: How,
+    },
+    /// A ping over the event loop and Cap'n Proto, against a bare echo and tokio.
+    Rpc {
+        #[command(flatten)]
+        how: How,
+    },
+    /// One side of the RPC benchmark.
+    #[command(hide = true)]
+    PingServer { event_loop: EventLoop, address: String },
+    #[command(hide = true)]
+    PingClient { event_loop: EventLoop, address: String },
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum EventLoop {
+    Tokio,
+    Net,
 }
 
 #[derive(clap::Args)]
@@ -52,6 +78,24 @@ fn main() -> ExitCode {
             };
             reported("launch", &how, |report| launch::run(report, &options))
         }
+        What::Stats { how } => reported("stats", &how, |report| stats::run(report, how.quick)),
+        What::Rpc { how } => reported("rpc", &how, |report| rpc::run(report, how.quick)),
+        What::PingServer {
+            event_loop: EventLoop::Tokio,
+            address,
+        } => ping_tokio::serve(&address),
+        What::PingClient {
+            event_loop: EventLoop::Tokio,
+            address,
+        } => ping_tokio::drive(&address),
+        What::PingServer {
+            event_loop: EventLoop::Net,
+            ..
+        } => Err("later".into()),
+        What::PingClient {
+            event_loop: EventLoop::Net,
+            ..
+        } => Err("later".into()),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

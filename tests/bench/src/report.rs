@@ -5,8 +5,6 @@
 
 use std::io::Write;
 
-use serde_json::json;
-
 use crate::sample::Sample;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -71,14 +69,22 @@ impl Report {
             goal,
         };
         if self.json {
-            let line = json!({
-                "bench": self.bench,
-                "metric": metric.name,
-                "value": metric.value.map(|v| (v * 1000.0).round() / 1000.0),
-                "unit": metric.unit,
-                "goal": metric.goal.number(),
-                "better": match metric.goal { Goal::AtLeast(_) => "higher", Goal::AtMost(_) => "lower" },
-            });
+            // Written out, so that the keys stand in the order that their readers know.
+            let line = format!(
+                r#"{{"bench":"{}","metric":"{}","value":{},"unit":"{}","goal":{},"better":"{}"}}"#,
+                self.bench,
+                metric.name,
+                metric
+                    .value
+                    .map_or("null".to_string(), |v| ((v * 1000.0).round() / 1000.0)
+                        .to_string()),
+                metric.unit,
+                metric.goal.number(),
+                match metric.goal {
+                    Goal::AtLeast(_) => "higher",
+                    Goal::AtMost(_) => "lower",
+                },
+            );
             println!("{line}");
             // A reader of the pipe sees each result when it is known, not at the end.
             let _ = std::io::stdout().flush();
