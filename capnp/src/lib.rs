@@ -9,15 +9,30 @@
 //!   (`limits.mem`, `volumes.0.source`); never a panic, never a guess.
 //! - capnp's own types end at `agent` and `client`.
 
-#[allow(clippy::all, clippy::unimplemented, missing_debug_implementations, unused_qualifications)] // generated
+#[allow(
+    clippy::all,
+    clippy::unimplemented,
+    missing_debug_implementations,
+    unused_qualifications
+)] // generated
 pub mod value_capnp {
     include!(concat!(env!("OUT_DIR"), "/value_capnp.rs"));
 }
-#[allow(clippy::all, clippy::unimplemented, missing_debug_implementations, unused_qualifications)] // generated
+#[allow(
+    clippy::all,
+    clippy::unimplemented,
+    missing_debug_implementations,
+    unused_qualifications
+)] // generated
 pub mod agent_capnp {
     include!(concat!(env!("OUT_DIR"), "/agent_capnp.rs"));
 }
-#[allow(clippy::all, clippy::unimplemented, missing_debug_implementations, unused_qualifications)] // generated
+#[allow(
+    clippy::all,
+    clippy::unimplemented,
+    missing_debug_implementations,
+    unused_qualifications
+)] // generated
 pub mod checkpoint_capnp {
     include!(concat!(env!("OUT_DIR"), "/checkpoint_capnp.rs"));
 }
