@@ -1,0 +1,15 @@
+//! Monotonic and wall time. The only place that asks the system what time it is.
+
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+/// Monotonic time, for deadlines and durations.
+pub fn now() -> Instant {
+    Instant::now()
+}
+
+/// Wall time in milliseconds since 1970, for people and for records. May jump; never used for deadlines.
+pub fn wall_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| {
+        u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
+    })
+}

@@ -1,0 +1,359 @@
+//! Cap'n Proto RPC over any byte stream, hardened against peers that are slow, greedy or hostile.
+//!
+//! What capnp-rpc does not do by itself and is done here:
+//! - its write queue has no bound: a server reads nothing more while its peer does not take what was written, and cuts the
+//!   peer off when nothing moved for [`RpcLimits::write_deadline`];
+//! - it allocates what a message header promises: the framing is followed as bytes arrive, and a promise beyond
+//!   [`RpcLimits::message_bytes_max`] ends the connection first;
+//! - it waits for ever for the rest of a message: [`RpcLimits::read_deadline`];
+//! - it keeps parameters and results until they are answered and finished: number and size of open calls are bounded.
+//!
+//! A client never stops reading (else both sides could wait for each other); its own calls bound what it has to write.
+
+mod frame;
+mod transport;
+
+use std::future::Future;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use capnp::capability::FromClientHook;
+use capnp::message::ReaderOptions;
+use capnp_rpc::rpc_twoparty_capnp::Side;
+use capnp_rpc::{RpcSystem, twoparty};
+use futures::io::{AsyncRead, AsyncWrite};
+
+use crate::clock;
+use crate::executor::Panicked;
+use crate::limit::ConnectionHandle;
+use crate::queue::NotifyWait;
+use crate::timer::{Sleep, sleep_until};
+use transport::{ReadEnd, Transport, WriteEnd};
+
+/// An overdue peer gets so much more, in case it was us who slept: after a stop or a suspended machine the bytes are in
+/// the kernel, but not yet read.
+const GRACE: Duration = Duration::from_millis(100);
+
+/// The last words (an abort with its reason) may take so long.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// Bounds of one connection.
+#[derive(Debug, Clone)]
+pub struct RpcLimits {
+    pub message_bytes_max: usize,
+    /// Depth of pointers in a message.
+    pub nesting_max: i32,
+    /// A message that has begun must be complete within this time.
+    pub read_deadline: Duration,
+    /// Written bytes may stand without any progress for this time.
+    pub write_deadline: Duration,
+    /// A client must say something within this time (servers only).
+    pub first_message_deadline: Duration,
+    /// Calls that are not both answered and finished (servers only).
+    pub open_calls_max: usize,
+    /// Parameters, then results, of those calls.
+    pub open_bytes_max: usize,
+    /// Unacknowledged bytes of a streaming method, for each capability.
+    pub stream_window_bytes: usize,
+}
+
+impl Default for RpcLimits {
+    fn default() -> Self {
+        Self {
+            message_bytes_max: 8 << 20,
+            nesting_max: 64,
+            read_deadline: Duration::from_secs(30),
+            write_deadline: Duration::from_secs(30),
+            first_message_deadline: Duration::from_secs(30),
+            open_calls_max: 16_384,
+            open_bytes_max: 64 << 20,
+            stream_window_bytes: 64 << 10,
+        }
+    }
+}
+
+impl RpcLimits {
+    fn reader_options(&self) -> ReaderOptions {
+        let mut options = ReaderOptions::new();
+        // A message may be walked somewhat more than once: parameters are read again by those who convert them.
+        options.traversal_limit_in_words(Some((self.message_bytes_max / 8).saturating_mul(4)));
+        options.nesting_limit(self.nesting_max);
+        options
+    }
+}
+
+/// Why a connection ended.
+#[derive(Debug, thiserror::Error)]
+pub enum CloseReason {
+    #[error("closed by the peer")]
+    PeerClosed,
+    #[error("message refused: {reason}")]
+    MessageRefused { reason: String },
+    #[error("a message was begun, but did not complete within {seconds} s")]
+    ReadDeadline { seconds: u64 },
+    #[error("the peer took no bytes for {seconds} s")]
+    WriteDeadline { seconds: u64 },
+    #[error("the peer sent nothing within {seconds} s")]
+    Silent { seconds: u64 },
+    #[error("{calls} calls with {bytes} bytes are unanswered or unfinished")]
+    TooManyCalls { calls: usize, bytes: usize },
+    #[error("closed to make room for another connection")]
+    Evicted,
+    #[error("stream failed")]
+    Stream(#[source] io::Error),
+    #[error("protocol error: {reason}")]
+    Protocol { reason: String },
+    #[error("a method panicked")]
+    Panicked(#[source] Panicked),
+}
+
+impl CloseReason {
+    /// The peer did something it should not: worth a line in the log.
+    pub fn is_misbehaviour(&self) -> bool {
+        !matches!(
+            self,
+            Self::PeerClosed | Self::Evicted | Self::Stream(_) | Self::Silent { .. }
+        )
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    Server,
+    Client,
+}
+
+/// Bytes that went through a connection so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Traffic {
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    pub open_calls: usize,
+}
+
+/// Serves one connection: the peer gets `bootstrap`. Ready when the connection is over, whoever ended it; dropping it
+/// closes the connection. Capabilities given to the peer are dropped in both cases.
+pub fn serve_connection<S>(
+    stream: S,
+    bootstrap: capnp::capability::Client,
+    limits: &RpcLimits,
+) -> Connection<S>
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    Connection::new(stream, Role::Server, Some(bootstrap), limits, None)
+}
+
+/// As [`serve_connection`], under a [`crate::ConnectionLimit`]: it is told what the connection does, and may close it.
+pub fn serve_limited<S>(
+    stream: S,
+    bootstrap: capnp::capability::Client,
+    limits: &RpcLimits,
+    handle: ConnectionHandle,
+) -> Connection<S>
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    Connection::new(stream, Role::Server, Some(bootstrap), limits, Some(handle))
+}
+
+/// The client's side: the peer's bootstrap capability, and the future that moves the bytes, to be spawned.
+pub fn connect<S, C>(stream: S, limits: &RpcLimits) -> (Connection<S>, C)
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+    C: FromClientHook,
+{
+    let (transport, mut rpc) = build(stream, Role::Client, None, limits, None);
+    let bootstrap = rpc.bootstrap(Side::Server);
+    (Connection::from_parts(transport, rpc, None), bootstrap)
+}
+
+/// One connection at work.
+#[must_use = "does nothing unless awaited or spawned"]
+pub struct Connection<S: AsyncRead + AsyncWrite + Unpin + 'static> {
+    rpc: Option<RpcSystem<Side>>,
+    transport: Rc<Transport<S>>,
+    evicted: Option<NotifyWait>,
+    alarm: Option<Sleep>,
+    in_grace: bool,
+    ending: Option<Ending>,
+}
+
+/// The RPC system has ended; its last bytes are on their way.
+struct Ending {
+    reason: CloseReason,
+    give_up: Sleep,
+}
+
+fn build<S>(
+    stream: S,
+    role: Role,
+    bootstrap: Option<capnp::capability::Client>,
+    limits: &RpcLimits,
+    handle: Option<ConnectionHandle>,
+) -> (Rc<Transport<S>>, RpcSystem<Side>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let transport = Rc::new(Transport::new(stream, role, limits.clone(), handle));
+    let side = match role {
+        Role::Server => Side::Server,
+        Role::Client => Side::Client,
+    };
+    let read = ReadEnd(Rc::clone(&transport));
+    let write = WriteEnd(Rc::clone(&transport));
+    let mut network = twoparty::VatNetwork::new(read, write, side, limits.reader_options());
+    network.set_window_size(limits.stream_window_bytes);
+    (transport, RpcSystem::new(Box::new(network), bootstrap))
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Connection<S> {
+    fn new(
+        stream: S,
+        role: Role,
+        bootstrap: Option<capnp::capability::Client>,
+        limits: &RpcLimits,
+        handle: Option<ConnectionHandle>,
+    ) -> Self {
+        let evicted = handle.as_ref().map(ConnectionHandle::evicted);
+        let (transport, rpc) = build(stream, role, bootstrap, limits, handle);
+        Self::from_parts(transport, rpc, evicted)
+    }
+
+    fn from_parts(transport: Rc<Transport<S>>, rpc: RpcSystem<Side>, evicted: Option<NotifyWait>) -> Self {
+        Self {
+            rpc: Some(rpc),
+            transport,
+            evicted,
+            alarm: None,
+            in_grace: false,
+            ending: None,
+        }
+    }
+
+    pub fn traffic(&self) -> Traffic {
+        self.transport.traffic()
+    }
+
+    fn poll_rpc(&mut self, cx: &mut Context<'_>) -> Option<CloseReason> {
+        let rpc = self.rpc.as_mut()?;
+        let polled = catch_unwind(AssertUnwindSafe(|| Pin::new(rpc).poll(cx)));
+        let reason = match polled {
+            Ok(Poll::Pending) => return None,
+            Ok(Poll::Ready(result)) => self
+                .transport
+                .take_failure()
+                .unwrap_or_else(|| self.transport.reason_of(result)),
+            Err(payload) => {
+                let panicked = Panicked::from_payload(&*payload);
+                tracing::error!(error = %panicked, "a method ended its connection");
+                CloseReason::Panicked(panicked)
+            }
+        };
+        self.end_rpc();
+        Some(reason)
+    }
+
+    /// Disconnects, so that capabilities given out and taken do not keep each other alive, and drops the RPC system.
+    fn end_rpc(&mut self) {
+        let Some(rpc) = self.rpc.take() else { return };
+        let ended = catch_unwind(AssertUnwindSafe(|| {
+            let mut disconnector = rpc.get_disconnector();
+            // The first poll disconnects; what it then waits for is not needed.
+            let _ = Pin::new(&mut disconnector).poll(&mut Context::from_waker(Waker::noop()));
+            drop(disconnector);
+            drop(rpc);
+        }));
+        if let Err(payload) = ended {
+            tracing::error!(error = %Panicked::from_payload(&*payload), "a capability panicked while it was dropped");
+        }
+    }
+
+    /// Fails the transport if a deadline has passed. Costs nothing while none is pending.
+    fn check_deadlines(&mut self, cx: &mut Context<'_>) {
+        loop {
+            let Some(deadline) = self.transport.deadline() else {
+                self.in_grace = false;
+                return;
+            };
+            let due = if self.in_grace { deadline + GRACE } else { deadline };
+            let alarm = match &mut self.alarm {
+                Some(alarm) if alarm.deadline() <= due => alarm,
+                slot => slot.insert(sleep_until(due)),
+            };
+            if Pin::new(alarm).poll(cx).is_pending() {
+                return;
+            }
+            self.alarm = None;
+            let now = clock::now();
+            if now < deadline {
+                self.in_grace = false;
+            } else if !self.in_grace {
+                self.in_grace = true;
+                self.alarm = Some(sleep_until(now + GRACE));
+            } else if now >= deadline + GRACE {
+                self.transport.fail_overdue();
+                return;
+            }
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Future for Connection<S> {
+    type Output = CloseReason;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<CloseReason> {
+        let this = &mut *self;
+        this.transport.set_driver(cx.waker());
+        if let Some(evicted) = &mut this.evicted
+            && Pin::new(evicted).poll(cx).is_ready()
+        {
+            this.evicted = None;
+            this.transport.fail(CloseReason::Evicted);
+        }
+        if this.ending.is_none() {
+            this.check_deadlines(cx);
+            let ended = this.poll_rpc(cx);
+            this.transport.drain();
+            // A deadline may have come into being during this poll; it has to be waited for.
+            if ended.is_none() {
+                this.check_deadlines(cx);
+            }
+            let Some(reason) = ended else {
+                if this.transport.has_failed() {
+                    // Its two ends have been woken and will tell the RPC system.
+                    cx.waker().wake_by_ref();
+                }
+                return Poll::Pending;
+            };
+            this.ending = Some(Ending {
+                reason,
+                give_up: sleep_until(clock::now() + FAREWELL),
+            });
+        }
+        this.transport.drain();
+        let Some(ending) = &mut this.ending else {
+            return Poll::Pending;
+        };
+        if this.transport.has_output()
+            && !this.transport.has_failed()
+            && Pin::new(&mut ending.give_up).poll(cx).is_pending()
+        {
+            return Poll::Pending;
+        }
+        match this.ending.take() {
+            Some(ending) => Poll::Ready(ending.reason),
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Drop for Connection<S> {
+    fn drop(&mut self) {
+        self.end_rpc();
+    }
+}
