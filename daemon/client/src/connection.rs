@@ -1,0 +1,161 @@
+//! One connection, shared by every handle that was made from it.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::rc::Rc;
+use std::time::Duration;
+
+use capnp::capability::{RemotePromise, Response};
+use futures::channel::oneshot;
+use futures::io::{AsyncRead, AsyncWrite};
+use model::Fault;
+use wire::agent_capnp::gate;
+
+use crate::endpoint::Endpoint;
+use crate::error;
+
+/// Time for the connection itself. On one host it takes microseconds; over TCP a lost SYN is sent
+/// again after 1 and 3 s.
+pub(crate) const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Closed when the last handle drops it.
+pub(crate) struct Connection {
+    pub(crate) endpoint: Endpoint,
+    closed: Rc<Closed>,
+    /// Moves bytes between the socket and the calls; dropping it ends the connection.
+    _driver: net::Task<()>,
+}
+
+#[derive(Default)]
+struct Closed {
+    is: Cell<bool>,
+    waiting: RefCell<Vec<oneshot::Sender<()>>>,
+}
+
+impl Closed {
+    fn set(&self) {
+        self.is.set(true);
+        // Dropping the senders wakes the receivers.
+        self.waiting.borrow_mut().clear();
+    }
+}
+
+impl Connection {
+    /// Resolves when the agent is gone.
+    pub(crate) async fn closed(&self) {
+        if self.closed.is.get() {
+            return;
+        }
+        let (sender, receiver) = oneshot::channel();
+        self.closed.waiting.borrow_mut().push(sender);
+        // Cancelled is the signal; nothing is ever sent.
+        let _ = receiver.await;
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.is.get()
+    }
+
+    pub(crate) fn gone(&self) -> Fault {
+        error::gone(&self.endpoint)
+    }
+
+    pub(crate) fn unreadable(&self, what: impl std::fmt::Display) -> Fault {
+        error::unreadable(&self.endpoint, what)
+    }
+
+    pub(crate) fn failed(&self, error: &capnp::Error) -> Fault {
+        error::call_failed(&self.endpoint, error)
+    }
+
+    /// The answer to a call, with no deadline.
+    pub(crate) async fn answer<R>(&self, call: RemotePromise<R>) -> Result<Response<R>, Fault>
+    where
+        R: capnp::traits::Pipelined + capnp::traits::Owned + 'static + Unpin,
+    {
+        call.promise.await.map_err(|error| self.failed(&error))
+    }
+
+    /// The answer to a call that the agent gives at once or not at all.
+    pub(crate) async fn answer_soon<R>(
+        &self,
+        call: RemotePromise<R>,
+        deadline: Duration,
+    ) -> Result<Response<R>, Fault>
+    where
+        R: capnp::traits::Pipelined + capnp::traits::Owned + 'static + Unpin,
+    {
+        match net::timeout(deadline, self.answer(call)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(error::silent(&self.endpoint, deadline)),
+        }
+    }
+}
+
+/// Connects; nothing has been said yet.
+pub(crate) async fn open(endpoint: &Endpoint) -> Result<(Rc<Connection>, gate::Client), Fault> {
+    let connect = async {
+        match endpoint {
+            Endpoint::Unix(path) => net::UnixStream::connect(path)
+                .await
+                .map(|stream| over(endpoint, stream)),
+            Endpoint::Tcp { host, port } => {
+                let address = resolve(host.clone(), *port).await?;
+                net::TcpStream::connect(address)
+                    .await
+                    .map(|stream| over(endpoint, stream))
+            }
+        }
+    };
+    match net::timeout(CONNECT_DEADLINE, connect).await {
+        Ok(Ok(connection)) => Ok(connection),
+        Ok(Err(error)) => Err(error::connect_failed(endpoint, &error)),
+        Err(_) => Err(error::silent(endpoint, CONNECT_DEADLINE)),
+    }
+}
+
+/// Speaks over a stream that is already there.
+pub(crate) fn over<S>(endpoint: &Endpoint, stream: S) -> (Rc<Connection>, gate::Client)
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let (system, bootstrap) = net::rpc::connect(stream);
+    let closed = Rc::new(Closed::default());
+    let driver = net::spawn(drive(system, Rc::clone(&closed)));
+    let connection = Connection {
+        endpoint: endpoint.clone(),
+        closed,
+        _driver: driver,
+    };
+    (Rc::new(connection), bootstrap)
+}
+
+async fn drive<E>(system: impl Future<Output = Result<(), E>>, closed: Rc<Closed>) {
+    // How it ended does not matter: each call that was under way has got its own error.
+    let _ = system.await;
+    closed.set();
+}
+
+/// getaddrinfo(3) blocks, for seconds if a name server is down: not on the loop.
+async fn resolve(host: String, port: u16) -> std::io::Result<std::net::SocketAddr> {
+    if let Ok(address) = host.parse::<std::net::IpAddr>() {
+        return Ok((address, port).into());
+    }
+    let (sender, receiver) = oneshot::channel();
+    std::thread::Builder::new()
+        .name("resolve".into())
+        .spawn(move || {
+            let found =
+                std::net::ToSocketAddrs::to_socket_addrs(&(host.as_str(), port)).map(|mut all| all.next());
+            // Nobody waits any more after the deadline.
+            let _ = sender.send(found);
+        })?;
+    match receiver.await {
+        Ok(Ok(Some(address))) => Ok(address),
+        Ok(Err(error)) => Err(error),
+        Ok(Ok(None)) | Err(oneshot::Canceled) => Err(std::io::Error::new(
+            std::io::ErrorKind::AddrNotAvailable,
+            "the name has no address",
+        )),
+    }
+}

@@ -1,0 +1,81 @@
+//! The RPC's errors become faults here and nowhere else.
+
+use std::io;
+
+use model::{Fault, FaultKind};
+
+use crate::endpoint::Endpoint;
+
+const START_IT: &str = "start one with: bulkhead agent";
+
+/// A call that was not answered with a result.
+pub(crate) fn call_failed(endpoint: &Endpoint, error: &capnp::Error) -> Fault {
+    match error.kind {
+        capnp::ErrorKind::Disconnected | capnp::ErrorKind::PrematureEndOfFile => gone(endpoint),
+        capnp::ErrorKind::Overloaded => Fault::new(
+            FaultKind::Exhausted,
+            format!("the agent at {endpoint} is overloaded: {}", message(error)),
+        ),
+        capnp::ErrorKind::Unimplemented => Fault::new(
+            FaultKind::Unsupported,
+            format!("the agent at {endpoint} does not know this call"),
+        )
+        .remedy("use the same version of bulkhead on both sides"),
+        _ => Fault::failed(format!("the agent at {endpoint} failed: {}", message(error))),
+    }
+}
+
+/// The agent or the connection ended while something was under way.
+pub(crate) fn gone(endpoint: &Endpoint) -> Fault {
+    Fault::new(
+        FaultKind::Unavailable,
+        format!("the agent at {endpoint} went away"),
+    )
+}
+
+/// The answer can not be read, or lacks what has to be in it.
+pub(crate) fn unreadable(endpoint: &Endpoint, what: impl std::fmt::Display) -> Fault {
+    Fault::failed(format!(
+        "the answer of the agent at {endpoint} can not be read: {what}"
+    ))
+}
+
+pub(crate) fn silent(endpoint: &Endpoint, deadline: std::time::Duration) -> Fault {
+    let message = format!(
+        "the agent at {endpoint} did not answer within {} s",
+        deadline.as_secs()
+    );
+    Fault::new(FaultKind::Unavailable, message)
+}
+
+/// No connection could be made.
+pub(crate) fn connect_failed(endpoint: &Endpoint, error: &io::Error) -> Fault {
+    let unavailable = |message: String| Fault::new(FaultKind::Unavailable, message);
+    match (error.kind(), endpoint) {
+        // No socket file, or not even its directory.
+        (io::ErrorKind::NotFound | io::ErrorKind::NotADirectory, _) => {
+            unavailable(format!("no agent at {endpoint}")).remedy(START_IT)
+        }
+        (io::ErrorKind::PermissionDenied, _) => Fault::new(
+            FaultKind::Denied,
+            format!("not allowed to connect to the agent at {endpoint}"),
+        )
+        .remedy("run as root, or as a member of the socket's group"),
+        // A socket file that nobody listens on is what a dead agent leaves behind, unix(7).
+        (io::ErrorKind::ConnectionRefused, Endpoint::Unix(_)) => unavailable(format!(
+            "the agent at {endpoint} is not running; its socket is left over"
+        ))
+        .remedy(START_IT),
+        (io::ErrorKind::ConnectionRefused, Endpoint::Tcp { .. }) => {
+            unavailable(format!("no agent at {endpoint}: {error}")).remedy(START_IT)
+        }
+        _ => unavailable(format!("connect to the agent at {endpoint}: {error}")),
+    }
+}
+
+/// The peer's own words, without the marks of the way they took.
+fn message(error: &capnp::Error) -> &str {
+    let text = error.extra.as_str();
+    text.trim_start_matches("remote exception: ")
+        .trim_start_matches("Failed: ")
+}
