@@ -71,7 +71,7 @@ impl AgentCore {
             Input::Wait { ticket, id } => self.wait(ticket, &id),
             Input::Cancel { ticket } => self.cancel(ticket),
             Input::Update { ticket, id, change } => self.update(ticket, &id, &change),
-            Input::LimitsApplied { id, result } => self.limits_applied(&id, result),
+            Input::LimitsApplied { id, result } => self.limits_applied(now, &id, result),
             Input::Execed { id, spec } => {
                 self.emit(now, &id, EventKind::Exec { command: spec.command });
             }
@@ -126,11 +126,10 @@ impl AgentCore {
     /// An exact id, a name in use, an unambiguous beginning of an id (4 characters or more), or the name
     /// of the container that ended last among those that had it.
     pub fn find(&self, text: &str) -> Result<ContainerId, Fault> {
-        if let Ok(id) = text.parse::<ContainerId>() {
-            if self.containers.contains_key(&id) {
+        if let Ok(id) = text.parse::<ContainerId>()
+            && self.containers.contains_key(&id) {
                 return Ok(id);
             }
-        }
         if let Some(id) = text.parse().ok().and_then(|name: ContainerName| self.names.get(&name)) {
             return Ok(id.clone());
         }
@@ -224,6 +223,7 @@ impl AgentCore {
             limitation: None,
             update: None,
             cleanup_attempts: 0,
+            writing: false,
             delivered: None,
         };
         self.containers.insert(id.clone(), container);
@@ -263,6 +263,7 @@ impl AgentCore {
                 }
                 c.phase = Phase::Checkpointing;
                 c.status.state = ContainerState::Forked;
+                c.writing = true;
                 self.emit_state(now, id);
                 self.wishes.push_back(Wish::Checkpoint { id: id.clone() });
             }
@@ -272,6 +273,10 @@ impl AgentCore {
     fn checkpointed(&mut self, now: Now, id: &ContainerId, result: Result<(), Fault>) {
         let patience = self.settings.start_patience;
         let Some(c) = self.containers.get_mut(id) else { return };
+        c.writing = false;
+        if c.phase == Phase::Cleaning {
+            return self.clean(now, id);
+        }
         if c.phase != Phase::Checkpointing {
             return self.update_persisted(now, id, result);
         }
@@ -407,6 +412,10 @@ impl AgentCore {
     fn clean(&mut self, now: Now, id: &ContainerId) {
         let Some(c) = self.containers.get_mut(id) else { return };
         c.phase = Phase::Cleaning;
+        if c.writing {
+            // Comes back here when that is done.
+            return self.set_alarm(id, None);
+        }
         c.cleanup_attempts += 1;
         let first = c.status.state != ContainerState::Killing || c.cleanup_attempts == 1;
         c.status.state = ContainerState::Killing;
@@ -454,11 +463,10 @@ impl AgentCore {
             _ => Fault::new(FaultKind::State, format!("killed while being launched: {}", termination.message)),
         };
         self.living -= 1;
-        if let Some(name) = name {
-            if self.names.get(&name) == Some(id) {
+        if let Some(name) = name
+            && self.names.get(&name) == Some(id) {
                 self.names.remove(&name);
             }
-        }
         self.set_alarm(id, None);
         let ended = EventKind::Ended {
             exit_status: termination.exit_status,
@@ -528,16 +536,22 @@ impl AgentCore {
         let old = c.status.limits.clone();
         let new = old.merged(change);
         c.update = Some(PendingUpdate { ticket, new: new.clone(), applied: false });
+        c.writing = true;
         self.wishes.push_back(Wish::ApplyLimits { id: id.clone(), old: Box::new(old), new: Box::new(new) });
     }
 
-    fn limits_applied(&mut self, id: &ContainerId, result: Result<(), Fault>) {
+    fn limits_applied(&mut self, now: Now, id: &ContainerId, result: Result<(), Fault>) {
         let Some(c) = self.containers.get_mut(id) else { return };
+        c.writing = false;
+        if c.phase == Phase::Cleaning {
+            return self.clean(now, id);
+        }
         let Some(update) = c.update.as_mut() else { return };
         match result {
             Ok(()) => {
                 // Durable before it is told: a restarted agent must know the limits that are in force.
                 update.applied = true;
+                c.writing = true;
                 self.wishes.push_back(Wish::Checkpoint { id: id.clone() });
             }
             Err(fault) => {

@@ -58,6 +58,9 @@ pub(crate) struct Container {
     /// A live update on its way: who asked, the limits to be, and whether they are in the kernel already.
     pub update: Option<PendingUpdate>,
     pub cleanup_attempts: u32,
+    /// A checkpoint or an update of limits is being written. Cleaning up waits for it: what is written
+    /// afterwards would stay behind.
+    pub writing: bool,
     /// Last plain signal delivered by request, to tell a wanted death from an unwanted one.
     pub delivered: Option<i32>,
 }

@@ -1,0 +1,531 @@
+//! The agent's core in a world that is late, fails and dies at will.
+//!
+//! The world keeps its own simple books of what exists (processes, cgroups, checkpoints) and checks each
+//! wish against them: that is the specification; the core has to live up to it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+
+use agent_core::{AgentCore, Answer, CleanupOutcome, EndReport, Input, Now, Settings, Ticket, Wish};
+use model::{
+    ContainerId, ContainerState, Cpus, Event, EventKind, Fault, LaunchSpec, Limitation, Limits, Millis,
+    ProcessIdentity, Reason,
+};
+
+use crate::random::Random;
+
+/// Chances of faults, each "one in so many"; 0 is never.
+#[derive(Debug, Clone)]
+pub struct Faults {
+    pub prepare_fails: u64,
+    pub fork_fails: u64,
+    pub checkpoint_fails: u64,
+    pub start_fails: u64,
+    pub init_dies_early: u64,
+    pub start_never_told: u64,
+    pub memory_limit: u64,
+    pub kill_ignored: u64,
+    pub term_ignored: u64,
+    pub cleanup_busy: u64,
+    pub update_fails: u64,
+    pub asker_goes_away: u64,
+    /// Longest delay of any answer, in milliseconds.
+    pub delay_max: u64,
+}
+
+impl Faults {
+    pub fn draw(random: &mut Random) -> Self {
+        let mut rate = |rates: &[u64]| rates[random.below(rates.len() as u64) as usize];
+        Self {
+            prepare_fails: rate(&[0, 30, 5]),
+            fork_fails: rate(&[0, 30, 5]),
+            checkpoint_fails: rate(&[0, 30, 5]),
+            start_fails: rate(&[0, 20, 4]),
+            init_dies_early: rate(&[0, 30, 6]),
+            start_never_told: rate(&[0, 0, 50]),
+            memory_limit: rate(&[0, 20, 4]),
+            kill_ignored: rate(&[0, 10, 2]),
+            term_ignored: rate(&[0, 4, 1]),
+            cleanup_busy: rate(&[0, 4, 2]),
+            update_fails: rate(&[0, 5]),
+            asker_goes_away: rate(&[0, 20]),
+            delay_max: rate(&[1, 20, 3000]),
+        }
+    }
+}
+
+/// What an invariant found wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    pub seed: u64,
+    pub at_ms: u64,
+    pub message: String,
+}
+
+/// What exists of one container outside the core.
+#[derive(Debug, Default)]
+struct Reality {
+    prepares: u32,
+    forks: u32,
+    groups: bool,
+    process: bool,
+    checkpointed: bool,
+    gate_open: bool,
+    command_ran: bool,
+    kill_sent: u32,
+    forgotten: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    Launch,
+    Wait,
+    Kill,
+    Update,
+    Drain,
+}
+
+struct World {
+    seed: u64,
+    random: Random,
+    faults: Faults,
+    core: AgentCore,
+    now: u64,
+    /// Inputs on their way: (time, order) → input, and which life of its container it belongs to (an id may
+    /// be used again once it is forgotten).
+    coming: BTreeMap<(u64, u64), (Input, u32)>,
+    order: u64,
+    reality: BTreeMap<ContainerId, Reality>,
+    open: BTreeMap<Ticket, Asked>,
+    tickets: u64,
+    last_sequence: u64,
+    over: BTreeSet<ContainerId>,
+    log: Option<String>,
+}
+
+/// Runs one world: a minute of launches, kills, updates and faults, then quiet, in which all must end.
+///
+/// # Errors
+/// The first violated invariant.
+pub fn run(seed: u64, log: bool) -> (Result<(), Violation>, Option<String>) {
+    let mut random = Random::new(seed);
+    let faults = Faults::draw(&mut random);
+    let settings = Settings { remembered_max: 1 + random.below(8) as usize, containers_max: 12, ..Settings::default() };
+    let mut world = World {
+        seed,
+        random,
+        faults,
+        core: AgentCore::new(settings, 0),
+        now: 0,
+        coming: BTreeMap::new(),
+        order: 0,
+        reality: BTreeMap::new(),
+        open: BTreeMap::new(),
+        tickets: 0,
+        last_sequence: 0,
+        over: BTreeSet::new(),
+        log: log.then(String::new),
+    };
+    let result = world.live();
+    (result, world.log)
+}
+
+impl World {
+    fn live(&mut self) -> Result<(), Violation> {
+        let requests = 20 + self.random.below(60);
+        for _ in 0..requests {
+            let until = self.now + self.random.below(2000);
+            self.pass_time(until)?;
+            self.request()?;
+        }
+        // From here on nothing fails any more, and everything has to come to an end.
+        self.faults = Faults {
+            prepare_fails: 0,
+            fork_fails: 0,
+            checkpoint_fails: 0,
+            start_fails: 0,
+            init_dies_early: 0,
+            start_never_told: 0,
+            memory_limit: 0,
+            kill_ignored: 0,
+            term_ignored: 0,
+            cleanup_busy: 0,
+            update_fails: 0,
+            asker_goes_away: 0,
+            delay_max: 5,
+        };
+        let ticket = self.ticket(Asked::Drain);
+        self.feed(Input::Drain { ticket, grace: Some(Millis(500)) })?;
+        let until = self.now + 300_000;
+        self.pass_time(until)?;
+        self.at_the_end()
+    }
+
+    fn pass_time(&mut self, until: u64) -> Result<(), Violation> {
+        loop {
+            let arrival = self.coming.keys().next().map(|(at, _)| *at);
+            let deadline = self.core.deadline().map(|d| d.0);
+            let next = match (arrival, deadline) {
+                (None, None) => break,
+                (a, d) => a.unwrap_or(u64::MAX).min(d.unwrap_or(u64::MAX)),
+            };
+            if next > until {
+                break;
+            }
+            self.now = self.now.max(next);
+            match arrival {
+                Some(at) if at <= next => {
+                    let Some((_, (input, life))) = self.coming.pop_first() else { break };
+                    if subject(&input).is_none_or(|id| self.life(id) == life) {
+                        self.arrive(input)?;
+                    }
+                }
+                _ => self.feed(Input::Tick)?,
+            }
+        }
+        self.now = self.now.max(until);
+        Ok(())
+    }
+
+    /// An input reaches the core; the world's books are told first.
+    fn arrive(&mut self, input: Input) -> Result<(), Violation> {
+        if let Input::Exited { id, .. } = &input {
+            let reality = self.reality.entry(id.clone()).or_default();
+            if !reality.process {
+                return Ok(()); // it had ended before: one end is told once
+            }
+            reality.process = false;
+        }
+        if let Input::Started { id } = &input {
+            let reality = self.reality.entry(id.clone()).or_default();
+            if !reality.process {
+                return Ok(());
+            }
+            reality.command_ran = true;
+        }
+        self.feed(input)
+    }
+
+    fn feed(&mut self, input: Input) -> Result<(), Violation> {
+        self.note(|| format!("→ {input:?}"));
+        let now = Now { monotonic: Millis(self.now), wall_ms: 1_700_000_000_000 + self.now };
+        self.core.handle(now, input);
+        while let Some(wish) = self.core.poll() {
+            self.note(|| format!("  ← {wish:?}"));
+            self.grant(wish)?;
+        }
+        self.invariants()
+    }
+
+    fn request(&mut self) -> Result<(), Violation> {
+        let known: Vec<ContainerId> = self.reality.keys().cloned().collect();
+        let pick = |random: &mut Random| {
+            let index = random.below(known.len().max(1) as u64) as usize;
+            known.get(index).cloned().unwrap_or_else(|| "nobody".parse().expect("a valid id"))
+        };
+        let id = pick(&mut self.random);
+        match self.random.below(10) {
+            0..=4 => self.launch(),
+            5 | 6 => {
+                let ticket = self.ticket(Asked::Kill);
+                let signal = [0, 0, 9, 15, 10][self.random.below(5) as usize];
+                let grace = self.random.one_in(2).then(|| Millis(self.random.below(3000)));
+                self.feed(Input::Kill { ticket, id, signal, grace })
+            }
+            7 | 8 => {
+                let ticket = self.ticket(Asked::Wait);
+                self.feed(Input::Wait { ticket, id })?;
+                self.maybe_cancel(ticket)
+            }
+            _ => {
+                let ticket = self.ticket(Asked::Update);
+                let cpus = Some(Cpus::from_milli(1 + self.random.below(4000) as u32));
+                self.feed(Input::Update { ticket, id, change: Box::new(Limits { cpus, ..Limits::default() }) })
+            }
+        }
+    }
+
+    fn launch(&mut self) -> Result<(), Violation> {
+        // Ids and names come from a small set, so that they collide.
+        let id: ContainerId = format!("c{}", self.random.below(16)).parse().expect("a valid id");
+        let spec = LaunchSpec {
+            name: self.random.one_in(2).then(|| format!("n{}", self.random.below(6)).parse().expect("a valid name")),
+            command: vec!["true".into()],
+            timeout: self.random.one_in(4).then(|| Millis(self.random.below(10_000))),
+            grace: Millis(self.random.below(2000)),
+            remove: self.random.one_in(2),
+            ..LaunchSpec::default()
+        };
+        let ticket = self.ticket(Asked::Launch);
+        self.feed(Input::Launch { ticket, id, spec: Box::new(spec) })?;
+        self.maybe_cancel(ticket)
+    }
+
+    fn maybe_cancel(&mut self, ticket: Ticket) -> Result<(), Violation> {
+        if self.random.one_in(self.faults.asker_goes_away) {
+            self.open.remove(&ticket);
+            self.feed(Input::Cancel { ticket })?;
+        }
+        Ok(())
+    }
+
+    /// Does what the core wishes, late and badly.
+    fn grant(&mut self, wish: Wish) -> Result<(), Violation> {
+        match wish {
+            Wish::Prepare { id, .. } => {
+                let fails = self.random.one_in(self.faults.prepare_fails);
+                let reality = self.reality.entry(id.clone()).or_default();
+                *reality = Reality { prepares: reality.prepares + 1, groups: true, ..Reality::default() };
+                self.over.remove(&id);
+                let result = if fails { Err(Fault::failed("prepare")) } else { Ok(()) };
+                self.later(Input::Prepared { id, result });
+            }
+            Wish::Fork { id } => {
+                let fails = self.random.one_in(self.faults.fork_fails);
+                let dies = self.random.one_in(self.faults.init_dies_early);
+                let reality = self.reality.entry(id.clone()).or_default();
+                reality.forks += 1;
+                if reality.forks > 1 {
+                    return self.violated(format!("{id} was forked twice"));
+                }
+                if fails {
+                    self.later(Input::Forked { id, result: Err(Fault::failed("fork")) });
+                    return Ok(());
+                }
+                reality.process = true;
+                let identity = ProcessIdentity { pid: 100, start_time: self.order, boot_id: "boot".into() };
+                let at = self.later(Input::Forked { id: id.clone(), result: Ok(identity) });
+                if dies {
+                    self.no_earlier(at, Input::Exited { id, end: EndReport::UNRECORDED });
+                }
+            }
+            Wish::Checkpoint { id } => {
+                let fails = self.random.one_in(self.faults.checkpoint_fails);
+                let reality = self.reality.entry(id.clone()).or_default();
+                reality.checkpointed |= !fails;
+                let result = if fails { Err(Fault::failed("checkpoint")) } else { Ok(()) };
+                self.later(Input::Checkpointed { id, result });
+            }
+            Wish::OpenGate { id } => self.open_gate(id)?,
+            Wish::Signal { id, signal } => {
+                let dies = match signal {
+                    15 => !self.random.one_in(self.faults.term_ignored),
+                    _ => self.random.one_in(3),
+                };
+                if dies && self.reality.get(&id).is_some_and(|r| r.command_ran) {
+                    self.later(Input::Exited { id, end: EndReport { exit_code: None, signal: Some(signal) } });
+                }
+            }
+            Wish::KillAll { id } => {
+                let ignored = self.random.one_in(self.faults.kill_ignored);
+                let reality = self.reality.entry(id.clone()).or_default();
+                reality.kill_sent += 1;
+                if !ignored {
+                    self.later(Input::Exited { id, end: EndReport::UNRECORDED });
+                }
+            }
+            Wish::ApplyLimits { id, .. } => {
+                let fails = self.random.one_in(self.faults.update_fails);
+                let result = if fails { Err(Fault::failed("update")) } else { Ok(()) };
+                self.later(Input::LimitsApplied { id, result });
+            }
+            Wish::Cleanup { id, .. } => self.cleanup(id)?,
+            Wish::Answer { ticket, answer } => self.answered(ticket, &answer)?,
+            Wish::Emit(event) => self.emitted(&event)?,
+            Wish::Forget { id } => {
+                self.reality.entry(id).or_default().forgotten = true;
+            }
+        }
+        Ok(())
+    }
+
+    fn open_gate(&mut self, id: ContainerId) -> Result<(), Violation> {
+        let reality = self.reality.entry(id.clone()).or_default();
+        if !reality.checkpointed {
+            return self.violated(format!("the gate of {id} was opened before its identity was on disk"));
+        }
+        if reality.gate_open {
+            return self.violated(format!("the gate of {id} was opened twice"));
+        }
+        reality.gate_open = true;
+        if self.random.one_in(self.faults.start_fails) {
+            let fault = Fault::new(model::FaultKind::CommandNotFound, "no such command");
+            let at = self.later(Input::StartFailed { id: id.clone(), fault });
+            self.no_earlier(at, Input::Exited { id, end: EndReport { exit_code: Some(127), signal: None } });
+        } else if !self.random.one_in(self.faults.start_never_told) {
+            let at = self.later(Input::Started { id: id.clone() });
+            if self.random.one_in(self.faults.memory_limit) {
+                let limitation = Limitation {
+                    reason: Reason::MemoryLimit,
+                    message: "memory limit".into(),
+                    limit: None,
+                    peak: None,
+                    statistics: BTreeMap::new(),
+                };
+                self.no_earlier(at, Input::LimitHit { id: id.clone(), limitation });
+            }
+            if self.random.one_in(2) {
+                let code = self.random.below(256) as i32;
+                self.no_earlier(at, Input::Exited { id, end: EndReport { exit_code: Some(code), signal: None } });
+            }
+        }
+        Ok(())
+    }
+
+    fn cleanup(&mut self, id: ContainerId) -> Result<(), Violation> {
+        let busy = self.random.one_in(self.faults.cleanup_busy);
+        let reality = self.reality.entry(id.clone()).or_default();
+        if reality.process {
+            return self.violated(format!("{id} is cleaned up while its init lives"));
+        }
+        let outcome = if busy {
+            CleanupOutcome::Busy { message: "busy".into() }
+        } else {
+            reality.groups = false;
+            reality.checkpointed = false;
+            CleanupOutcome::Done
+        };
+        self.later(Input::Cleaned { id, outcome, limitation: None });
+        Ok(())
+    }
+
+    fn answered(&mut self, ticket: Ticket, answer: &Answer) -> Result<(), Violation> {
+        let Some(asked) = self.open.remove(&ticket) else {
+            return self.violated(format!("{ticket:?} was answered twice or after it was cancelled"));
+        };
+        match (asked, answer) {
+            (Asked::Launch, Answer::Launched { id, existed: false }) => {
+                if !self.reality.get(id).is_some_and(|r| r.command_ran) {
+                    return self.violated(format!("{id} was reported launched before its command ran"));
+                }
+                Ok(())
+            }
+            (Asked::Wait, Answer::Ended(_))
+            | (Asked::Launch, Answer::Launched { .. })
+            | (Asked::Kill, Answer::Signalled)
+            | (Asked::Update, Answer::Updated(_))
+            | (Asked::Drain, Answer::Drained { .. })
+            | (_, Answer::Refused(_)) => Ok(()),
+            (asked, answer) => self.violated(format!("{asked:?} was answered by {answer:?}")),
+        }
+    }
+
+    fn emitted(&mut self, event: &Event) -> Result<(), Violation> {
+        if event.sequence != self.last_sequence + 1 {
+            return self.violated(format!("event {} came after {}", event.sequence, self.last_sequence));
+        }
+        self.last_sequence = event.sequence;
+        if let EventKind::Ended { .. } = event.kind {
+            if !self.over.insert(event.container.clone()) {
+                return self.violated(format!("the end of {} was told twice", event.container));
+            }
+            let reality = self.reality.entry(event.container.clone()).or_default();
+            if reality.process || reality.groups {
+                return self.violated(format!("{} is over while something of it exists", event.container));
+            }
+        }
+        Ok(())
+    }
+
+    fn invariants(&self) -> Result<(), Violation> {
+        let mut names = BTreeSet::new();
+        let mut living = 0;
+        for status in self.core.list(true) {
+            if status.state.is_over() {
+                if status.termination.is_none() {
+                    return self.violated(format!("{} is over without a termination", status.id));
+                }
+                continue;
+            }
+            if let Some(name) = &status.name
+                && !names.insert(name.clone()) {
+                    return self.violated(format!("two living containers are named {name}"));
+                }
+            if status.state == ContainerState::Running && !self.reality.get(&status.id).is_some_and(|r| r.command_ran) {
+                return self.violated(format!("{} is running but its command never ran", status.id));
+            }
+        }
+        for status in self.core.list(false) {
+            living += 1;
+            if self.reality.get(&status.id).is_some_and(|r| r.forgotten) {
+                return self.violated(format!("{} was forgotten while it lived", status.id));
+            }
+        }
+        if living != self.core.living() {
+            return self.violated(format!("{living} live, the core counts {}", self.core.living()));
+        }
+        Ok(())
+    }
+
+    fn at_the_end(&self) -> Result<(), Violation> {
+        if self.core.living() != 0 {
+            let left: Vec<_> = self.core.list(false).map(|s| (s.id.to_string(), s.state)).collect();
+            return self.violated(format!("these never ended: {left:?}"));
+        }
+        if let Some((ticket, asked)) = self.open.first_key_value() {
+            return self.violated(format!("{asked:?} {ticket:?} was never answered"));
+        }
+        for (id, reality) in &self.reality {
+            if reality.process || reality.groups || reality.checkpointed {
+                return self.violated(format!("{id} left something behind: {reality:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn ticket(&mut self, asked: Asked) -> Ticket {
+        self.tickets += 1;
+        let ticket = Ticket(self.tickets);
+        self.open.insert(ticket, asked);
+        ticket
+    }
+
+    fn later(&mut self, input: Input) -> u64 {
+        let at = self.now + self.random.below(self.faults.delay_max + 1);
+        self.put(at, input);
+        at
+    }
+
+    /// After something else has arrived.
+    fn no_earlier(&mut self, at: u64, input: Input) {
+        let at = at + 1 + self.random.below(self.faults.delay_max * 4 + 1);
+        self.put(at, input);
+    }
+
+    fn put(&mut self, at: u64, input: Input) {
+        self.order += 1;
+        let life = subject(&input).map_or(0, |id| self.life(id));
+        self.coming.insert((at, self.order), (input, life));
+    }
+
+    fn life(&self, id: &ContainerId) -> u32 {
+        self.reality.get(id).map_or(0, |r| r.prepares)
+    }
+
+    fn violated<T>(&self, message: String) -> Result<T, Violation> {
+        Err(Violation { seed: self.seed, at_ms: self.now, message })
+    }
+
+    fn note(&mut self, line: impl FnOnce() -> String) {
+        let now = self.now;
+        if let Some(log) = &mut self.log {
+            let _ = writeln!(log, "{now:>8} ms {}", line());
+        }
+    }
+}
+
+/// The container that an input of the world is about.
+fn subject(input: &Input) -> Option<&ContainerId> {
+    match input {
+        Input::Prepared { id, .. }
+        | Input::Forked { id, .. }
+        | Input::Checkpointed { id, .. }
+        | Input::Started { id }
+        | Input::StartFailed { id, .. }
+        | Input::Exited { id, .. }
+        | Input::LimitHit { id, .. }
+        | Input::Cleaned { id, .. }
+        | Input::LimitsApplied { id, .. } => Some(id),
+        _ => None,
+    }
+}
