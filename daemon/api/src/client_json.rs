@@ -1,0 +1,362 @@
+//! What the command line prints with `-o json`. Scripts rely on it.
+//!
+//! - Times (`created_at`, `started_at`, `finished_at`, `at`) are numbers: seconds since the epoch, with
+//!   milliseconds as the fraction. Spans and sizes carry the unit: `grace_secs`, `mem_bytes`.
+//! - Ceilings are those in force: a number, or `null` when there is none. So `cpu_limit` is what the CPU
+//!   quota is, whether it was asked for by that name or follows from `cpus`.
+//! - A key that has no value now is `null` (or an empty list or object), never left out.
+//! - Keys may be added.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use model::{
+    AgentInfo, Bytes, ContainerState, ContainerStatus, ContainerUsage, Cpus, DeviceLimit, Event, EventKind,
+    Fault, FaultKind, HostReport, IsolatorReport, LaunchSpec, Limit, Limitation, Limits, Millis, Network,
+    Reason, Seccomp, TerminalSize, Usage,
+};
+use serde::{Deserialize, Serialize};
+
+fn secs(ms: u64) -> f64 {
+    ms as f64 / 1000.0
+}
+
+/// One object of `ps -o json`; also what `run -d`, `wait` and `update` print.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Container {
+    pub id: String,
+    pub name: Option<String>,
+    pub state: ContainerState,
+    pub pid: Option<i32>,
+    /// 0 to 255, once it has ended.
+    pub exit_status: Option<i32>,
+    /// The signal that ended the command.
+    pub signal: Option<i32>,
+    pub reason: Option<Reason>,
+    pub message: Option<String>,
+    pub created_at: f64,
+    pub started_at: Option<f64>,
+    pub finished_at: Option<f64>,
+    pub command: Vec<String>,
+    pub limits: ContainerLimits,
+    pub ports: Vec<u16>,
+    pub network: Network,
+    pub labels: BTreeMap<String, String>,
+    pub sandbox: Option<PathBuf>,
+    pub terminal: bool,
+    pub limitation: Option<ContainerLimitation>,
+}
+
+/// Ceilings and weights in force.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct ContainerLimits {
+    pub cpus: Option<f64>,
+    pub cpu_limit: Option<f64>,
+    pub cpu_burst_secs: Option<f64>,
+    pub mem_bytes: Option<u64>,
+    pub mem_soft_bytes: Option<u64>,
+    pub mem_high_bytes: Option<u64>,
+    pub mem_min_bytes: Option<u64>,
+    pub swap_bytes: Option<u64>,
+    pub pids: Option<u32>,
+    pub cpuset_cpus: Option<String>,
+    pub cpuset_mems: Option<String>,
+    pub io_weight: Option<u16>,
+    pub io_devices: Vec<IoDevice>,
+}
+
+/// Ceilings of one block device: bytes and operations a second.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct IoDevice {
+    pub device: String,
+    pub read_bytes_per_sec: Option<u64>,
+    pub write_bytes_per_sec: Option<u64>,
+    pub read_iops: Option<u64>,
+    pub write_iops: Option<u64>,
+}
+
+/// The limit that ended a container.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ContainerLimitation {
+    pub reason: Reason,
+    pub message: String,
+    pub limit_bytes: Option<u64>,
+    pub peak_bytes: Option<u64>,
+    pub statistics: BTreeMap<String, u64>,
+}
+
+impl From<&Limits> for ContainerLimits {
+    fn from(limits: &Limits) -> Self {
+        let bytes = |limit: Option<Limit<Bytes>>| limit.and_then(Limit::value).map(Bytes::get);
+        Self {
+            cpus: limits.cpus.map(Cpus::as_f64),
+            cpu_limit: limits.cpu_ceiling().map(Cpus::as_f64),
+            cpu_burst_secs: limits.cpu_burst.map(|Millis(ms)| secs(ms)),
+            mem_bytes: bytes(limits.mem),
+            mem_soft_bytes: limits.mem_soft.map(Bytes::get),
+            mem_high_bytes: bytes(limits.mem_high),
+            mem_min_bytes: limits.mem_min.map(Bytes::get),
+            swap_bytes: bytes(limits.swap),
+            pids: limits.pids.and_then(Limit::value),
+            cpuset_cpus: limits.cpuset_cpus.clone(),
+            cpuset_mems: limits.cpuset_mems.clone(),
+            io_weight: limits.io.weight,
+            io_devices: limits.io.devices.iter().map(IoDevice::from).collect(),
+        }
+    }
+}
+
+impl From<&DeviceLimit> for IoDevice {
+    fn from(limit: &DeviceLimit) -> Self {
+        Self {
+            device: limit.device.clone(),
+            read_bytes_per_sec: limit.read_bps,
+            write_bytes_per_sec: limit.write_bps,
+            read_iops: limit.read_iops,
+            write_iops: limit.write_iops,
+        }
+    }
+}
+
+impl From<&Limitation> for ContainerLimitation {
+    fn from(limitation: &Limitation) -> Self {
+        Self {
+            reason: limitation.reason,
+            message: limitation.message.clone(),
+            limit_bytes: limitation.limit.map(Bytes::get),
+            peak_bytes: limitation.peak.map(Bytes::get),
+            statistics: limitation.statistics.clone(),
+        }
+    }
+}
+
+impl From<&ContainerStatus> for Container {
+    fn from(status: &ContainerStatus) -> Self {
+        let end = status.termination.as_ref();
+        Self {
+            id: status.id.to_string(),
+            name: status.name.as_ref().map(ToString::to_string),
+            state: status.state,
+            pid: status.pid,
+            exit_status: end.map(|end| end.exit_status),
+            signal: end.and_then(|end| end.signal),
+            reason: end.map(|end| end.reason),
+            message: end.map(|end| end.message.clone()),
+            created_at: secs(status.created_at_ms),
+            started_at: status.started_at_ms.map(secs),
+            finished_at: end.map(|end| secs(end.finished_at_ms)),
+            command: status.command.clone(),
+            limits: ContainerLimits::from(&status.limits),
+            ports: Vec::new(),
+            network: status.network,
+            labels: status.labels.clone(),
+            sandbox: status.sandbox.clone(),
+            terminal: status.terminal,
+            limitation: end
+                .and_then(|end| end.limitation.as_ref())
+                .map(ContainerLimitation::from),
+        }
+    }
+}
+
+/// One object of `inspect -o json`: that of `ps`, and more.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Inspection {
+    #[serde(flatten)]
+    pub container: Container,
+    pub spec: Spec,
+    /// Paths, mechanisms, the plan: for people, not stable.
+    pub detail: BTreeMap<String, String>,
+}
+
+impl Inspection {
+    pub fn new(status: &ContainerStatus, spec: &LaunchSpec, detail: &[(String, String)]) -> Self {
+        Self {
+            container: status.into(),
+            spec: spec.into(),
+            detail: detail.iter().cloned().collect(),
+        }
+    }
+}
+
+/// What was asked for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Spec {
+    pub command: Vec<String>,
+    /// In order; a later one of the same name wins.
+    pub env: Vec<Variable>,
+    pub user: Option<String>,
+    pub workdir: Option<PathBuf>,
+    pub hostname: Option<String>,
+    pub rootfs: Option<PathBuf>,
+    pub volumes: Vec<model::Volume>,
+    /// At the launch; the limits in force stand beside `spec`.
+    pub limits: ContainerLimits,
+    pub network: Network,
+    pub capabilities: model::Capabilities,
+    /// `null` is unlimited.
+    pub rlimits: Vec<model::Rlimit>,
+    pub seccomp: Seccomp,
+    pub devices: Vec<model::DeviceRule>,
+    pub terminal: Option<TerminalSize>,
+    pub stdin: bool,
+    pub remove: bool,
+    pub timeout_secs: Option<f64>,
+    pub grace_secs: f64,
+    pub labels: BTreeMap<String, String>,
+    pub output_file_bytes: u64,
+    pub output_files: u32,
+}
+
+/// A variable of the environment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Variable {
+    pub name: String,
+    pub value: String,
+}
+
+impl From<&LaunchSpec> for Spec {
+    fn from(spec: &LaunchSpec) -> Self {
+        let variable = |(name, value): &(String, String)| Variable {
+            name: name.clone(),
+            value: value.clone(),
+        };
+        Self {
+            command: spec.command.clone(),
+            env: spec.env.iter().map(variable).collect(),
+            user: spec.user.clone(),
+            workdir: spec.workdir.clone(),
+            hostname: spec.hostname.clone(),
+            rootfs: spec.rootfs.clone(),
+            volumes: spec.volumes.clone(),
+            limits: ContainerLimits::from(&spec.limits),
+            network: spec.network,
+            capabilities: spec.capabilities.clone(),
+            rlimits: spec.rlimits.clone(),
+            seccomp: spec.seccomp,
+            devices: spec.devices.clone(),
+            terminal: spec.terminal,
+            stdin: spec.stdin,
+            remove: spec.remove,
+            timeout_secs: spec.timeout.map(|Millis(ms)| secs(ms)),
+            grace_secs: secs(spec.grace.get()),
+            labels: spec.labels.clone(),
+            output_file_bytes: spec.output.file_bytes.get(),
+            output_files: spec.output.files,
+        }
+    }
+}
+
+/// One object of `stats -o json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Statistics {
+    pub container_id: String,
+    pub name: Option<String>,
+    /// Mesos' `ResourceStatistics`: what is not measured is left out, as there.
+    pub statistics: Usage,
+}
+
+impl From<&ContainerUsage> for Statistics {
+    fn from(sample: &ContainerUsage) -> Self {
+        Self {
+            container_id: sample.id.to_string(),
+            name: sample.name.as_ref().map(ToString::to_string),
+            statistics: sample.usage.clone(),
+        }
+    }
+}
+
+/// One line of `events -o json`. `event` tells the kind, whose own fields stand beside it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EventLine {
+    pub sequence: u64,
+    pub at: f64,
+    pub container_id: String,
+    pub name: Option<String>,
+    #[serde(flatten)]
+    pub kind: EventKind,
+}
+
+impl From<&Event> for EventLine {
+    fn from(event: &Event) -> Self {
+        Self {
+            sequence: event.sequence,
+            at: secs(event.at_ms),
+            container_id: event.container.to_string(),
+            name: event.name.as_ref().map(ToString::to_string),
+            kind: event.kind.clone(),
+        }
+    }
+}
+
+/// `version -o json`: the agent's part.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Agent {
+    pub version: String,
+    pub git_sha: String,
+    pub build_date: String,
+    pub started_at: f64,
+    pub pid: i32,
+    pub instance: String,
+    pub http_address: Option<String>,
+    pub work_dir: String,
+    pub runtime_dir: String,
+}
+
+impl From<&AgentInfo> for Agent {
+    fn from(info: &AgentInfo) -> Self {
+        Self {
+            version: info.version.clone(),
+            git_sha: info.git_sha.clone(),
+            build_date: info.build_date.clone(),
+            started_at: secs(info.started_at_ms),
+            pid: info.pid,
+            instance: info.instance.clone(),
+            http_address: info.http_address.clone(),
+            work_dir: info.work_dir.clone(),
+            runtime_dir: info.runtime_dir.clone(),
+        }
+    }
+}
+
+/// `host -o json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Host {
+    pub kernel_release: String,
+    pub cgroup_layout: String,
+    pub cpus: u32,
+    pub memory_bytes: u64,
+    pub isolators: Vec<IsolatorReport>,
+}
+
+impl From<&HostReport> for Host {
+    fn from(host: &HostReport) -> Self {
+        Self {
+            kernel_release: host.kernel_release.clone(),
+            cgroup_layout: host.cgroup_layout.clone(),
+            cpus: host.cpus,
+            memory_bytes: host.memory.get(),
+            isolators: host.isolators.clone(),
+        }
+    }
+}
+
+/// Why a command failed, on stderr with `-o json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    pub kind: FaultKind,
+    pub field: Option<String>,
+    pub message: String,
+    pub remedy: Option<String>,
+}
+
+impl From<&Fault> for Failure {
+    fn from(fault: &Fault) -> Self {
+        Self {
+            kind: fault.kind,
+            field: fault.field.clone(),
+            message: fault.message.clone(),
+            remedy: fault.remedy.clone(),
+        }
+    }
+}
