@@ -6,8 +6,10 @@ mod floor;
 mod launch;
 mod peers;
 mod ping;
+mod ping_net;
 mod ping_tokio;
 mod proc;
+mod product;
 mod report;
 mod rpc;
 mod sample;
@@ -51,6 +53,12 @@ enum What {
     PingServer { event_loop: EventLoop, address: String },
     #[command(hide = true)]
     PingClient { event_loop: EventLoop, address: String },
+    /// A client that launches on command.
+    #[command(hide = true)]
+    Drive {
+        socket: std::path::PathBuf,
+        network: String,
+    },
 }
 
 #[derive(Clone, Copy, clap::ValueEnum)]
@@ -80,22 +88,15 @@ fn main() -> ExitCode {
         }
         What::Stats { how } => reported("stats", &how, |report| stats::run(report, how.quick)),
         What::Rpc { how } => reported("rpc", &how, |report| rpc::run(report, how.quick)),
-        What::PingServer {
-            event_loop: EventLoop::Tokio,
-            address,
-        } => ping_tokio::serve(&address),
-        What::PingClient {
-            event_loop: EventLoop::Tokio,
-            address,
-        } => ping_tokio::drive(&address),
-        What::PingServer {
-            event_loop: EventLoop::Net,
-            ..
-        } => Err("later".into()),
-        What::PingClient {
-            event_loop: EventLoop::Net,
-            ..
-        } => Err("later".into()),
+        What::PingServer { event_loop, address } => match event_loop {
+            EventLoop::Net => ping_net::serve(&address),
+            EventLoop::Tokio => ping_tokio::serve(&address),
+        },
+        What::PingClient { event_loop, address } => match event_loop {
+            EventLoop::Net => ping_net::drive(&address),
+            EventLoop::Tokio => ping_tokio::drive(&address),
+        },
+        What::Drive { socket, network } => product::drive(&socket, &network),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -107,7 +107,7 @@ fn sides(scratch: &Path, transport: &str) -> Result<Vec<Side>, Box<dyn Error>> {
         command.arg(if server { "server" } else { "client" }).arg(&bare);
         command
     })?];
-    for (name, loop_name) in [("tokio", "tokio")] {
+    for (name, loop_name) in [("tokio", "tokio"), ("bulkhead", "net")] {
         let address = address(loop_name)?;
         sides.push(Side::start(name, |server| {
             let mut command = pinned(&own);
