@@ -1,7 +1,6 @@
 //! One connection, shared by every handle that was made from it.
 
 use std::cell::{Cell, RefCell};
-use std::future::Future;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -119,7 +118,7 @@ pub(crate) fn over<S>(endpoint: &Endpoint, stream: S) -> (Rc<Connection>, gate::
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let (system, bootstrap) = net::rpc::connect(stream);
+    let (system, bootstrap) = net::rpc::connect(stream, &rpc_limits());
     let closed = Rc::new(Closed::default());
     let driver = net::spawn(drive(system, Rc::clone(&closed)));
     let connection = Connection {
@@ -130,9 +129,21 @@ where
     (Rc::new(connection), bootstrap)
 }
 
-async fn drive<E>(system: impl Future<Output = Result<(), E>>, closed: Rc<Closed>) {
+/// An agent is trusted with larger answers than a client with requests: a list of thousands of
+/// containers with long commands must arrive.
+fn rpc_limits() -> net::rpc::RpcLimits {
+    net::rpc::RpcLimits {
+        message_bytes_max: 64 << 20,
+        ..net::rpc::RpcLimits::default()
+    }
+}
+
+async fn drive<S>(connection: net::rpc::Connection<S>, closed: Rc<Closed>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
     // How it ended does not matter: each call that was under way has got its own error.
-    let _ = system.await;
+    let _ = connection.await;
     closed.set();
 }
 
