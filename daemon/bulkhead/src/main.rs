@@ -1,1 +1,13 @@
-fn main() {}
+//! The program `bulkhead`: parses the command line and hands over to the verb.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let args: Vec<OsString> = std::env::args_os().collect();
+    let command = cli::accept_underscores(cli::command());
+    match command.clone().try_get_matches_from(&args) {
+        Ok(matches) => cli::main(&matches, command),
+        Err(error) => cli::usage_error(&error, &args),
+    }
+}

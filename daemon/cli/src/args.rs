@@ -27,7 +27,11 @@ signal N ended it), 125 when Bulkhead failed or the usage was wrong, 126 not exe
 
 #[derive(Debug, Parser)]
 #[command(name = "bulkhead", version, about = ABOUT, after_help = AFTER_HELP)]
-#[command(subcommand_required = true, arg_required_else_help = true, disable_help_subcommand = true)]
+#[command(
+    subcommand_required = true,
+    arg_required_else_help = true,
+    disable_help_subcommand = true
+)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub global: Global,
@@ -50,7 +54,10 @@ pub(crate) struct Global {
 impl Global {
     /// What is said here, and the other's word where nothing is.
     pub fn or(self, other: Global) -> Global {
-        Global { agent: self.agent.or(other.agent), output: self.output.or(other.output) }
+        Global {
+            agent: self.agent.or(other.agent),
+            output: self.output.or(other.output),
+        }
     }
 }
 
@@ -64,7 +71,7 @@ pub(crate) enum Format {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
-    Run(run::RunArgs),
+    Run(Box<run::RunArgs>),
     Exec(exec::ExecArgs),
     Attach(attach::AttachArgs),
     Logs(logs::LogsArgs),
@@ -105,9 +112,18 @@ impl Verb {
 
 /// The whole client: `bulkhead` with its verbs. The binary adds those of the daemons.
 pub fn command() -> Command {
-    let global: Vec<_> = Global::augment_args(Command::new("global")).get_arguments().cloned().collect();
+    let global: Vec<_> = Global::augment_args(Command::new("global"))
+        .get_arguments()
+        .cloned()
+        .collect();
     // Not clap's own global arguments: those would reach into the daemons' verbs as well.
-    Cli::command().mut_subcommands(|verb| if verb.get_name() == "completions" { verb } else { verb.args(&global) })
+    Cli::command().mut_subcommands(|verb| {
+        if verb.get_name() == "completions" {
+            verb
+        } else {
+            verb.args(&global)
+        }
+    })
 }
 
 /// Lets every long flag be written with underscores, as operators of Mesos do (`--work_dir`). Aliases
@@ -145,7 +161,10 @@ mod tests {
 
     fn parse(line: &[&str]) -> Result<(Cli, Global), clap::Error> {
         let matches = accept_underscores(command()).try_get_matches_from([&["bulkhead"], line].concat())?;
-        let inner = matches.subcommand().map(|(_, m)| Global::from_arg_matches(m)).transpose()?;
+        let inner = matches
+            .subcommand()
+            .map(|(_, m)| Global::from_arg_matches(m))
+            .transpose()?;
         Ok((Cli::from_arg_matches(&matches)?, inner.unwrap_or_default()))
     }
 
@@ -156,8 +175,17 @@ mod tests {
 
     #[test]
     fn underscores_are_the_same_flag_but_only_before_the_command() {
-        let (cli, _) =
-            parse(&["run", "--cpu_limit", "0.5", "--mem_soft=1MB", "--", "x", "--cpu_limit", "a_b"]).unwrap();
+        let (cli, _) = parse(&[
+            "run",
+            "--cpu_limit",
+            "0.5",
+            "--mem_soft=1MB",
+            "--",
+            "x",
+            "--cpu_limit",
+            "a_b",
+        ])
+        .unwrap();
         let Verb::Run(run) = cli.verb else { panic!() };
         assert!(run.limits.cpu_limit.is_some() && run.limits.mem_soft.is_some());
         assert_eq!(run.command, ["x", "--cpu_limit", "a_b"]);
@@ -171,15 +199,30 @@ mod tests {
     fn common_options_stand_before_or_after_the_verb() {
         let (cli, inner) = parse(&["--agent", "/a", "ps", "-o", "json"]).unwrap();
         let both = inner.or(cli.global);
-        assert_eq!((both.agent.as_deref(), both.output), (Some("/a"), Some(Format::Json)));
+        assert_eq!(
+            (both.agent.as_deref(), both.output),
+            (Some("/a"), Some(Format::Json))
+        );
         let (cli, inner) = parse(&["--agent", "/a", "ps", "--agent", "/b"]).unwrap();
         assert_eq!(inner.or(cli.global).agent.as_deref(), Some("/b"));
     }
 
     #[test]
     fn an_unknown_flag_is_answered_with_the_nearest() {
-        let error = parse(&["run", "--cpu-limits", "1", "--", "x"]).unwrap_err().to_string();
+        let error = parse(&["run", "--cpu-limits", "1", "--", "x"])
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("--cpu-limit"), "{error}");
+    }
+
+    #[test]
+    fn what_follows_the_first_word_belongs_to_the_command() {
+        let (cli, _) = parse(&["exec", "-t", "web", "ls", "-l", "--", "--help"]).unwrap();
+        let Verb::Exec(exec) = cli.verb else { panic!() };
+        assert_eq!(exec.command, ["ls", "-l", "--", "--help"]);
+        let (cli, _) = parse(&["exec", "web", "--", "ls", "-l"]).unwrap();
+        let Verb::Exec(exec) = cli.verb else { panic!() };
+        assert_eq!(exec.command, ["ls", "-l"]);
     }
 
     #[test]
@@ -188,7 +231,10 @@ mod tests {
             let args: Vec<std::ffi::OsString> = line.iter().map(Into::into).collect();
             verb_of(&args).map(str::to_owned)
         };
-        assert_eq!(verb(&["bulkhead", "--agent", "run", "-o", "json", "exec", "--bad"]).as_deref(), Some("exec"));
+        assert_eq!(
+            verb(&["bulkhead", "--agent", "run", "-o", "json", "exec", "--bad"]).as_deref(),
+            Some("exec")
+        );
         assert_eq!(verb(&["bulkhead", "--agent=x", "run"]).as_deref(), Some("run"));
         assert_eq!(verb(&["bulkhead", "--help"]), None);
     }

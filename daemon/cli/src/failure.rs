@@ -35,7 +35,10 @@ pub(crate) trait About<T> {
 
 impl<T> About<T> for Result<T, Fault> {
     fn about(self, what: &str) -> Result<T, Failure> {
-        self.map_err(|fault| Failure::Fault { what: Some(what.to_owned()), fault })
+        self.map_err(|fault| Failure::Fault {
+            what: Some(what.to_owned()),
+            fault,
+        })
     }
 }
 
@@ -45,9 +48,23 @@ pub(crate) type Outcome = Result<u8, Failure>;
 impl Failure {
     /// The one line, without the line feed.
     pub fn line(&self, verb: &str) -> Option<String> {
-        let Self::Fault { what, fault } = self else { return None };
+        let Self::Fault { what, fault } = self else {
+            return None;
+        };
         let what = what.as_ref().map(|what| format!("{what}: ")).unwrap_or_default();
-        Some(crate::human::one_line(&format!("bulkhead: {verb}: {what}{fault}")))
+        Some(crate::human::one_line(&format!(
+            "bulkhead: {verb}: {what}{fault}"
+        )))
+    }
+
+    /// The same for programs.
+    pub fn json_line(&self, verb: &str) -> Option<String> {
+        let Self::Fault { fault, .. } = self else {
+            return None;
+        };
+        serde_json::to_string(&api::client_json::Failure::from(fault))
+            .ok()
+            .or_else(|| self.line(verb))
     }
 
     pub fn status(&self, verb: &str) -> u8 {
@@ -75,7 +92,8 @@ mod tests {
 
     #[test]
     fn one_line_says_verb_what_why_and_remedy() {
-        let fault = Fault::new(FaultKind::NotFound, "no such container").remedy("list them with: bulkhead ps -a");
+        let fault =
+            Fault::new(FaultKind::NotFound, "no such container").remedy("list them with: bulkhead ps -a");
         let failure = Err::<(), _>(fault).about("web").unwrap_err();
         assert_eq!(
             failure.line("kill").as_deref(),
@@ -92,6 +110,12 @@ mod tests {
         assert_eq!(of(FaultKind::CommandNotFound), 127);
         assert_eq!(of(FaultKind::CommandNotExecutable), 126);
         assert_eq!(of(FaultKind::Unavailable), 125);
-        assert_eq!((Failure::OutputClosed.status("ps"), Failure::Status(7).status("ps")), (0, 7));
+        assert_eq!(
+            (
+                Failure::OutputClosed.status("ps"),
+                Failure::Status(7).status("ps")
+            ),
+            (0, 7)
+        );
     }
 }

@@ -10,7 +10,11 @@ pub const NO_LIMIT: u64 = 1 << 60;
 
 /// `12.3%`; whole numbers from a hundred on.
 pub fn percent(value: f64) -> String {
-    if value >= 100.0 { format!("{value:.0}%") } else { format!("{value:.1}%") }
+    if value >= 100.0 {
+        format!("{value:.0}%")
+    } else {
+        format!("{value:.1}%")
+    }
 }
 
 pub fn bytes(value: u64) -> String {
@@ -62,12 +66,15 @@ fn civil_date(days: u64) -> (u64, u64, u64) {
     let since_march_0000 = days + 719_468;
     let era = since_march_0000 / DAYS_OF_400_YEARS;
     let day_of_era = since_march_0000 % DAYS_OF_400_YEARS;
-    let year_of_era =
-        (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let march_month = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * march_month + 2) / 5 + 1;
-    let month = if march_month < 10 { march_month + 3 } else { march_month - 9 };
+    let month = if march_month < 10 {
+        march_month + 3
+    } else {
+        march_month - 9
+    };
     (era * 400 + year_of_era + u64::from(month <= 2), month, day)
 }
 
@@ -93,7 +100,11 @@ pub fn command_line(words: &[String]) -> String {
 }
 
 fn printable(c: char) -> Vec<char> {
-    if c.is_control() { c.escape_default().collect() } else { vec![c] }
+    if c.is_control() {
+        c.escape_default().collect()
+    } else {
+        vec![c]
+    }
 }
 
 /// Free text for one line of a terminal.
@@ -119,9 +130,21 @@ mod tests {
 
     #[test]
     fn figures() {
-        assert_eq!((percent(0.04), percent(12.34), percent(250.4)), ("0.0%".into(), "12.3%".into(), "250%".into()));
-        assert_eq!((count(9999), count(12_345), count(4_500_000)), ("9999".into(), "12.3k".into(), "4.5M".into()));
-        for (ms, text) in [(350, "350ms"), (59_999, "59s"), (60_000, "1m"), (7_200_000, "2h"), (90_000_000, "1d")] {
+        assert_eq!(
+            (percent(0.04), percent(12.34), percent(250.4)),
+            ("0.0%".into(), "12.3%".into(), "250%".into())
+        );
+        assert_eq!(
+            (count(9999), count(12_345), count(4_500_000)),
+            ("9999".into(), "12.3k".into(), "4.5M".into())
+        );
+        for (ms, text) in [
+            (350, "350ms"),
+            (59_999, "59s"),
+            (60_000, "1m"),
+            (7_200_000, "2h"),
+            (90_000_000, "1d"),
+        ] {
             assert_eq!(age(ms), text);
         }
     }
@@ -143,6 +166,9 @@ mod tests {
 
     #[test]
     fn cutting_marks_the_loss() {
-        assert_eq!((cut("abc", 3), cut("abcd", 3), cut("abcd", 0)), ("abc".into(), "ab…".into(), String::new()));
+        assert_eq!(
+            (cut("abc", 3), cut("abcd", 3), cut("abcd", 0)),
+            ("abc".into(), "ab…".into(), String::new())
+        );
     }
 }

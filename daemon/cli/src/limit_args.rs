@@ -63,7 +63,10 @@ impl LimitArgs {
             pids: self.pids,
             cpuset_cpus: self.cpuset_cpus,
             cpuset_mems: self.cpuset_mems,
-            io: IoLimits { weight: self.io_weight, devices: self.io_limit },
+            io: IoLimits {
+                weight: self.io_weight,
+                devices: self.io_limit,
+            },
         }
     }
 }

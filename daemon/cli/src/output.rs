@@ -18,7 +18,10 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
 pub(crate) fn write_failure(error: &io::Error) -> Failure {
     match error.kind() {
         ErrorKind::BrokenPipe => Failure::OutputClosed,
-        _ => Failure::Fault { what: Some("stdout".to_owned()), fault: Fault::from_error(FaultKind::Failed, error) },
+        _ => Failure::Fault {
+            what: Some("stdout".to_owned()),
+            fault: Fault::from_error(FaultKind::Failed, error),
+        },
     }
 }
 
@@ -47,7 +50,10 @@ pub(crate) fn terminal_width() -> Option<usize> {
     if !io::stdout().is_terminal() {
         return None;
     }
-    crossterm::terminal::size().ok().map(|(columns, _)| usize::from(columns)).filter(|&columns| columns > 0)
+    crossterm::terminal::size()
+        .ok()
+        .map(|(columns, _)| usize::from(columns))
+        .filter(|&columns| columns > 0)
 }
 
 /// One line on stderr. Nothing can be done when that fails.
@@ -64,5 +70,8 @@ pub(crate) fn short_id(id: &str) -> &str {
 
 /// A container's name, or the beginning of its id.
 pub(crate) fn label_of(status: &ContainerStatus) -> &str {
-    status.name.as_ref().map_or_else(|| short_id(status.id.as_str()), |name| name.as_str())
+    status
+        .name
+        .as_ref()
+        .map_or_else(|| short_id(status.id.as_str()), |name| name.as_str())
 }

@@ -26,7 +26,10 @@ pub enum ArgumentError {
 }
 
 fn form(text: &str, form: &'static str) -> ArgumentError {
-    ArgumentError::Form { text: text.to_owned(), form }
+    ArgumentError::Form {
+        text: text.to_owned(),
+        form,
+    }
 }
 
 /// `SRC:DST[:ro|:rw]`. A relative source is taken from the current directory later, by the verb.
@@ -45,21 +48,32 @@ pub fn volume(text: &str) -> Result<Volume, ArgumentError> {
         return Err(form(text, FORM));
     }
     if !target.starts_with('/') {
-        return Err(ArgumentError::NotAbsolute { path: target.to_owned() });
+        return Err(ArgumentError::NotAbsolute {
+            path: target.to_owned(),
+        });
     }
-    Ok(Volume { source: PathBuf::from(source), target: PathBuf::from(target), read_only })
+    Ok(Volume {
+        source: PathBuf::from(source),
+        target: PathBuf::from(target),
+        read_only,
+    })
 }
 
 /// `NAME=SOFT[:HARD]`: numbers, sizes (`1GB`) or `unlimited`. Without HARD both are the same.
 pub fn rlimit(text: &str) -> Result<Rlimit, ArgumentError> {
-    let (name, values) =
-        text.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or_else(|| form(text, "NAME=SOFT[:HARD]"))?;
+    let (name, values) = text
+        .split_once('=')
+        .filter(|(name, _)| !name.is_empty())
+        .ok_or_else(|| form(text, "NAME=SOFT[:HARD]"))?;
     let (soft_text, hard_text) = values.split_once(':').unwrap_or((values, values));
     let (soft, hard) = (rlimit_value(soft_text)?, rlimit_value(hard_text)?);
     if let Some(ceiling) = hard
         && soft.is_none_or(|soft| soft > ceiling)
     {
-        return Err(ArgumentError::SoftAboveHard { soft: soft_text.to_owned(), hard: hard_text.to_owned() });
+        return Err(ArgumentError::SoftAboveHard {
+            soft: soft_text.to_owned(),
+            hard: hard_text.to_owned(),
+        });
     }
     let name = name.to_ascii_lowercase();
     let name = name.strip_prefix("rlimit_").unwrap_or(&name).to_owned();
@@ -76,7 +90,9 @@ fn rlimit_value(text: &str) -> Result<Option<u64>, ArgumentError> {
 }
 
 fn whole_number(text: &str) -> Result<u64, ArgumentError> {
-    text.parse().map_err(|_| ArgumentError::Number { text: text.to_owned() })
+    text.parse().map_err(|_| ArgumentError::Number {
+        text: text.to_owned(),
+    })
 }
 
 /// `DEVICE:KEY=VALUE,…`; DEVICE is a path or `MAJOR:MINOR`. The kernel's own key names (`rbps`) work too.
@@ -90,7 +106,10 @@ pub fn io_limit(text: &str) -> Result<DeviceLimit, ArgumentError> {
     if device.is_empty() {
         return Err(malformed());
     }
-    let mut limit = DeviceLimit { device: device.to_owned(), ..DeviceLimit::default() };
+    let mut limit = DeviceLimit {
+        device: device.to_owned(),
+        ..DeviceLimit::default()
+    };
     for pair in keys.split(',') {
         let (key, value) = pair.split_once('=').ok_or_else(malformed)?;
         let place = match key {
@@ -105,7 +124,11 @@ pub fn io_limit(text: &str) -> Result<DeviceLimit, ArgumentError> {
                 });
             }
         };
-        *place = Some(if key.ends_with("iops") { whole_number(value)? } else { value.parse::<Bytes>()?.get() });
+        *place = Some(if key.ends_with("iops") {
+            whole_number(value)?
+        } else {
+            value.parse::<Bytes>()?.get()
+        });
     }
     Ok(limit)
 }
@@ -173,7 +196,9 @@ pub fn device(text: &str) -> Result<DeviceRule, ArgumentError> {
         return Err(form(text, FORM));
     }
     if !path.starts_with('/') {
-        return Err(ArgumentError::NotAbsolute { path: path.to_owned() });
+        return Err(ArgumentError::NotAbsolute {
+            path: path.to_owned(),
+        });
     }
     Ok(DeviceRule {
         path: PathBuf::from(path),
@@ -188,18 +213,33 @@ const SIGNAL_MAX: i32 = 64;
 
 /// `TERM`, `SIGTERM`, `term` or `15`.
 pub fn signal(text: &str) -> Result<i32, ArgumentError> {
-    let unknown = || ArgumentError::Signal { text: text.to_owned() };
+    let unknown = || ArgumentError::Signal {
+        text: text.to_owned(),
+    };
     if let Ok(number) = text.parse::<i32>() {
-        return if (1..=SIGNAL_MAX).contains(&number) { Ok(number) } else { Err(unknown()) };
+        return if (1..=SIGNAL_MAX).contains(&number) {
+            Ok(number)
+        } else {
+            Err(unknown())
+        };
     }
     let upper = text.to_ascii_uppercase();
-    let name = if upper.starts_with("SIG") { upper } else { format!("SIG{upper}") };
-    Signal::from_str(&name).map(|signal| signal as i32).map_err(|_| unknown())
+    let name = if upper.starts_with("SIG") {
+        upper
+    } else {
+        format!("SIG{upper}")
+    };
+    Signal::from_str(&name)
+        .map(|signal| signal as i32)
+        .map_err(|_| unknown())
 }
 
 /// `SIGTERM` for 15; a number for what has no name.
 pub fn signal_name(number: i32) -> String {
-    Signal::try_from(number).map_or_else(|_| format!("signal {number}"), |signal| signal.as_str().to_owned())
+    Signal::try_from(number).map_or_else(
+        |_| format!("signal {number}"),
+        |signal| signal.as_str().to_owned(),
+    )
 }
 
 /// `N` ports, or a list like `31000-31010,8080`.
@@ -211,7 +251,12 @@ pub enum Ports {
 
 pub fn ports(text: &str) -> Result<Ports, ArgumentError> {
     const FORM: &str = "a number of ports or a list like 31000-31010,8080";
-    let number = |part: &str| part.parse::<u16>().ok().filter(|&n| n > 0).ok_or_else(|| form(text, FORM));
+    let number = |part: &str| {
+        part.parse::<u16>()
+            .ok()
+            .filter(|&n| n > 0)
+            .ok_or_else(|| form(text, FORM))
+    };
     // One bare number is a count, as in an offer; a single port is written as a range, `8080-8080`.
     if !text.contains([',', '-']) {
         return number(text).map(Ports::Count);
@@ -239,7 +284,10 @@ mod tests {
     #[test]
     fn volumes() {
         let v = volume("/a/b:/c:ro").unwrap();
-        assert_eq!((v.source.to_str(), v.target.to_str(), v.read_only), (Some("/a/b"), Some("/c"), true));
+        assert_eq!(
+            (v.source.to_str(), v.target.to_str(), v.read_only),
+            (Some("/a/b"), Some("/c"), true)
+        );
         assert!(!volume("./data:/data").unwrap().read_only);
         assert!(!volume("/a:/b:rw").unwrap().read_only);
         for bad in ["", "/a", ":/b", "/a:", "/a:b", "/a:/b:rx", "/a:/b:ro:ro"] {
@@ -251,16 +299,42 @@ mod tests {
     fn rlimits() {
         assert_eq!(
             rlimit("nofile=1024:4096").unwrap(),
-            Rlimit { name: "nofile".into(), soft: Some(1024), hard: Some(4096) }
+            Rlimit {
+                name: "nofile".into(),
+                soft: Some(1024),
+                hard: Some(4096)
+            }
         );
-        assert_eq!(rlimit("RLIMIT_CORE=0").unwrap(), Rlimit { name: "core".into(), soft: Some(0), hard: Some(0) });
+        assert_eq!(
+            rlimit("RLIMIT_CORE=0").unwrap(),
+            Rlimit {
+                name: "core".into(),
+                soft: Some(0),
+                hard: Some(0)
+            }
+        );
         assert_eq!(
             rlimit("as=1GB:unlimited").unwrap(),
-            Rlimit { name: "as".into(), soft: Some(1 << 30), hard: None }
+            Rlimit {
+                name: "as".into(),
+                soft: Some(1 << 30),
+                hard: None
+            }
         );
         // Exact beyond the 53 bits of a float.
-        assert_eq!(rlimit("fsize=18446744073709551614").unwrap().soft, Some(u64::MAX - 1));
-        for bad in ["nofile", "=1", "nofile=", "nofile=x", "nofile=2:1", "nofile=unlimited:5", "nofile=1:2:3"] {
+        assert_eq!(
+            rlimit("fsize=18446744073709551614").unwrap().soft,
+            Some(u64::MAX - 1)
+        );
+        for bad in [
+            "nofile",
+            "=1",
+            "nofile=",
+            "nofile=x",
+            "nofile=2:1",
+            "nofile=unlimited:5",
+            "nofile=1:2:3",
+        ] {
             assert!(rlimit(bad).is_err(), "{bad:?}");
         }
     }
@@ -272,20 +346,34 @@ mod tests {
         assert_eq!((limit.read_bps, limit.write_iops), (Some(10 << 20), Some(100)));
         assert_eq!((limit.write_bps, limit.read_iops), (None, None));
         assert_eq!(io_limit("8:16:rbps=1KB,wbps=2KB").unwrap().device, "8:16");
-        for bad in ["", "/dev/vda", "/dev/vda:", "read_bps=1", ":read_bps=1", "/dev/vda:x=1", "8:0:riops=1.5", "a:rbps=fast"]
-        {
+        for bad in [
+            "",
+            "/dev/vda",
+            "/dev/vda:",
+            "read_bps=1",
+            ":read_bps=1",
+            "/dev/vda:x=1",
+            "8:0:riops=1.5",
+            "a:rbps=fast",
+        ] {
             assert!(io_limit(bad).is_err(), "{bad:?}");
         }
     }
 
     #[test]
     fn variables() {
-        assert_eq!(variable("A=b=c").unwrap(), Variable::Set("A".into(), "b=c".into()));
+        assert_eq!(
+            variable("A=b=c").unwrap(),
+            Variable::Set("A".into(), "b=c".into())
+        );
         assert_eq!(variable("A=").unwrap(), Variable::Set("A".into(), String::new()));
         assert_eq!(variable("A").unwrap(), Variable::Inherit("A".into()));
         assert!(variable("=x").is_err() && variable("").is_err() && variable("A B=1").is_err());
         let own = |name: &str| (name == "HOME").then(|| "/root".to_owned());
-        assert_eq!(variable("HOME").unwrap().resolve(own), Some(("HOME".into(), "/root".into())));
+        assert_eq!(
+            variable("HOME").unwrap().resolve(own),
+            Some(("HOME".into(), "/root".into()))
+        );
         assert_eq!(variable("UNSET").unwrap().resolve(own), None);
     }
 
@@ -317,7 +405,10 @@ mod tests {
         for bad in ["", "0", "65", "-9", "SIG", "FOO"] {
             assert!(signal(bad).is_err(), "{bad:?}");
         }
-        assert_eq!((signal_name(9).as_str(), signal_name(40).as_str()), ("SIGKILL", "signal 40"));
+        assert_eq!(
+            (signal_name(9).as_str(), signal_name(40).as_str()),
+            ("SIGKILL", "signal 40")
+        );
     }
 
     #[test]

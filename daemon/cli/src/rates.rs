@@ -41,7 +41,11 @@ fn throttled(old: &Usage, new: &Usage) -> Option<f64> {
     let periods = grown_count(old.cpus_nr_periods, new.cpus_nr_periods)?;
     let stopped = grown_count(old.cpus_nr_throttled, new.cpus_nr_throttled)?;
     // Periods are counted only while something runs: none means nothing was stopped.
-    Some(if periods > 0.0 { (stopped / periods * 100.0).min(100.0) } else { 0.0 })
+    Some(if periods > 0.0 {
+        (stopped / periods * 100.0).min(100.0)
+    } else {
+        0.0
+    })
 }
 
 fn grown(old: Option<f64>, new: Option<f64>) -> Option<f64> {
@@ -95,16 +99,40 @@ mod tests {
 
     #[test]
     fn no_time_or_shrinking_counters_yield_nothing() {
-        assert_eq!(between(&at(100.0, 1.0, 1.0), &at(100.0, 2.0, 1.0)), Rates::default());
-        assert_eq!(between(&at(100.0, 5.0, 1.0), &at(101.0, 1.0, 1.0)).cpu_percent, None);
+        assert_eq!(
+            between(&at(100.0, 1.0, 1.0), &at(100.0, 2.0, 1.0)),
+            Rates::default()
+        );
+        assert_eq!(
+            between(&at(100.0, 5.0, 1.0), &at(101.0, 1.0, 1.0)).cpu_percent,
+            None
+        );
     }
 
     #[test]
     fn throttling_is_a_share_of_periods() {
-        let old = Usage { cpus_nr_periods: Some(10), cpus_nr_throttled: Some(5), ..at(1.0, 0.0, 0.0) };
-        let new = Usage { cpus_nr_periods: Some(20), cpus_nr_throttled: Some(8), ..at(2.0, 0.0, 0.0) };
+        let old = Usage {
+            cpus_nr_periods: Some(10),
+            cpus_nr_throttled: Some(5),
+            ..at(1.0, 0.0, 0.0)
+        };
+        let new = Usage {
+            cpus_nr_periods: Some(20),
+            cpus_nr_throttled: Some(8),
+            ..at(2.0, 0.0, 0.0)
+        };
         assert_eq!(between(&old, &new).throttled_percent, Some(30.0));
-        assert_eq!(between(&old, &Usage { timestamp: 3.0, ..old.clone() }).throttled_percent, Some(0.0));
+        assert_eq!(
+            between(
+                &old,
+                &Usage {
+                    timestamp: 3.0,
+                    ..old.clone()
+                }
+            )
+            .throttled_percent,
+            Some(0.0)
+        );
     }
 
     #[test]
@@ -115,7 +143,10 @@ mod tests {
             ..Usage::default()
         };
         assert_eq!((memory_limit(&usage), memory_percent(&usage)), (None, None));
-        let usage = Usage { mem_limit_bytes: Some(20), ..usage };
+        let usage = Usage {
+            mem_limit_bytes: Some(20),
+            ..usage
+        };
         assert_eq!(memory_percent(&usage), Some(25.0));
     }
 }

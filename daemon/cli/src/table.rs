@@ -19,7 +19,10 @@ pub struct Table {
 
 impl Table {
     pub fn new(columns: &'static [(&'static str, Align)]) -> Self {
-        Self { columns, rows: Vec::new() }
+        Self {
+            columns,
+            rows: Vec::new(),
+        }
     }
 
     pub fn row<const N: usize>(&mut self, cells: [String; N]) {
@@ -31,7 +34,8 @@ impl Table {
     /// rather than wrapped; in a pipe nothing is cut.
     pub fn render(&self, width: Option<usize>) -> String {
         let mut grid = Grid::new();
-        grid.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+        grid.load_preset(presets::NOTHING)
+            .set_content_arrangement(ContentArrangement::Disabled);
         grid.set_header(self.columns.iter().map(|(name, _)| *name));
         for row in &self.rows {
             grid.add_row(row);
@@ -57,8 +61,15 @@ impl Table {
 
 /// Two columns of names and values, for what is one thing and not a list.
 pub fn properties(pairs: &[(String, String)]) -> String {
-    let widest = pairs.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
-    pairs.iter().map(|(name, value)| format!("{name:<widest$}  {value}").trim_end().to_owned() + "\n").collect()
+    let widest = pairs
+        .iter()
+        .map(|(name, _)| name.chars().count())
+        .max()
+        .unwrap_or(0);
+    pairs
+        .iter()
+        .map(|(name, value)| format!("{name:<widest$}  {value}").trim_end().to_owned() + "\n")
+        .collect()
 }
 
 #[cfg(test)]
@@ -66,9 +77,17 @@ mod tests {
     use super::*;
 
     fn sample() -> Table {
-        let mut table = Table::new(&[("NAME", Align::Left), ("PIDS", Align::Right), ("COMMAND", Align::Left)]);
+        let mut table = Table::new(&[
+            ("NAME", Align::Left),
+            ("PIDS", Align::Right),
+            ("COMMAND", Align::Left),
+        ]);
         table.row(["web".into(), "7".into(), "sleep 100".into()]);
-        table.row(["database".into(), "1234".into(), "a very long command line".into()]);
+        table.row([
+            "database".into(),
+            "1234".into(),
+            "a very long command line".into(),
+        ]);
         table
     }
 
@@ -85,7 +104,6 @@ mod tests {
         assert_eq!(
             sample().render(Some(24)),
             "NAME      PIDS  COMMAND\nweb          7  sleep 1…\ndatabase  1234  a very …\n"
-                .replace("sleep 1…", "sleep 1…")
         );
     }
 
@@ -97,7 +115,10 @@ mod tests {
 
     #[test]
     fn properties_line_up() {
-        let pairs = [("id".to_owned(), "abc".to_owned()), ("network".to_owned(), String::new())];
+        let pairs = [
+            ("id".to_owned(), "abc".to_owned()),
+            ("network".to_owned(), String::new()),
+        ];
         assert_eq!(properties(&pairs), "id       abc\nnetwork\n");
     }
 }

@@ -3,7 +3,11 @@
 /// A horizontal bar of `width` cells: heavy for the part in use, light for the rest, in half cells.
 /// Returns both parts, so that they can be coloured.
 pub(crate) fn bar(fraction: f64, width: usize) -> (String, String) {
-    let fraction = if fraction.is_finite() { fraction.clamp(0.0, 1.0) } else { 0.0 };
+    let fraction = if fraction.is_finite() {
+        fraction.clamp(0.0, 1.0)
+    } else {
+        0.0
+    };
     let mut halves = (fraction * width as f64 * 2.0).round() as usize;
     if fraction > 0.0 {
         // In use at all is told from idle.
@@ -22,11 +26,20 @@ const EIGHTHS: [char; 9] = [' ', '▁', '▂', '▃', '▄', '▅', '▆', '▇'
 
 /// A chart of `width` by `height` cells, the newest value at the right; lines from the top down.
 /// A value of nothing still draws the base line, so that it is told from no value.
-pub(crate) fn chart(values: impl ExactSizeIterator<Item = f64>, width: usize, height: usize, ceiling: f64) -> Vec<String> {
+pub(crate) fn chart(
+    values: impl ExactSizeIterator<Item = f64>,
+    width: usize,
+    height: usize,
+    ceiling: f64,
+) -> Vec<String> {
     let mut lines = vec![" ".repeat(width.saturating_sub(values.len())); height];
     let skip = values.len().saturating_sub(width);
     for value in values.skip(skip) {
-        let fraction = if ceiling > 0.0 { (value / ceiling).clamp(0.0, 1.0) } else { 0.0 };
+        let fraction = if ceiling > 0.0 {
+            (value / ceiling).clamp(0.0, 1.0)
+        } else {
+            0.0
+        };
         let eighths = ((fraction * (height * 8) as f64).round() as usize).max(1);
         for (from_top, line) in lines.iter_mut().enumerate() {
             let below = (height - 1 - from_top) * 8;

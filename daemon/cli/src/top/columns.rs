@@ -34,7 +34,12 @@ struct Shape {
 }
 
 const fn shape(column: Column, rank: u8, least: u16, most: u16) -> Shape {
-    Shape { column, rank, least, most }
+    Shape {
+        column,
+        rank,
+        least,
+        most,
+    }
 }
 
 /// In the order of the screen. Ranks 0 to 4 fill exactly 80 cells, a common terminal.
@@ -77,8 +82,11 @@ pub(crate) fn fit(width: u16) -> Vec<(Column, u16)> {
         used += needed;
         kept.push(shape.column);
     }
-    let mut columns: Vec<(&Shape, u16)> =
-        SHAPES.iter().filter(|s| kept.contains(&s.column)).map(|s| (s, s.least)).collect();
+    let mut columns: Vec<(&Shape, u16)> = SHAPES
+        .iter()
+        .filter(|s| kept.contains(&s.column))
+        .map(|s| (s, s.least))
+        .collect();
     let mut spare = width - used;
     // A cell to each in turn, so that bars and charts grow alike.
     while spare > 0 {
@@ -93,7 +101,10 @@ pub(crate) fn fit(width: u16) -> Vec<(Column, u16)> {
             break;
         }
     }
-    columns.into_iter().map(|(shape, cells)| (shape.column, cells)).collect()
+    columns
+        .into_iter()
+        .map(|(shape, cells)| (shape.column, cells))
+        .collect()
 }
 
 impl Column {

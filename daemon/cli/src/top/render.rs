@@ -48,7 +48,11 @@ impl Level {
 
 impl Theme {
     fn foreground(self, colour: Color) -> Style {
-        if self.colour { Style::new().fg(colour) } else { Style::new() }
+        if self.colour {
+            Style::new().fg(colour)
+        } else {
+            Style::new()
+        }
     }
     fn level(self, level: Level) -> Style {
         match level {
@@ -71,7 +75,11 @@ pub(crate) fn page_rows(height: u16) -> usize {
 }
 
 fn areas(screen: Rect) -> [Rect; 4] {
-    let detail = if screen.height >= DETAIL_FROM_HEIGHT { (screen.height / 3).clamp(8, 16) } else { 0 };
+    let detail = if screen.height >= DETAIL_FROM_HEIGHT {
+        (screen.height / 3).clamp(8, 16)
+    } else {
+        0
+    };
     let header = if screen.height >= 5 { 2 } else { 0 };
     let last = u16::from(screen.height >= 3);
     Layout::vertical([
@@ -86,24 +94,43 @@ fn areas(screen: Rect) -> [Rect; 4] {
 pub(crate) fn render(frame: &mut Frame<'_>, state: &TopState) {
     let theme = Theme { colour: state.colour };
     let [header, table, detail, last] = areas(frame.area());
-    frame.render_widget(ratatui::widgets::Paragraph::new(header_lines(state, theme, header.width)), header);
-    frame.render_widget(ratatui::widgets::Paragraph::new(table_lines(state, theme, table)), table);
+    frame.render_widget(
+        ratatui::widgets::Paragraph::new(header_lines(state, theme, header.width)),
+        header,
+    );
+    frame.render_widget(
+        ratatui::widgets::Paragraph::new(table_lines(state, theme, table)),
+        table,
+    );
     if let Some(row) = state.selected().filter(|_| detail.height > 0) {
-        frame.render_widget(ratatui::widgets::Paragraph::new(detail_lines(state, row, theme, detail)), detail);
+        frame.render_widget(
+            ratatui::widgets::Paragraph::new(detail_lines(state, row, theme, detail)),
+            detail,
+        );
     }
-    frame.render_widget(ratatui::widgets::Paragraph::new(last_line(state, theme, last.width)), last);
+    frame.render_widget(
+        ratatui::widgets::Paragraph::new(last_line(state, theme, last.width)),
+        last,
+    );
 }
 
 /// Pads or cuts to exactly so many cells.
 fn cell(text: &str, width: u16, left: bool) -> String {
     let width = usize::from(width);
     let text = human::cut(text, width);
-    if left { format!("{text:<width$}") } else { format!("{text:>width$}") }
+    if left {
+        format!("{text:<width$}")
+    } else {
+        format!("{text:>width$}")
+    }
 }
 
 fn header_lines(state: &TopState, theme: Theme, width: u16) -> Vec<Line<'static>> {
     let host = &state.host;
-    let mut facts = vec![format!("instance {}", host.instance), format!("agent {}", host.agent_version)];
+    let mut facts = vec![
+        format!("instance {}", host.instance),
+        format!("agent {}", host.agent_version),
+    ];
     facts.push(format!("kernel {}", host.kernel));
     if state.now_ms > 0 {
         let clock = human::timestamp(state.now_ms);
@@ -128,9 +155,16 @@ fn header_lines(state: &TopState, theme: Theme, width: u16) -> Vec<Line<'static>
 fn sums_line(state: &TopState, theme: Theme, width: u16) -> Line<'static> {
     let rows = state.all();
     // Not `sum`: of nothing it is -0.
-    let cpu = rows.iter().filter_map(|row| row.rates.cpu_percent).fold(0.0, |sum, percent| sum + percent);
+    let cpu = rows
+        .iter()
+        .filter_map(|row| row.rates.cpu_percent)
+        .fold(0.0, |sum, percent| sum + percent);
     let memory: u64 = rows.iter().map(Row::memory_bytes).sum();
-    let tasks: u64 = rows.iter().filter_map(|row| rates::tasks(&row.usage)).map(u64::from).sum();
+    let tasks: u64 = rows
+        .iter()
+        .filter_map(|row| rates::tasks(&row.usage))
+        .map(u64::from)
+        .sum();
     let cpu_most = f64::from(state.host.cpus) * 100.0;
     let count = match rows.len() {
         1 => "1 container".to_owned(),
@@ -140,14 +174,25 @@ fn sums_line(state: &TopState, theme: Theme, width: u16) -> Line<'static> {
     let memory_share = share(memory as f64, state.host.memory_bytes as f64);
     // What is left after the texts goes to the two bars.
     let wide = width >= 70;
-    let cpu_text =
-        if wide { format!("CPU {cpu:.0}% of {cpu_most:.0}% ") } else { format!("CPU {cpu:.0}%") };
+    let cpu_text = if wide {
+        format!("CPU {cpu:.0}% of {cpu_most:.0}% ")
+    } else {
+        format!("CPU {cpu:.0}%")
+    };
     let memory_text = if wide {
-        format!("MEM {} of {} ", human::bytes(memory), human::bytes(state.host.memory_bytes))
+        format!(
+            "MEM {} of {} ",
+            human::bytes(memory),
+            human::bytes(state.host.memory_bytes)
+        )
     } else {
         format!("MEM {}", human::bytes(memory))
     };
-    let tasks_text = if wide { format!("   {} pids", human::count(tasks)) } else { String::new() };
+    let tasks_text = if wide {
+        format!("   {} pids", human::count(tasks))
+    } else {
+        String::new()
+    };
     let texts = [&count, &cpu_text, &memory_text, &tasks_text].map(|text| text.chars().count());
     let spare = usize::from(width).saturating_sub(texts.iter().sum::<usize>() + 6);
     let bar_width = if wide { (spare / 2).min(30) } else { 0 };
@@ -182,7 +227,11 @@ fn table_lines(state: &TopState, theme: Theme, area: Rect) -> Vec<Line<'static>>
         lines.push(row_line(state, row, theme, &columns, is_selected));
     }
     if rows.is_empty() {
-        let why = if state.filter.is_empty() { "no container is running" } else { "no container matches the filter" };
+        let why = if state.filter.is_empty() {
+            "no container is running"
+        } else {
+            "no container matches the filter"
+        };
         lines.push(Line::styled(cell(why, area.width, true), theme.quiet()));
     }
     lines
@@ -197,7 +246,11 @@ fn titles_line(state: &TopState, theme: Theme, columns: &[(Column, u16)]) -> Lin
         Sort::Name => Column::Name,
     };
     // Names rise, figures fall, unless turned round.
-    let arrow = if (sorted == Column::Name) == state.reversed { "↓" } else { "↑" };
+    let arrow = if (sorted == Column::Name) == state.reversed {
+        "↓"
+    } else {
+        "↑"
+    };
     let mut line = Vec::new();
     for (index, (column, width)) in columns.iter().enumerate() {
         let mut title = column.title().to_owned();
@@ -229,20 +282,30 @@ fn row_line(
             Column::CpuBar => push_bar(&mut line, theme, cpu_share, usize::from(*width)),
             Column::MemoryBar => push_bar(&mut line, theme, memory_share, usize::from(*width)),
             Column::CpuHistory => {
-                let text = chart(row.cpu.last(usize::from(*width)), usize::from(*width), 1, cpu_most(state, row));
+                let text = chart(
+                    row.cpu.last(usize::from(*width)),
+                    usize::from(*width),
+                    1,
+                    cpu_most(state, row),
+                );
                 line.push(Span::styled(text.concat(), theme.foreground(Color::Indexed(74))));
             }
             _ => {
                 let text = cell(&figure(state, row, *column), *width, column.is_text());
                 let style = match column {
-                    Column::Name if is_selected => Style::new().add_modifier(Modifier::REVERSED | Modifier::BOLD),
-                    Column::Throttled => theme.level(Level::of(row.rates.throttled_percent.map(|p| p / 25.0 * 0.8))),
+                    Column::Name if is_selected => {
+                        Style::new().add_modifier(Modifier::REVERSED | Modifier::BOLD)
+                    }
+                    Column::Throttled => {
+                        theme.level(Level::of(row.rates.throttled_percent.map(|p| p / 25.0 * 0.8)))
+                    }
                     Column::OomKills if row.usage.mem_oom_kills.unwrap_or(0) > 0 => theme.level(Level::Full),
                     Column::Tasks => theme.level(Level::of(tasks_share(row))),
                     _ => Style::new(),
                 };
                 // A figure that is fine is written plainly; colour is kept for what needs a look.
-                let plain = matches!(column, Column::Throttled | Column::Tasks) && style == theme.level(Level::Fine);
+                let plain =
+                    matches!(column, Column::Throttled | Column::Tasks) && style == theme.level(Level::Fine);
                 line.push(Span::styled(text, if plain { Style::new() } else { style }));
             }
         }
@@ -250,7 +313,11 @@ fn row_line(
             line.push(Span::raw(" ".repeat(usize::from(GAP))));
         }
     }
-    if is_selected { Line::from(line).style(theme.strong()) } else { Line::from(line) }
+    if is_selected {
+        Line::from(line).style(theme.strong())
+    } else {
+        Line::from(line)
+    }
 }
 
 /// The text of a column that is not drawn.
@@ -261,7 +328,12 @@ fn figure(state: &TopState, row: &Row, column: Column) -> String {
         Column::Name => row.label().to_owned(),
         Column::State => row.status.state.as_str().to_owned(),
         Column::Cpu => known(row.rates.cpu_percent.map(human::percent)),
-        Column::CpuLimit => known(row.status.limits.cpu_ceiling().map(|c| format!("{:.0}%", c.as_f64() * 100.0))),
+        Column::CpuLimit => known(
+            row.status
+                .limits
+                .cpu_ceiling()
+                .map(|c| format!("{:.0}%", c.as_f64() * 100.0)),
+        ),
         Column::Throttled => known(row.rates.throttled_percent.map(|p| format!("{p:.0}%"))),
         Column::Memory => known(usage.mem_total_bytes.map(human::bytes)),
         Column::MemoryPercent => known(rates::memory_percent(usage).map(|p| format!("{p:.0}%"))),
@@ -279,7 +351,9 @@ fn figure(state: &TopState, row: &Row, column: Column) -> String {
 }
 
 fn uptime_ms(state: &TopState, row: &Row) -> Option<u64> {
-    row.status.started_at_ms.map(|start| state.now_ms.saturating_sub(start))
+    row.status
+        .started_at_ms
+        .map(|start| state.now_ms.saturating_sub(start))
 }
 
 /// The most CPU that the container can get, in percent of one: its ceiling, else the host.
@@ -293,7 +367,10 @@ fn cpu_share(state: &TopState, row: &Row) -> Option<f64> {
 }
 
 fn tasks_share(row: &Row) -> Option<f64> {
-    share(f64::from(rates::tasks(&row.usage)?), rates::tasks_limit(&row.usage)? as f64)
+    share(
+        f64::from(rates::tasks(&row.usage)?),
+        rates::tasks_limit(&row.usage)? as f64,
+    )
 }
 
 fn detail_lines(state: &TopState, row: &Row, theme: Theme, area: Rect) -> Vec<Line<'static>> {
@@ -304,8 +381,17 @@ fn detail_lines(state: &TopState, row: &Row, theme: Theme, area: Rect) -> Vec<Li
     title.push_str(&format!("· {} ", human::command_line(&row.status.command)));
     let title = human::cut(&title, width);
     let rule = "─".repeat(width.saturating_sub(title.chars().count()));
-    let mut lines = vec![Line::from(vec![Span::styled(title, theme.strong()), Span::styled(rule, theme.quiet())])];
-    lines.extend(charts(state, row, theme, width, usize::from(area.height.saturating_sub(3))));
+    let mut lines = vec![Line::from(vec![
+        Span::styled(title, theme.strong()),
+        Span::styled(rule, theme.quiet()),
+    ])];
+    lines.extend(charts(
+        state,
+        row,
+        theme,
+        width,
+        usize::from(area.height.saturating_sub(3)),
+    ));
     lines.push(Line::styled(human::cut(&facts(row), width), Style::new()));
     lines
 }
@@ -324,10 +410,18 @@ fn plots<'a>(state: &TopState, row: &'a Row) -> [Plot<'a>; 4] {
     let memory_limit = rates::memory_limit(&row.usage);
     let tasks_limit = rates::tasks_limit(&row.usage);
     let limit = |text: Option<String>| text.map_or(String::new(), |text| format!(" of {text}"));
-    let ceiling = row.status.limits.cpu_ceiling().map(|cpus| format!("{:.0}%", cpus.as_f64() * 100.0));
+    let ceiling = row
+        .status
+        .limits
+        .cpu_ceiling()
+        .map(|cpus| format!("{:.0}%", cpus.as_f64() * 100.0));
     [
         Plot {
-            title: format!("CPU {}{}", known(row.rates.cpu_percent.map(human::percent)), limit(ceiling)),
+            title: format!(
+                "CPU {}{}",
+                known(row.rates.cpu_percent.map(human::percent)),
+                limit(ceiling)
+            ),
             history: &row.cpu,
             ceiling: cpu_most(state, row),
             level: Level::of(cpu_share(state, row)),
@@ -354,7 +448,10 @@ fn plots<'a>(state: &TopState, row: &'a Row) -> [Plot<'a>; 4] {
             level: Level::of(tasks_share(row)),
         },
         Plot {
-            title: format!("THROTTLED {}", known(row.rates.throttled_percent.map(human::percent))),
+            title: format!(
+                "THROTTLED {}",
+                known(row.rates.throttled_percent.map(human::percent))
+            ),
             history: &row.throttled,
             ceiling: 100.0,
             level: Level::of(row.rates.throttled_percent.map(|p| p / 25.0 * 0.8)),
@@ -369,7 +466,11 @@ fn charts(state: &TopState, row: &Row, theme: Theme, width: usize, height: usize
     let each = (width - CHART_GAP * (count - 1)) / count;
     let mut lines: Vec<Vec<Span<'static>>> = vec![Vec::new(); height + 1];
     for (index, plot) in plots(state, row).iter().take(count).enumerate() {
-        let gap = if index > 0 { " ".repeat(CHART_GAP) } else { String::new() };
+        let gap = if index > 0 {
+            " ".repeat(CHART_GAP)
+        } else {
+            String::new()
+        };
         let drawn = chart(plot.history.last(each), each, height, plot.ceiling);
         lines[0].push(Span::raw(gap.clone()));
         lines[0].push(Span::styled(cell(&plot.title, each as u16, true), theme.strong()));
@@ -393,14 +494,19 @@ fn facts(row: &Row) -> String {
     fact("hits", usage.mem_limit_hits.map(human::count));
     fact("OOM", usage.mem_oom_kills.map(human::count));
     fact("refused", usage.pids_refused.map(human::count));
-    fact("read", row.rates.io_read_bps.map(|n| human::bytes(n as u64) + "/s"));
-    fact("write", row.rates.io_write_bps.map(|n| human::bytes(n as u64) + "/s"));
+    fact(
+        "read",
+        row.rates.io_read_bps.map(|n| human::bytes(n as u64) + "/s"),
+    );
+    fact(
+        "write",
+        row.rates.io_write_bps.map(|n| human::bytes(n as u64) + "/s"),
+    );
     fact("pid", row.status.pid.map(|pid| pid.to_string()));
     facts.join("   ")
 }
 
-const KEYS_WIDE: &str =
-    "q quit   ↑↓ select   sort: c cpu  m memory  p pids  n name   / filter   k kill";
+const KEYS_WIDE: &str = "q quit   ↑↓ select   sort: c cpu  m memory  p pids  n name   / filter   k kill";
 const KEYS_NARROW: &str = "q quit  c m p n sort  / filter  k kill";
 
 fn last_line(state: &TopState, theme: Theme, width: u16) -> Line<'static> {
@@ -417,10 +523,16 @@ fn last_line(state: &TopState, theme: Theme, width: u16) -> Line<'static> {
             Line::styled(human::cut(text, width), theme.level(Level::Full))
         }
         Mode::Browse => match state.notice() {
-            Some(notice) => Line::styled(human::cut(&human::one_line(notice), width), theme.level(Level::High)),
+            Some(notice) => Line::styled(
+                human::cut(&human::one_line(notice), width),
+                theme.level(Level::High),
+            ),
             None => {
-                let filter =
-                    if state.filter.is_empty() { String::new() } else { format!("filter: {}   ", state.filter) };
+                let filter = if state.filter.is_empty() {
+                    String::new()
+                } else {
+                    format!("filter: {}   ", state.filter)
+                };
                 let wide = filter.chars().count() + KEYS_WIDE.chars().count() <= width;
                 let keys = if wide { KEYS_WIDE } else { KEYS_NARROW };
                 Line::styled(human::cut(&format!("{filter}{keys}"), width), theme.quiet())
@@ -452,13 +564,18 @@ mod tests {
 
     /// Compares with a file beside the sources; `UPDATE_GOLDEN=1` writes it anew.
     fn golden(name: &str, text: &str) {
-        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(name);
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("golden")
+            .join(name);
         if std::env::var_os("UPDATE_GOLDEN").is_some() {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(&path, text).unwrap();
         }
         let wanted = std::fs::read_to_string(&path).unwrap_or_default();
-        assert!(text == wanted, "{name} differs; the screen is now\n{text}\nand should be\n{wanted}");
+        assert!(
+            text == wanted,
+            "{name} differs; the screen is now\n{text}\nand should be\n{wanted}"
+        );
     }
 
     #[test]
@@ -486,8 +603,13 @@ mod tests {
     #[test]
     fn asking_before_a_kill() {
         let mut asking = state(false);
-        asking.mode = Mode::ConfirmKill { id: "x".into(), label: "web-1".into() };
-        assert!(screen(&asking, 80, 24).ends_with("kill web-1?  y gracefully   9 at once   any other key: no\n"));
+        asking.mode = Mode::ConfirmKill {
+            id: "x".into(),
+            label: "web-1".into(),
+        };
+        assert!(
+            screen(&asking, 80, 24).ends_with("kill web-1?  y gracefully   9 at once   any other key: no\n")
+        );
     }
 
     #[test]
@@ -502,7 +624,12 @@ mod tests {
         let coloured = |on: bool| {
             let mut terminal = Terminal::new(TestBackend::new(80, 24)).unwrap();
             terminal.draw(|frame| render(frame, &state(on))).unwrap();
-            terminal.backend().buffer().content().iter().any(|cell| cell.fg != Color::Reset || cell.bg != Color::Reset)
+            terminal
+                .backend()
+                .buffer()
+                .content()
+                .iter()
+                .any(|cell| cell.fg != Color::Reset || cell.bg != Color::Reset)
         };
         assert!(coloured(true) && !coloured(false));
     }

@@ -92,12 +92,17 @@ const SECONDS: u64 = 120;
 
 fn status(index: usize, sample: &Sample) -> ContainerStatus {
     ContainerStatus {
-        id: format!("{:032x}", 0x3f2a_9c41_u128 + ((index as u128 + 1) << 100)).parse().unwrap(),
+        id: format!("{:032x}", 0x3f2a_9c41_u128 + ((index as u128 + 1) << 100))
+            .parse()
+            .unwrap(),
         name: sample.name.map(|name| name.parse().unwrap()),
         state: ContainerState::Running,
         pid: Some(4000 + index as i32),
         command: sample.command.iter().map(|&word| word.to_owned()).collect(),
-        limits: Limits { cpus: sample.cpus_milli.map(Cpus::from_milli), ..Limits::default() },
+        limits: Limits {
+            cpus: sample.cpus_milli.map(Cpus::from_milli),
+            ..Limits::default()
+        },
         network: Network::Host,
         labels: Default::default(),
         created_at_ms: NOW_MS,
@@ -143,7 +148,13 @@ pub(crate) fn state(colour: bool) -> TopState {
         instance: "default".into(),
     };
     let mut state = TopState::new(host, colour);
-    state.take_containers(SAMPLES.iter().enumerate().map(|(index, sample)| status(index, sample)).collect());
+    state.take_containers(
+        SAMPLES
+            .iter()
+            .enumerate()
+            .map(|(index, sample)| status(index, sample))
+            .collect(),
+    );
     for second in 0..=SECONDS {
         let samples = SAMPLES
             .iter()

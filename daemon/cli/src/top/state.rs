@@ -106,7 +106,10 @@ pub(crate) enum Mode {
     /// Keys go into the filter.
     Filter,
     /// Asked whether this container shall be killed.
-    ConfirmKill { id: String, label: String },
+    ConfirmKill {
+        id: String,
+        label: String,
+    },
 }
 
 /// What the state wants to be done.
@@ -114,7 +117,11 @@ pub(crate) enum Mode {
 pub(crate) enum Wish {
     Quit,
     /// `at_once`: SIGKILL to everything; else gracefully.
-    Kill { id: String, label: String, at_once: bool },
+    Kill {
+        id: String,
+        label: String,
+        at_once: bool,
+    },
 }
 
 #[derive(Debug, Clone)]
@@ -160,10 +167,15 @@ impl TopState {
         self.rows = statuses
             .into_iter()
             .filter(|status| status.state != ContainerState::Destroyed)
-            .map(|status| match old.iter().position(|row| row.status.id == status.id) {
-                Some(index) => Row { status, ..old.swap_remove(index) },
-                None => Row::new(status),
-            })
+            .map(
+                |status| match old.iter().position(|row| row.status.id == status.id) {
+                    Some(index) => Row {
+                        status,
+                        ..old.swap_remove(index)
+                    },
+                    None => Row::new(status),
+                },
+            )
             .collect();
         self.select_near(position);
     }
@@ -210,16 +222,20 @@ impl TopState {
             .collect();
         rows.sort_by(|a, b| {
             let order = match self.sort {
-                Sort::Cpu => {
-                    b.rates.cpu_percent.unwrap_or(0.0).total_cmp(&a.rates.cpu_percent.unwrap_or(0.0))
-                }
+                Sort::Cpu => b
+                    .rates
+                    .cpu_percent
+                    .unwrap_or(0.0)
+                    .total_cmp(&a.rates.cpu_percent.unwrap_or(0.0)),
                 Sort::Memory => b.memory_bytes().cmp(&a.memory_bytes()),
                 Sort::Tasks => rates::tasks(&b.usage).cmp(&rates::tasks(&a.usage)),
                 Sort::Name => a.label().cmp(b.label()),
             };
             let order = if self.reversed { order.reverse() } else { order };
             // Equal ones keep their places from one second to the next.
-            order.then_with(|| a.label().cmp(b.label())).then_with(|| a.id().cmp(b.id()))
+            order
+                .then_with(|| a.label().cmp(b.label()))
+                .then_with(|| a.id().cmp(b.id()))
         });
         rows
     }
@@ -230,14 +246,19 @@ impl TopState {
     }
 
     pub fn selected_position(&self) -> usize {
-        let Some(id) = self.selected.as_deref() else { return 0 };
+        let Some(id) = self.selected.as_deref() else {
+            return 0;
+        };
         self.visible().iter().position(|row| row.id() == id).unwrap_or(0)
     }
 
     /// Keeps the selection if it is still to be seen; else takes what stands in its place.
     fn select_near(&mut self, position: usize) {
         let visible = self.visible();
-        let kept = self.selected.as_deref().is_some_and(|id| visible.iter().any(|row| row.id() == id));
+        let kept = self
+            .selected
+            .as_deref()
+            .is_some_and(|id| visible.iter().any(|row| row.id() == id));
         if !kept {
             let place = position.min(visible.len().saturating_sub(1));
             self.selected = visible.get(place).map(|row| row.id().to_owned());
@@ -263,8 +284,16 @@ impl TopState {
             Mode::ConfirmKill { id, label } => {
                 self.mode = Mode::Browse;
                 match key.code {
-                    KeyCode::Char('y' | 'Y') => Some(Wish::Kill { id, label, at_once: false }),
-                    KeyCode::Char('9') => Some(Wish::Kill { id, label, at_once: true }),
+                    KeyCode::Char('y' | 'Y') => Some(Wish::Kill {
+                        id,
+                        label,
+                        at_once: false,
+                    }),
+                    KeyCode::Char('9') => Some(Wish::Kill {
+                        id,
+                        label,
+                        at_once: true,
+                    }),
                     _ => None,
                 }
             }
@@ -295,7 +324,10 @@ impl TopState {
             KeyCode::Char('/') => self.mode = Mode::Filter,
             KeyCode::Char('k') => {
                 if let Some(row) = self.selected() {
-                    self.mode = Mode::ConfirmKill { id: row.id().to_owned(), label: row.label().to_owned() };
+                    self.mode = Mode::ConfirmKill {
+                        id: row.id().to_owned(),
+                        label: row.label().to_owned(),
+                    };
                 }
             }
             _ => {}
@@ -344,7 +376,12 @@ mod tests {
         let by_name: Vec<String> = labels(&state).into_iter().map(str::to_owned).collect();
         assert!(by_name.is_sorted());
         state.take_key(key(KeyCode::Char('n')), 10);
-        assert!(labels(&state).into_iter().rev().eq(by_name.iter().map(String::as_str)));
+        assert!(
+            labels(&state)
+                .into_iter()
+                .rev()
+                .eq(by_name.iter().map(String::as_str))
+        );
         state.take_key(key(KeyCode::Char('m')), 10);
         assert_eq!(labels(&state)[0], "database");
     }
@@ -382,7 +419,12 @@ mod tests {
         state.take_key(key(KeyCode::Down), 10);
         let gone = state.selected().unwrap().id().to_owned();
         let next = state.visible()[2].id().to_owned();
-        let left = state.all().iter().map(|row| row.status.clone()).filter(|s| s.id.as_str() != gone).collect();
+        let left = state
+            .all()
+            .iter()
+            .map(|row| row.status.clone())
+            .filter(|s| s.id.as_str() != gone)
+            .collect();
         state.take_containers(left);
         assert_eq!(state.selected().unwrap().id(), next);
         state.take_containers(Vec::new());

@@ -1,0 +1,120 @@
+//! From parsed arguments to a verb, and from its outcome to an exit status.
+
+use std::ffi::OsString;
+use std::io;
+use std::process::ExitCode;
+
+use clap::{ArgMatches, Command, FromArgMatches, ValueEnum};
+use client::{Agent, Endpoint, EndpointError};
+use model::{Fault, FaultKind};
+
+use crate::args::{Cli, Format, Global, Verb, verb_of};
+use crate::completions::completions;
+use crate::failure::{Failure, Outcome, STATUS_BULKHEAD, STATUS_USAGE, runs_a_command};
+use crate::output::{complain, write_failure};
+use crate::{attach, drain, events, exec, inspect, kill, logs, ps, run, stats, top, update, version, wait};
+
+const OUTPUT_VARIABLE: &str = "BULKHEAD_OUTPUT";
+
+/// Runs the verb of a client. `whole` is the program's command with the daemons' verbs, for completions.
+pub fn main(matches: &ArgMatches, whole: Command) -> ExitCode {
+    let parsed = Cli::from_arg_matches(matches).and_then(|cli| {
+        let inner = matches
+            .subcommand()
+            .map(|(_, matches)| Global::from_arg_matches(matches))
+            .transpose()?;
+        Ok((cli.verb, inner.unwrap_or_default().or(cli.global)))
+    });
+    let (verb, global) = match parsed {
+        Ok(parsed) => parsed,
+        Err(error) => return usage_error(&error, &[]),
+    };
+    let name = verb.name();
+    let as_json = global.output == Some(Format::Json);
+    match dispatch(verb, global, whole) {
+        Ok(status) => ExitCode::from(status),
+        Err(failure) => {
+            let line = if as_json {
+                failure.json_line(name)
+            } else {
+                failure.line(name)
+            };
+            if let Some(line) = line {
+                complain(&line);
+            }
+            ExitCode::from(failure.status(name))
+        }
+    }
+}
+
+/// Tells what is wrong with a command line, or prints the help that was asked for.
+pub fn usage_error(error: &clap::Error, args: &[OsString]) -> ExitCode {
+    // Nothing can be done when nobody reads it.
+    let _ = error.print();
+    match verb_of(args) {
+        _ if !error.use_stderr() => ExitCode::SUCCESS,
+        Some(verb) if runs_a_command(verb) => ExitCode::from(STATUS_BULKHEAD),
+        _ => ExitCode::from(STATUS_USAGE),
+    }
+}
+
+fn dispatch(verb: Verb, global: Global, whole: Command) -> Outcome {
+    if let Verb::Completions(args) = &verb {
+        completions(args, whole).map_err(|error| write_failure(&error))?;
+        return Ok(0);
+    }
+    let endpoint = endpoint(global.agent)?;
+    let format = format(global.output)?;
+    match net::run(net::Config::default(), on_loop(verb, endpoint, format)) {
+        Ok(outcome) => outcome,
+        Err(error) => Err(loop_failure(&error)),
+    }
+}
+
+fn loop_failure(error: &io::Error) -> Failure {
+    Fault::from_error(FaultKind::Failed, error).into()
+}
+
+async fn on_loop(verb: Verb, endpoint: Endpoint, format: Format) -> Outcome {
+    if let Verb::Version(_) = verb {
+        return version::version(&endpoint, format).await;
+    }
+    let agent = Agent::connect(&endpoint).await?;
+    match verb {
+        Verb::Run(args) => run::run(&agent, format, *args).await,
+        Verb::Exec(args) => exec::exec(&agent, args).await,
+        Verb::Attach(args) => attach::attach(&agent, args).await,
+        Verb::Logs(args) => logs::logs(&agent, args).await,
+        Verb::Ps(args) => ps::ps(&agent, format, args).await,
+        Verb::Stats(args) => stats::stats(&agent, format, args).await,
+        Verb::Top(args) => top::top(&agent, &args).await,
+        Verb::Events(args) => events::events(&agent, format, args).await,
+        Verb::Inspect(args) => inspect::inspect(&agent, format, args).await,
+        Verb::Update(args) => update::update(&agent, format, args).await,
+        Verb::Kill(args) => kill::kill(&agent, args).await,
+        Verb::Wait(args) => wait::wait(&agent, format, args).await,
+        Verb::Drain(args) => drain::drain(&agent, format, args).await,
+        // Handled before, without an agent.
+        Verb::Version(_) | Verb::Completions(_) => Ok(0),
+    }
+}
+
+/// The flag, else the variable, else this host's default instance.
+fn endpoint(flag: Option<String>) -> Result<Endpoint, Fault> {
+    match flag {
+        Some(text) => text.parse().map_err(|error: EndpointError| {
+            Fault::invalid("--agent", error.to_string())
+                .remedy(format!("for example: --agent {}", Endpoint::default()))
+        }),
+        None => Endpoint::from_env(),
+    }
+}
+
+fn format(flag: Option<Format>) -> Result<Format, Fault> {
+    match (flag, std::env::var(OUTPUT_VARIABLE)) {
+        (Some(format), _) => Ok(format),
+        (None, Ok(text)) if !text.is_empty() => Format::from_str(&text, true)
+            .map_err(|_| Fault::invalid(OUTPUT_VARIABLE, format!("{text:?} is neither table nor json"))),
+        (None, _) => Ok(Format::Table),
+    }
+}
