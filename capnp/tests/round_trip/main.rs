@@ -104,6 +104,25 @@ proptest! {
     }
 }
 
+/// Statistics are asked for by the thousand: their size is their cost.
+#[test]
+fn a_full_sample_is_small() {
+    const SAMPLES: u32 = 1000;
+    let id = "0123456789abcdef0123456789abcdef".parse().unwrap();
+    let mut message = Builder::new_default();
+    let results = message.init_root::<a::agent::statistics_results::Builder<'_>>();
+    let usage = Usage {
+        timestamp: 1.0,
+        ..Usage::default()
+    };
+    wire::usage::encode_list(
+        (0..SAMPLES).map(|_| (&id, None, &usage)),
+        results.init_samples(SAMPLES),
+    );
+    let bytes = capnp::serialize::compute_serialized_size_in_words(&message) * 8 / SAMPLES as usize;
+    assert!(bytes <= 320, "{bytes} bytes a sample");
+}
+
 fn refused(make: impl FnOnce(v::launch_spec::Builder<'_>)) -> Fault {
     through!(v::launch_spec::Owned, make, wire::launch::decode).unwrap_err()
 }

@@ -1,6 +1,5 @@
 //! One connection, shared by every handle that was made from it.
 
-use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -20,39 +19,19 @@ pub(crate) const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 /// Closed when the last handle drops it.
 pub(crate) struct Connection {
     pub(crate) endpoint: Endpoint,
-    closed: Rc<Closed>,
+    closed: net::Notify,
     /// Moves bytes between the socket and the calls; dropping it ends the connection.
     _driver: net::Task<()>,
-}
-
-#[derive(Default)]
-struct Closed {
-    is: Cell<bool>,
-    waiting: RefCell<Vec<oneshot::Sender<()>>>,
-}
-
-impl Closed {
-    fn set(&self) {
-        self.is.set(true);
-        // Dropping the senders wakes the receivers.
-        self.waiting.borrow_mut().clear();
-    }
 }
 
 impl Connection {
     /// Resolves when the agent is gone.
     pub(crate) async fn closed(&self) {
-        if self.closed.is.get() {
-            return;
-        }
-        let (sender, receiver) = oneshot::channel();
-        self.closed.waiting.borrow_mut().push(sender);
-        // Cancelled is the signal; nothing is ever sent.
-        let _ = receiver.await;
+        self.closed.wait().await;
     }
 
     pub(crate) fn is_closed(&self) -> bool {
-        self.closed.is.get()
+        self.closed.is_set()
     }
 
     pub(crate) fn gone(&self) -> Fault {
@@ -119,8 +98,8 @@ where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let (system, bootstrap) = net::rpc::connect(stream, &rpc_limits());
-    let closed = Rc::new(Closed::default());
-    let driver = net::spawn(drive(system, Rc::clone(&closed)));
+    let closed = net::Notify::new();
+    let driver = net::spawn(drive(system, closed.clone()));
     let connection = Connection {
         endpoint: endpoint.clone(),
         closed,
@@ -138,7 +117,7 @@ fn rpc_limits() -> net::rpc::RpcLimits {
     }
 }
 
-async fn drive<S>(connection: net::rpc::Connection<S>, closed: Rc<Closed>)
+async fn drive<S>(connection: net::rpc::Connection<S>, closed: net::Notify)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {

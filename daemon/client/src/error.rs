@@ -79,3 +79,54 @@ fn message(error: &capnp::Error) -> &str {
     text.trim_start_matches("remote exception: ")
         .trim_start_matches("Failed: ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_connect_says_what_to_do() {
+        let unix = Endpoint::default();
+        for (error, kind, remedy) in [
+            (
+                io::ErrorKind::NotFound,
+                FaultKind::Unavailable,
+                Some("start one with: bulkhead agent"),
+            ),
+            (
+                io::ErrorKind::ConnectionRefused,
+                FaultKind::Unavailable,
+                Some("start one with: bulkhead agent"),
+            ),
+            (
+                io::ErrorKind::PermissionDenied,
+                FaultKind::Denied,
+                Some("run as root, or as a member of the socket's group"),
+            ),
+            (io::ErrorKind::WouldBlock, FaultKind::Unavailable, None),
+        ] {
+            let fault = connect_failed(&unix, &error.into());
+            assert_eq!((fault.kind, fault.remedy.as_deref()), (kind, remedy), "{error:?}");
+            assert!(fault.message.contains("unix:/run/bulkhead/agent.sock"), "{fault}");
+        }
+    }
+
+    #[test]
+    fn the_peers_words_are_told_once() {
+        let endpoint = Endpoint::default();
+        let failed = capnp::Error::failed("remote exception: no space".into());
+        let fault = call_failed(&endpoint, &failed);
+        assert_eq!(
+            fault.message,
+            "the agent at unix:/run/bulkhead/agent.sock failed: no space"
+        );
+        let kinds = [
+            (capnp::Error::disconnected("x".into()), FaultKind::Unavailable),
+            (capnp::Error::overloaded("x".into()), FaultKind::Exhausted),
+            (capnp::Error::unimplemented("x".into()), FaultKind::Unsupported),
+        ];
+        for (error, kind) in kinds {
+            assert_eq!(call_failed(&endpoint, &error).kind, kind);
+        }
+    }
+}
