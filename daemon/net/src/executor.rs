@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -95,6 +95,54 @@ where
     drop(active);
     runnable.schedule();
     Task(task)
+}
+
+/// Tasks that end with their owner: dropping the set cancels all that still run.
+#[derive(Default)]
+pub struct TaskSet(Rc<RefCell<Slab<Task<()>>>>);
+
+impl TaskSet {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Starts a task in this set (see [`spawn`]).
+    pub fn spawn(&self, future: impl Future<Output = ()> + 'static) {
+        let mut tasks = self.0.borrow_mut();
+        let entry = tasks.vacant_entry();
+        let place = Place {
+            tasks: Rc::downgrade(&self.0),
+            key: entry.key(),
+        };
+        entry.insert(spawn(async move {
+            let _place = place;
+            future.await;
+        }));
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.borrow().len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Removes a task of a set when its future is dropped.
+struct Place {
+    tasks: Weak<RefCell<Slab<Task<()>>>>,
+    key: usize,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let Some(tasks) = self.tasks.upgrade() else { return };
+        let task = tasks.borrow_mut().try_remove(self.key);
+        if let Some(task) = task {
+            task.detach();
+        }
+    }
 }
 
 /// Turns a panic of the future into its result.

@@ -20,7 +20,7 @@ use hyper::service::service_fn;
 pub use hyper::{Method, StatusCode, header};
 
 use crate::clock;
-use crate::executor::spawn;
+use crate::executor::TaskSet;
 use crate::limit::{ConnectionGuard, ConnectionHandle, ConnectionLimit, Listener, accept_loop};
 use crate::timer::{self, sleep_until, timeout};
 
@@ -94,33 +94,16 @@ where
     L::Stream: AsyncRead + AsyncWrite + Unpin,
 {
     let limits = Rc::new(limits);
-    let over = crate::Notify::new();
-    let _over = SetOnDrop(over.clone());
+    let connections = TaskSet::new();
     accept_loop(&listener, &limit, |stream, guard| {
-        let connection = serve_connection(stream, Rc::clone(&handler), Rc::clone(&limits), guard);
-        let over = over.wait();
-        spawn(async move {
-            let mut connection = pin!(connection);
-            let mut over = pin!(over);
-            poll_fn(|cx| {
-                if over.as_mut().poll(cx).is_ready() {
-                    return Poll::Ready(());
-                }
-                connection.as_mut().poll(cx)
-            })
-            .await;
-        })
-        .detach();
+        connections.spawn(serve_connection(
+            stream,
+            Rc::clone(&handler),
+            Rc::clone(&limits),
+            guard,
+        ));
     })
     .await
-}
-
-struct SetOnDrop(crate::Notify);
-
-impl Drop for SetOnDrop {
-    fn drop(&mut self) {
-        self.0.set();
-    }
 }
 
 async fn serve_connection<S>(stream: S, handler: Handler, limits: Rc<HttpLimits>, guard: ConnectionGuard)

@@ -24,7 +24,7 @@ mod unix;
 mod worker;
 
 pub use clock::{now, wall_ms};
-pub use executor::{Panicked, Task, spawn};
+pub use executor::{Panicked, Task, TaskSet, spawn};
 pub use limit::{
     ConnectionCounters, ConnectionGuard, ConnectionHandle, ConnectionLimit, Listener, accept_loop,
 };

@@ -7,17 +7,17 @@
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::io;
+use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use slab::Slab;
 
 use crate::clock;
-use crate::queue::{Notify, NotifyWait};
 use crate::reactor;
 use crate::timer::sleep;
 
@@ -82,7 +82,9 @@ struct Entry {
     last_active: Cell<u64>,
     protected: Cell<bool>,
     calls: Cell<usize>,
-    evicted: Notify,
+    evicted: Cell<bool>,
+    /// The connection's own task.
+    waiter: Cell<Option<Waker>>,
 }
 
 impl ConnectionLimit {
@@ -106,7 +108,8 @@ impl ConnectionLimit {
             last_active: Cell::new(turn_number()),
             protected: Cell::new(false),
             calls: Cell::new(0),
-            evicted: Notify::new(),
+            evicted: Cell::new(false),
+            waiter: Cell::new(None),
         });
         let key = table.entries.borrow_mut().insert(Rc::clone(&entry));
         table.count(|counters| counters.accepted += 1);
@@ -131,7 +134,10 @@ impl ConnectionLimit {
         let entry = entries.remove(key);
         drop(entries);
         table.count(|counters| counters.evicted += 1);
-        entry.evicted.set();
+        entry.evicted.set(true);
+        if let Some(waker) = entry.waiter.take() {
+            waker.wake();
+        }
         true
     }
 
@@ -201,12 +207,32 @@ impl ConnectionHandle {
     }
 
     pub fn is_evicted(&self) -> bool {
-        self.0.evicted.is_set()
+        self.0.evicted.get()
     }
 
-    /// Ready when the connection has to go.
-    pub fn evicted(&self) -> NotifyWait {
-        self.0.evicted.wait()
+    /// Ready when the connection has to go. One task may wait for it.
+    pub fn evicted(&self) -> Evicted {
+        Evicted(Rc::clone(&self.0))
+    }
+}
+
+/// Made by [`ConnectionHandle::evicted`].
+#[must_use = "does nothing unless awaited"]
+pub struct Evicted(Rc<Entry>);
+
+impl Future for Evicted {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if self.0.evicted.get() {
+            return Poll::Ready(());
+        }
+        let waker = match self.0.waiter.take() {
+            Some(waker) if waker.will_wake(cx.waker()) => waker,
+            _ => cx.waker().clone(),
+        };
+        self.0.waiter.set(Some(waker));
+        Poll::Pending
     }
 }
 

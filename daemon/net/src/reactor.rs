@@ -31,6 +31,9 @@ const WAKER_TOKEN: Token = Token(usize::MAX);
 /// Socket operations that one task poll may do before it has to let others run.
 const OPERATIONS_PER_POLL: u32 = 64;
 
+/// Tasks beyond the first that are remembered as waiting for the same readiness.
+const OTHERS_MAX: usize = 16;
+
 thread_local! {
     static CURRENT: RefCell<Option<Rc<Reactor>>> = const { RefCell::new(None) };
 }
@@ -90,7 +93,7 @@ pub(crate) struct Reactor {
     counters: Counters,
 }
 
-/// Readiness of one registered descriptor. One waiting task per direction.
+/// Readiness of one registered descriptor.
 pub(crate) struct IoState {
     pub(crate) fd: RawFd,
     token: Token,
@@ -106,30 +109,53 @@ pub(crate) struct IoState {
 pub(crate) struct Readiness {
     pub(crate) ready: Cell<bool>,
     waiter: Cell<Option<Waker>>,
+    /// Seldom used: further tasks that wait for the same.
+    others: RefCell<Vec<Waker>>,
 }
 
 impl Readiness {
     fn set(&self) -> bool {
         self.ready.set(true);
-        match self.waiter.take() {
-            Some(waker) => {
-                waker.wake();
-                true
-            }
-            None => false,
+        let waiter = self.waiter.take();
+        let others = self.others.take();
+        let waited = waiter.is_some();
+        for waker in waiter.into_iter().chain(others) {
+            waker.wake();
         }
+        waited
     }
 
     pub(crate) fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
         if self.ready.get() {
             return Poll::Ready(());
         }
-        let waker = match self.waiter.take() {
-            Some(waker) if waker.will_wake(cx.waker()) => waker,
-            _ => cx.waker().clone(),
-        };
-        self.waiter.set(Some(waker));
+        match self.waiter.take() {
+            Some(waker) if waker.will_wake(cx.waker()) => self.waiter.set(Some(waker)),
+            Some(other) => {
+                self.waiter.set(Some(cx.waker().clone()));
+                self.add_other(other);
+            }
+            None => self.waiter.set(Some(cx.waker().clone())),
+        }
         Poll::Pending
+    }
+
+    /// Keeps the waker of another task. It may as well be one that waits no more, so their number is bounded: beyond it
+    /// all are woken, and those that still wait come back.
+    fn add_other(&self, other: Waker) {
+        let mut others = self.others.borrow_mut();
+        if !others.iter().any(|waker| waker.will_wake(&other)) {
+            others.push(other);
+        }
+        let surplus = if others.len() > OTHERS_MAX {
+            std::mem::take(&mut *others)
+        } else {
+            Vec::new()
+        };
+        drop(others);
+        for waker in surplus {
+            waker.wake();
+        }
     }
 }
 

@@ -19,7 +19,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use capnp::capability::FromClientHook;
 use capnp::message::ReaderOptions;
@@ -29,8 +29,7 @@ use futures::io::{AsyncRead, AsyncWrite};
 
 use crate::clock;
 use crate::executor::Panicked;
-use crate::limit::ConnectionHandle;
-use crate::queue::NotifyWait;
+use crate::limit::{ConnectionHandle, Evicted};
 use crate::timer::{Sleep, sleep_until};
 use transport::{ReadEnd, Transport, WriteEnd};
 
@@ -40,6 +39,8 @@ const GRACE: Duration = Duration::from_millis(100);
 
 /// The last words (an abort with its reason) may take so long.
 const FAREWELL: Duration = Duration::from_secs(1);
+
+const POLLS_AFTER_FAILURE: u32 = 100;
 
 /// Bounds of one connection.
 #[derive(Debug, Clone)]
@@ -177,10 +178,18 @@ where
 pub struct Connection<S: AsyncRead + AsyncWrite + Unpin + 'static> {
     rpc: Option<RpcSystem<Side>>,
     transport: Rc<Transport<S>>,
-    evicted: Option<NotifyWait>,
+    evicted: Option<Evicted>,
     alarm: Option<Sleep>,
-    in_grace: bool,
+    grace: Option<Grace>,
+    polls_after_failure: u32,
     ending: Option<Ending>,
+}
+
+/// The deadline has passed, but the peer's bytes may be there and only not yet read.
+#[derive(Clone, Copy)]
+struct Grace {
+    deadline: Instant,
+    until: Instant,
 }
 
 /// The RPC system has ended; its last bytes are on their way.
@@ -224,13 +233,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Connection<S> {
         Self::from_parts(transport, rpc, evicted)
     }
 
-    fn from_parts(transport: Rc<Transport<S>>, rpc: RpcSystem<Side>, evicted: Option<NotifyWait>) -> Self {
+    fn from_parts(transport: Rc<Transport<S>>, rpc: RpcSystem<Side>, evicted: Option<Evicted>) -> Self {
         Self {
             rpc: Some(rpc),
             transport,
             evicted,
             alarm: None,
-            in_grace: false,
+            grace: None,
+            polls_after_failure: 0,
             ending: None,
         }
     }
@@ -258,6 +268,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Connection<S> {
         Some(reason)
     }
 
+    /// A failed transport ends the RPC system within a few polls; that is not left to trust.
+    fn give_up_waiting(&mut self) -> Option<CloseReason> {
+        if !self.transport.has_failed() {
+            return None;
+        }
+        self.polls_after_failure += 1;
+        if self.polls_after_failure < POLLS_AFTER_FAILURE {
+            return None;
+        }
+        self.end_rpc();
+        self.transport.take_failure()
+    }
+
     /// Disconnects, so that capabilities given out and taken do not keep each other alive, and drops the RPC system.
     fn end_rpc(&mut self) {
         let Some(rpc) = self.rpc.take() else { return };
@@ -277,10 +300,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Connection<S> {
     fn check_deadlines(&mut self, cx: &mut Context<'_>) {
         loop {
             let Some(deadline) = self.transport.deadline() else {
-                self.in_grace = false;
+                self.grace = None;
                 return;
             };
-            let due = if self.in_grace { deadline + GRACE } else { deadline };
+            let due = match self.grace {
+                Some(grace) if grace.deadline == deadline => grace.until,
+                _ => {
+                    self.grace = None;
+                    deadline
+                }
+            };
             let alarm = match &mut self.alarm {
                 Some(alarm) if alarm.deadline() <= due => alarm,
                 slot => slot.insert(sleep_until(due)),
@@ -290,15 +319,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Connection<S> {
             }
             self.alarm = None;
             let now = clock::now();
-            if now < deadline {
-                self.in_grace = false;
-            } else if !self.in_grace {
-                self.in_grace = true;
-                self.alarm = Some(sleep_until(now + GRACE));
-            } else if now >= deadline + GRACE {
+            if now < due {
+                continue;
+            }
+            if self.grace.is_some() {
                 self.transport.fail_overdue();
                 return;
             }
+            self.grace = Some(Grace {
+                deadline,
+                until: now + GRACE,
+            });
         }
     }
 }
@@ -323,7 +354,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Future for Connection<S> {
             if ended.is_none() {
                 this.check_deadlines(cx);
             }
-            let Some(reason) = ended else {
+            let Some(reason) = ended.or_else(|| this.give_up_waiting()) else {
                 if this.transport.has_failed() {
                     // Its two ends have been woken and will tell the RPC system.
                     cx.waker().wake_by_ref();

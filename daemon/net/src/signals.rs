@@ -85,7 +85,7 @@ pub enum ExitInfo {
 
 /// Waits until the process behind the pidfd has ended, and reaps it if it is our child.
 pub async fn wait_pidfd(pidfd: &Source<OwnedFd>) -> io::Result<ExitInfo> {
-    pidfd.read_with(|pidfd| reap(pidfd)).await
+    pidfd.read_with(reap).await
 }
 
 fn reap(pidfd: &OwnedFd) -> io::Result<ExitInfo> {

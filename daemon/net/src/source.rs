@@ -20,7 +20,7 @@ pub enum Interest {
 }
 
 /// A descriptor registered with this thread's loop; it must be in non-blocking mode if it is read or written.
-/// One task at a time may wait in each direction. Dropping it deregisters, then closes.
+/// Several tasks may wait; all are woken. Dropping it deregisters, then closes.
 pub struct Source<T: AsFd> {
     // Declared first, therefore dropped first: deregister before close.
     registration: Registration,
@@ -85,6 +85,12 @@ impl<T: AsFd> Source<T> {
     /// Waits until reading may succeed. Stays ready until [`Self::read_with`] meets `WouldBlock`.
     pub async fn readable(&self) {
         poll_fn(|cx| self.registration.state.readable.poll(cx)).await;
+    }
+
+    /// Forgets that reading may succeed, until the next event. For who reads elsewhere (on a worker): forget first, then
+    /// let it read until `WouldBlock`; what arrives meanwhile makes the source readable again.
+    pub fn forget_readable(&self) {
+        self.registration.state.readable.ready.set(false);
     }
 
     /// Waits until writing may succeed.
