@@ -16,6 +16,7 @@
 
 #include <fcntl.h>
 #include <linux/audit.h>
+#include <linux/bpf.h>
 #include <linux/capability.h>
 #include <linux/filter.h>
 #include <linux/sched.h>
@@ -45,7 +46,7 @@
 enum net { NET_HOST, NET_FRESH, NET_POOL };
 
 static const char *instance, *program;
-static char scratch[256], new_root[300];
+static char scratch[256];
 static enum net net;
 static int pool[4096];
 static int pool_length;
@@ -58,29 +59,15 @@ struct setting {
 };
 struct hierarchy {
     const char *mount;
-    struct setting settings[16];
+    struct setting settings[4];
     int root; /* directory of the instance's group */
 };
 
 static struct hierarchy hierarchies[] = {
     {"/sys/fs/cgroup/cpu",
      {{"cpu.shares", "512", 1}, {"cpu.cfs_period_us", "100000", 1}, {"cpu.cfs_quota_us", "50000", 1}}, -1},
-    {"/sys/fs/cgroup/cpuacct", {{0}}, -1},
     {"/sys/fs/cgroup/memory", {{"memory.limit_in_bytes", "67108864", 1}}, -1},
     {"/sys/fs/cgroup/pids", {{"pids.max", "64", 1}}, -1},
-    {"/sys/fs/cgroup/devices",
-     {{"devices.deny", "a", 0},
-      {"devices.allow", "c *:* m", 0},
-      {"devices.allow", "b *:* m", 0},
-      {"devices.allow", "c 1:3 rwm", 0},
-      {"devices.allow", "c 1:5 rwm", 0},
-      {"devices.allow", "c 1:7 rwm", 0},
-      {"devices.allow", "c 1:8 rwm", 0},
-      {"devices.allow", "c 1:9 rwm", 0},
-      {"devices.allow", "c 5:0 rwm", 0},
-      {"devices.allow", "c 5:2 rwm", 0},
-      {"devices.allow", "c 136:* rwm", 0}},
-     -1},
     {"/sys/fs/cgroup/unified", {{0}}, -1}, /* the last one: the child is cloned into it */
 };
 #define HIERARCHIES COUNT(hierarchies)
@@ -123,6 +110,49 @@ static void remove_roots(void)
     }
 }
 
+/* ---- devices: a program that knows the usual nodes, loaded once, attached to each group of the v2 tree ---- */
+
+static int device_program = -1;
+
+static void load_device_program(void)
+{
+    static const struct {
+        int major, minor;
+    } allowed[] = {{1, 3}, {1, 5}, {1, 7}, {1, 8}, {1, 9}, {5, 0}, {5, 2}};
+    struct bpf_insn code[64];
+    unsigned n = 0;
+    char *license = "Apache-2.0";
+
+    code[n++] = (struct bpf_insn){BPF_LDX | BPF_MEM | BPF_W, BPF_REG_4, BPF_REG_1, 4, 0};
+    code[n++] = (struct bpf_insn){BPF_LDX | BPF_MEM | BPF_W, BPF_REG_5, BPF_REG_1, 8, 0};
+    for (size_t i = 0; i < COUNT(allowed); i++) {
+        code[n++] = (struct bpf_insn){BPF_JMP | BPF_JNE | BPF_K, BPF_REG_4, 0, 3, allowed[i].major};
+        code[n++] = (struct bpf_insn){BPF_JMP | BPF_JNE | BPF_K, BPF_REG_5, 0, 2, allowed[i].minor};
+        code[n++] = (struct bpf_insn){BPF_ALU64 | BPF_MOV | BPF_K, BPF_REG_0, 0, 0, 1};
+        code[n++] = (struct bpf_insn){BPF_JMP | BPF_EXIT, 0, 0, 0, 0};
+    }
+    code[n++] = (struct bpf_insn){BPF_ALU64 | BPF_MOV | BPF_K, BPF_REG_0, 0, 0, 0};
+    code[n++] = (struct bpf_insn){BPF_JMP | BPF_EXIT, 0, 0, 0, 0};
+    union bpf_attr load = {
+        .prog_type = BPF_PROG_TYPE_CGROUP_DEVICE,
+        .insn_cnt = n,
+        .insns = (uint64_t)(uintptr_t)code,
+        .license = (uint64_t)(uintptr_t)license,
+    };
+    TRY(device_program = (int)syscall(SYS_bpf, BPF_PROG_LOAD, &load, sizeof load), "device program");
+}
+
+static void attach_device_program(int group)
+{
+    union bpf_attr attach = {
+        .target_fd = (uint32_t)group,
+        .attach_bpf_fd = (uint32_t)device_program,
+        .attach_type = BPF_CGROUP_DEVICE,
+        .attach_flags = BPF_F_ALLOW_MULTI,
+    };
+    TRY(syscall(SYS_bpf, BPF_PROG_ATTACH, &attach, sizeof attach), "device program");
+}
+
 static void make_groups(const char *name, int procs[HIERARCHIES])
 {
     for (size_t i = 0; i < HIERARCHIES; i++) {
@@ -136,6 +166,7 @@ static void make_groups(const char *name, int procs[HIERARCHIES])
                 read_at(directory, s->file);
         }
         if (i == UNIFIED) {
+            attach_device_program(directory);
             procs[i] = directory;
         } else {
             TRY(procs[i] = openat(directory, "cgroup.procs", O_WRONLY | O_CLOEXEC), name);
@@ -158,9 +189,39 @@ static void remove_groups(const char *name)
 
 /* ---- the child: mounts, privileges, the command ---- */
 
-static void tmpfs(const char *target, const char *options, unsigned long flags)
+#define INERT (MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC)
+
+static int scratch_root; /* the container's one tmpfs */
+static int parts;
+
+static int clone_tree(int directory, const char *path, unsigned flags)
 {
-    TRY(mount("tmpfs", target, "tmpfs", flags, options), target);
+    return (int)syscall(SYS_open_tree, directory, path, flags | OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
+}
+
+static void restrict_tree(int tree, uint64_t set, uint64_t clear)
+{
+    struct mount_attr attributes = {.attr_set = set, .attr_clr = clear, .propagation = MS_PRIVATE};
+    TRY(syscall(SYS_mount_setattr, tree, "", AT_EMPTY_PATH | AT_RECURSIVE, &attributes, sizeof attributes), "tree");
+}
+
+static void attach_tree(int tree, const char *target)
+{
+    TRY(syscall(SYS_move_mount, tree, "", AT_FDCWD, target, MOVE_MOUNT_F_EMPTY_PATH), target);
+    close(tree);
+}
+
+/* A new directory on the container's tmpfs, bound to its place. */
+static void attach_part(const char *target, mode_t mode, uint64_t flags)
+{
+    char name[16];
+    int tree;
+    snprintf(name, sizeof name, "%d", parts++);
+    TRY(mkdirat(scratch_root, name, mode), target);
+    TRY(tree = clone_tree(scratch_root, name, 0), target);
+    if (flags)
+        restrict_tree(tree, flags, 0);
+    attach_tree(tree, target);
 }
 
 static void make_dev(void)
@@ -169,94 +230,114 @@ static void make_dev(void)
         const char *name;
         int major, minor;
     } nodes[] = {{"null", 1, 3}, {"zero", 1, 5}, {"full", 1, 7}, {"random", 1, 8}, {"urandom", 1, 9}, {"tty", 5, 0}};
-    static const char *links[][2] = {{"/proc/self/fd", "dev/fd"},
-                                     {"/proc/self/fd/0", "dev/stdin"},
-                                     {"/proc/self/fd/1", "dev/stdout"},
-                                     {"/proc/self/fd/2", "dev/stderr"},
-                                     {"pts/ptmx", "dev/ptmx"}};
-    char path[64];
+    static const char *links[][2] = {{"/proc/self/fd", "fd"},
+                                     {"/proc/self/fd/0", "stdin"},
+                                     {"/proc/self/fd/1", "stdout"},
+                                     {"/proc/self/fd/2", "stderr"},
+                                     {"pts/ptmx", "ptmx"}};
+    int tree;
 
-    tmpfs("dev", "mode=755,size=65536k", MS_NOSUID);
-    for (size_t i = 0; i < COUNT(nodes); i++) {
-        snprintf(path, sizeof path, "dev/%s", nodes[i].name);
-        TRY(mknod(path, S_IFCHR | 0666, makedev(nodes[i].major, nodes[i].minor)), path);
-        TRY(chmod(path, 0666), path);
-    }
+    TRY(mount("tmpfs", "/dev", "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755"), "/dev");
+    TRY(scratch_root = open("/dev", O_PATH | O_CLOEXEC), "/dev");
+    TRY(mkdirat(scratch_root, "dev", 0755), "dev");
+    TRY(tree = clone_tree(scratch_root, "dev", 0), "dev");
+    restrict_tree(tree, MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV);
+    TRY(syscall(SYS_move_mount, tree, "", AT_FDCWD, "/dev", MOVE_MOUNT_F_EMPTY_PATH), "/dev");
+    for (size_t i = 0; i < COUNT(nodes); i++)
+        TRY(mknodat(tree, nodes[i].name, S_IFCHR | 0666, makedev(nodes[i].major, nodes[i].minor)), nodes[i].name);
     for (size_t i = 0; i < COUNT(links); i++)
-        TRY(symlink(links[i][0], links[i][1]), links[i][1]);
-    TRY(mkdir("dev/pts", 0755), "dev/pts");
-    TRY(mount("devpts", "dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=620,gid=5"),
-        "dev/pts");
-    TRY(mkdir("dev/shm", 01777), "dev/shm");
-    tmpfs("dev/shm", "mode=1777,size=65536k", MS_NOSUID | MS_NODEV | MS_NOEXEC);
-    TRY(mkdir("dev/mqueue", 01777), "dev/mqueue");
-    TRY(mount("mqueue", "dev/mqueue", "mqueue", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL), "dev/mqueue");
+        TRY(symlinkat(links[i][0], tree, links[i][1]), links[i][1]);
+    TRY(mkdirat(tree, "pts", 0755), "pts");
+    TRY(mkdirat(tree, "shm", 01777), "shm");
+    TRY(mount("devpts", "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620,gid=5"),
+        "/dev/pts");
+    close(tree);
+}
+
+static void make_sys(void)
+{
+    static const char *controllers[] = {"cpu", "cpuacct", "memory", "pids"};
+    unsigned long flags = MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC;
+    char target[64];
+
+    /* EBUSY: the host's own stands there, which is the right one for the host's network, and read-only by now. */
+    if (mount("sysfs", "/sys", "sysfs", flags, NULL) < 0 && errno != EBUSY)
+        die("mount", "/sys");
+    attach_part("/sys/fs/cgroup", 0755, 0);
+    for (size_t i = 0; i < COUNT(controllers); i++) {
+        snprintf(target, sizeof target, "/sys/fs/cgroup/%s", controllers[i]);
+        TRY(mkdir(target, 0755), target);
+        TRY(mount("cgroup", target, "cgroup", flags, controllers[i]), target);
+    }
+    struct mount_attr read_only = {.attr_set = INERT | MOUNT_ATTR_RDONLY};
+    TRY(syscall(SYS_mount_setattr, AT_FDCWD, "/sys/fs/cgroup", 0, &read_only, sizeof read_only), "/sys/fs/cgroup");
 }
 
 static void make_masks(void)
 {
-    static const char *read_only[] = {"proc/bus", "proc/fs", "proc/irq", "proc/sys", "proc/sysrq-trigger"};
-    static const char *files[] = {"proc/kcore", "proc/keys", "proc/timer_list", "proc/latency_stats", "proc/sched_debug"};
-    static const char *directories[] = {"proc/acpi", "proc/scsi", "proc/asound", "sys/firmware"};
+    static const char *read_only[] = {"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"};
+    static const char *masked[] = {"/proc/acpi",        "/proc/asound",       "/proc/kcore",      "/proc/keys",
+                                   "/proc/kpagecgroup", "/proc/kpagecount",   "/proc/kpageflags", "/proc/latency_stats",
+                                   "/proc/sched_debug", "/proc/scsi",         "/proc/timer_list", "/proc/timer_stats",
+                                   "/sys/firmware",     "/sys/devices/virtual/powercap"};
 
     for (size_t i = 0; i < COUNT(read_only); i++) {
-        if (mount(read_only[i], read_only[i], NULL, MS_BIND | MS_REC, NULL) < 0) {
-            if (errno == ENOENT)
-                continue;
-            die("bind", read_only[i]);
-        }
-        TRY(mount(NULL, read_only[i], NULL, MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL),
-            read_only[i]);
+        int tree = clone_tree(AT_FDCWD, read_only[i], 0);
+        if (tree < 0 && errno == ENOENT)
+            continue;
+        TRY(tree, read_only[i]);
+        restrict_tree(tree, INERT | MOUNT_ATTR_RDONLY, 0);
+        attach_tree(tree, read_only[i]);
     }
-    for (size_t i = 0; i < COUNT(files); i++)
-        if (mount("dev/null", files[i], NULL, MS_BIND, NULL) < 0 && errno != ENOENT)
-            die("mask", files[i]);
-    for (size_t i = 0; i < COUNT(directories); i++)
-        if (mount("tmpfs", directories[i], "tmpfs", MS_RDONLY, "size=0k,nr_inodes=1") < 0 && errno != ENOENT)
-            die("mask", directories[i]);
+    for (size_t i = 0; i < COUNT(masked); i++)
+        if (mount("/dev/null", masked[i], NULL, MS_BIND, NULL) < 0) {
+            if (errno == ENOTDIR)
+                attach_part(masked[i], 0755, MOUNT_ATTR_RDONLY);
+            else if (errno != ENOENT)
+                die("mask", masked[i]);
+        }
 }
 
 static void make_root(const char *sandbox)
 {
-    struct mount_attr read_only = {.attr_set = MOUNT_ATTR_RDONLY, .propagation = MS_PRIVATE};
-    int tree;
+    static const char *private[] = {"/tmp", "/var/tmp", "/run"};
+    struct mount_attr read_only = {.attr_set = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV,
+                                   .propagation = MS_PRIVATE};
+    int held;
 
-    TRY(mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL), "/");
-    TRY(tree = (int)syscall(SYS_open_tree, AT_FDCWD, "/", OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC | AT_RECURSIVE), "/");
-    TRY(syscall(SYS_mount_setattr, tree, "", AT_EMPTY_PATH | AT_RECURSIVE, &read_only, sizeof read_only), "/");
-    TRY(syscall(SYS_move_mount, tree, "", AT_FDCWD, new_root, MOVE_MOUNT_F_EMPTY_PATH), new_root);
-    close(tree);
-    TRY(chdir(new_root), new_root);
-
-    TRY(mount("proc", "proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL), "proc");
-    tmpfs("tmp", "mode=1777", MS_NOSUID | MS_NODEV);
-    tmpfs("run", "mode=755", MS_NOSUID | MS_NODEV);
+    TRY(held = clone_tree(AT_FDCWD, sandbox, AT_RECURSIVE), sandbox);
+    TRY(syscall(SYS_mount_setattr, AT_FDCWD, "/", AT_RECURSIVE, &read_only, sizeof read_only), "/");
+    TRY(mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL), "/proc");
     make_dev();
-    TRY(mkdir("run/sandbox", 0755), "run/sandbox");
-    TRY(mount(sandbox, "run/sandbox", NULL, MS_BIND, NULL), sandbox);
+    for (size_t i = 0; i < COUNT(private); i++)
+        attach_part(private[i], i < 2 ? 01777 : 0755, 0);
+    attach_part("/opt", 0755, MOUNT_ATTR_RDONLY); /* stands for the two directories that the product hides */
+    attach_part("/srv", 0755, MOUNT_ATTR_RDONLY);
+    make_sys();
     make_masks();
-
-    TRY(syscall(SYS_pivot_root, ".", "."), new_root);
-    TRY(umount2(".", MNT_DETACH), "old root");
-    TRY(chdir("/run/sandbox"), "/run/sandbox");
+    restrict_tree(held, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV, 0);
+    TRY(mkdir("/run/sandbox", 0755), "/run/sandbox");
+    attach_tree(held, "/run/sandbox");
+    TRY(sethostname("floor", 5), "floor");
+    close(scratch_root);
 }
 
-static void drop_capabilities(void)
+#define CAP(name) (1ull << (name))
+#define CAPABILITIES                                                                                                   \
+    (CAP(CAP_CHOWN) | CAP(CAP_DAC_OVERRIDE) | CAP(CAP_FOWNER) | CAP(CAP_FSETID) | CAP(CAP_KILL) |                      \
+     CAP(CAP_NET_BIND_SERVICE) | CAP(CAP_SETGID) | CAP(CAP_SETPCAP) | CAP(CAP_SETUID) | CAP(CAP_SYS_CHROOT))
+
+static void drop_bounding(void)
 {
-    /* The default set of container engines. */
-    static const int kept[] = {CAP_CHOWN,  CAP_DAC_OVERRIDE, CAP_FSETID,  CAP_FOWNER,           CAP_MKNOD,
-                               CAP_NET_RAW, CAP_SETGID,      CAP_SETUID,  CAP_SETFCAP,          CAP_SETPCAP,
-                               CAP_KILL,   CAP_SYS_CHROOT,   CAP_AUDIT_WRITE, CAP_NET_BIND_SERVICE};
-    uint64_t mask = 0;
+    for (int cap = 0; cap <= CAP_LAST_CAP; cap++)
+        if (!(CAPABILITIES >> cap & 1))
+            TRY(prctl(PR_CAPBSET_DROP, cap, 0, 0, 0), "bounding set");
+}
+
+static void set_capabilities(uint64_t mask)
+{
     struct __user_cap_header_struct header = {_LINUX_CAPABILITY_VERSION_3, 0};
     struct __user_cap_data_struct data[2];
-
-    for (size_t i = 0; i < COUNT(kept); i++)
-        mask |= 1ull << kept[i];
-    for (int cap = 0; cap <= CAP_LAST_CAP; cap++)
-        if (!(mask >> cap & 1))
-            TRY(prctl(PR_CAPBSET_DROP, cap, 0, 0, 0), "bounding set");
-    TRY(prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0), "ambient set");
     for (int i = 0; i < 2; i++) {
         data[i].effective = data[i].permitted = (uint32_t)(mask >> (32 * i));
         data[i].inheritable = 0;
@@ -324,12 +405,11 @@ static void __attribute__((noreturn)) child_main(struct child *c)
         TRY(setns(c->netns, CLONE_NEWNET), "network namespace");
     else if (net == NET_FRESH)
         loopback_up();
-    TRY(sethostname("floor", 5), "floor");
     make_root(c->sandbox);
-    drop_capabilities();
+    drop_bounding();
     install_seccomp();
 
-    TRY(command = fork(), "command");
+    TRY(command = vfork(), "command");
     if (command == 0) {
         char *argv[] = {(char *)program, NULL};
         char *envp[] = {"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/run/sandbox", NULL};
@@ -337,12 +417,16 @@ static void __attribute__((noreturn)) child_main(struct child *c)
         dup2(c->stdin_fd, 0);
         dup2(c->stdout_fd, 1);
         dup2(c->stderr_fd, 2);
+        close_range(3, ~0u, 0);
+        set_capabilities(CAPABILITIES);
+        if (chdir("/run/sandbox") < 0)
+            _exit(125);
         execve(program, argv, envp);
         die("exec", program);
     }
     close(c->stdout_fd);
     close(c->stderr_fd);
-    prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+    set_capabilities(CAP(CAP_KILL));
     struct rusage usage;
     while (wait4(-1, &raw, 0, &usage) != command)
         ;
@@ -473,12 +557,10 @@ int main(int argc, char **argv)
     }
     instance = argv[1];
     snprintf(scratch, sizeof scratch, "%s", argv[2]);
-    snprintf(new_root, sizeof new_root, "%s/root", scratch);
     net = strcmp(argv[3], "fresh") == 0 ? NET_FRESH : strcmp(argv[3], "pool") == 0 ? NET_POOL : NET_HOST;
     program = argv[4];
-    if (mkdir(new_root, 0755) < 0 && errno != EEXIST)
-        die("mkdir", new_root);
     make_roots();
+    load_device_program();
     answer(0);
 
     while (fgets(line, sizeof line, stdin)) {
@@ -494,6 +576,5 @@ int main(int argc, char **argv)
         answer(now_ns() - start);
     }
     remove_roots();
-    rmdir(new_root);
     return 0;
 }
