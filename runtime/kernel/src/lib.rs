@@ -1,1 +1,23 @@
+//! The door to the kernel: system calls, kernel filesystems and device paths. The only crate (beside
+//! `bpf`) with `unsafe`, and the only one that spells paths below `/proc`, `/sys` and `/dev`.
 
+pub mod account;
+pub mod capability;
+pub mod cgroup;
+pub mod device;
+pub mod fake;
+pub mod file;
+pub mod host;
+pub mod memfd;
+pub mod mount;
+pub mod namespace;
+pub mod process;
+pub mod procfs;
+pub mod pty;
+pub mod rlimit;
+pub mod seccomp;
+pub mod signal;
+pub mod socket;
+pub mod syscall_numbers;
+
+pub use nix::errno::Errno;

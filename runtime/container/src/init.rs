@@ -1,0 +1,136 @@
+//! The program `bulkhead-init`: the launcher's loop, and what its clones do.
+//!
+//! ```text
+//! launcher: request -> clone3 -> reply, for ever          init.rs
+//!   clone, kind Init: join, execute plan, gate, command   child.rs, rootfs.rs, command.rs
+//!          afterwards: reap, forward, record              supervise.rs
+//!   clone, kind Exec: join the container, command         child.rs
+//! ```
+//! One thread, few allocations, nothing kept between requests: what the launcher has touched is what
+//! every idle init costs.
+
+mod child;
+mod command;
+mod rootfs;
+mod supervise;
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use kernel::Errno;
+use kernel::capability::{self, CapabilitySet};
+use kernel::process::{self, Cloned, NamespaceFlags};
+use kernel::procfs;
+use kernel::seccomp::Filter;
+use kernel::signal;
+
+use crate::launcher::SOCKET_FD;
+use crate::profile;
+use crate::request::{self, CloneKind, CloneRequest};
+
+/// Numbers under which an init keeps its descriptors, so that a restarted agent can open them anew
+/// ([`kernel::procfs::descriptor_path`]). Absent ones were not given.
+pub const KEPT_STATUS_FD: i32 = 3;
+/// Read end of the stdout pipe, or the master of the terminal.
+pub const KEPT_STDOUT_FD: i32 = 4;
+pub const KEPT_STDERR_FD: i32 = 5;
+
+/// Below every oom_score_adj that a container is likely to have: an init is small, and its death is
+/// the death of all.
+const INIT_OOM_SCORE_ADJUSTMENT: i32 = -900;
+
+/// What the launcher prepares once for all its clones.
+struct Prepared {
+    filter: Filter,
+    /// Commands must be put back to 0.
+    oom_score_lowered: bool,
+}
+
+/// The program. Ends when the agent closes its end of the socket.
+pub fn main() -> ! {
+    // Before anything else: no process of a container may look into us or our clones.
+    let _ = process::set_dumpable(false);
+    signal::block_all().keep();
+    signal::reset_dispositions();
+    let Some(socket) = process::inherited_fd(SOCKET_FD) else {
+        eprintln!("bulkhead-init is started by the agent, with a socket as descriptor {SOCKET_FD}");
+        process::exit_now(2);
+    };
+    let _ = process::close_from(SOCKET_FD + 1);
+    let _ = process::set_name(c"bulkhead-init");
+    process::set_file_mode_mask(0);
+    let prepared = prepare();
+    loop {
+        match request::receive_request(socket.as_fd()) {
+            Ok(None) => process::exit_now(0),
+            Ok(Some(request)) => {
+                if serve(socket.as_fd(), &request) == Side::Child {
+                    drop(socket);
+                    child::run(request, &prepared);
+                }
+            }
+            // A bad request gets its answer like any other, so that replies stay in order.
+            Err(error) => {
+                let errno = error.raw_os_error().map_or(Errno::EINVAL, Errno::from_raw);
+                let refused = matches!(
+                    error.kind(),
+                    io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput
+                ) || matches!(errno, Errno::EMSGSIZE | Errno::EMFILE | Errno::ENFILE);
+                if !refused || request::send_reply(socket.as_fd(), Err(errno)).is_err() {
+                    process::exit_now(1);
+                }
+            }
+        }
+    }
+}
+
+fn prepare() -> Prepared {
+    // Inheritable capabilities would survive into containers (the class of CVE-2022-29162).
+    if let Ok((effective, permitted)) = capability::own() {
+        let _ = capability::set(effective, permitted, CapabilitySet::EMPTY);
+    }
+    let lowered = match procfs::own_oom_score_adjustment() {
+        // Needs CAP_SYS_RESOURCE, which the agent need not have.
+        Ok(0) => procfs::set_own_oom_score_adjustment(INIT_OOM_SCORE_ADJUSTMENT).is_ok(),
+        Ok(_) => true,
+        Err(_) => false,
+    };
+    // The rules are constants whose compilation is tested; without a filter nothing may be launched.
+    let Ok(filter) = profile::default_filter() else {
+        process::exit_now(3)
+    };
+    Prepared {
+        filter,
+        oom_score_lowered: lowered,
+    }
+}
+
+#[derive(PartialEq)]
+enum Side {
+    Launcher,
+    Child,
+}
+
+/// Clones and answers. Returns in both processes.
+fn serve(socket: BorrowedFd<'_>, request: &CloneRequest) -> Side {
+    let always = NamespaceFlags::PID
+        .and(NamespaceFlags::MOUNT)
+        .and(NamespaceFlags::UTS)
+        .and(NamespaceFlags::IPC);
+    let namespaces = match request.kind {
+        CloneKind::Init if request.namespaces.net => always.and(NamespaceFlags::NET),
+        CloneKind::Init => always,
+        CloneKind::Exec => NamespaceFlags::NONE,
+    };
+    let cgroup = request.fds.cgroup.as_ref().map(|fd| fd.as_fd());
+    let sent = match process::clone_as_sibling(namespaces, cgroup) {
+        Ok(Cloned::Child) => return Side::Child,
+        Ok(Cloned::Parent { pid, pidfd }) => request::send_reply(socket, Ok((pid, &pidfd))),
+        Err(errno) => request::send_reply(socket, Err(errno)),
+    };
+    if sent.is_err() {
+        // The agent is gone; the child will find its channel closed.
+        process::exit_now(0);
+    }
+    Side::Launcher
+}

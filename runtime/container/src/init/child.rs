@@ -1,0 +1,319 @@
+//! One clone, from its first instruction to the open gate.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use kernel::Errno;
+use kernel::capability::{self, CapabilitySet};
+use kernel::device;
+use kernel::namespace::{self, NamespaceFlags};
+use kernel::process::{self, Parentage};
+use kernel::pty::{self, Pty};
+
+use super::Prepared;
+use super::command::{self, Credentials, Streams};
+use super::rootfs::Root;
+use super::supervise::{self, Kept};
+use crate::channel::{self, Gate, Report};
+use crate::plan::{ChildPlan, ProcessPlan};
+use crate::request::{ChildFds, CloneKind, CloneRequest};
+
+/// A step that failed. Becomes [`Report::Failed`].
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub step: &'static str,
+    pub path: Option<PathBuf>,
+    pub errno: Errno,
+    pub message: String,
+}
+
+impl Failure {
+    pub fn at(step: &'static str, path: impl AsRef<[u8]>) -> impl FnOnce(Errno) -> Self {
+        let path = PathBuf::from(std::ffi::OsStr::from_bytes(path.as_ref()));
+        move |errno| Self {
+            step,
+            path: Some(path),
+            errno,
+            message: String::new(),
+        }
+    }
+    pub fn of(step: &'static str) -> impl FnOnce(Errno) -> Self {
+        move |errno| Self {
+            step,
+            path: None,
+            errno,
+            message: String::new(),
+        }
+    }
+    #[must_use]
+    pub fn because(mut self, message: impl Into<String>) -> Self {
+        self.message = message.into();
+        self
+    }
+}
+
+pub(super) fn run(request: CloneRequest, prepared: &Prepared) -> ! {
+    let _ = process::new_session();
+    let result = match request.kind {
+        CloneKind::Init => init(request.fds, request.namespaces.net, prepared),
+        CloneKind::Exec => exec(request.fds, request.namespaces.net, prepared),
+    };
+    match result {
+        Ok(()) => process::exit_now(0),
+        Err((channel, failure)) => {
+            report_failure(channel.as_fd(), failure);
+            process::exit_now(channel::FAILED_STATUS)
+        }
+    }
+}
+
+fn report_failure(channel: BorrowedFd<'_>, failure: Failure) {
+    let report = Report::Failed {
+        step: failure.step.to_owned(),
+        path: failure.path,
+        errno: failure.errno as i32,
+        message: failure.message,
+    };
+    // If the agent is gone there is nobody left to tell.
+    let _ = channel::send_report(channel, &report, None);
+}
+
+/// A member of every v1 group before anything is allocated on the container's account.
+fn join_groups(fds: &mut ChildFds) -> Result<(), Failure> {
+    for procs in fds.cgroup_procs.drain(..) {
+        command::write_all(procs.as_fd(), b"0").map_err(Failure::of("join cgroup"))?;
+    }
+    fds.cgroup = None;
+    Ok(())
+}
+
+/// Pid 1 of a new container. Returns early when the agent went away: nothing has run.
+fn init(mut fds: ChildFds, new_network: bool, prepared: &Prepared) -> Result<(), (OwnedFd, Failure)> {
+    match prepare_init(&mut fds, new_network, prepared) {
+        Err(failure) => Err((fds.channel, failure)),
+        Ok(None) => Ok(()),
+        Ok(Some((plan, terminal))) => start(fds, plan, terminal, prepared),
+    }
+}
+
+fn prepare_init(
+    fds: &mut ChildFds,
+    new_network: bool,
+    prepared: &Prepared,
+) -> Result<Option<(ChildPlan, Option<Pty>)>, Failure> {
+    join_groups(fds)?;
+    // After joining: the namespace's root is the group that its maker is in (cgroup_namespaces(7)).
+    namespace::unshare(NamespaceFlags::CGROUP).map_err(Failure::of("unshare cgroup namespace"))?;
+    if let Some(netns) = fds.netns.take() {
+        namespace::join(netns, NamespaceFlags::NET).map_err(Failure::of("join network namespace"))?;
+    } else if new_network {
+        namespace::bring_up_loopback().map_err(Failure::of("bring loopback up"))?;
+    }
+    let Some(plan) = receive_plan(fds.channel.as_fd())? else {
+        return Ok(None);
+    };
+    let mut root = Root::default();
+    for step in &plan.steps {
+        root.execute(step)?;
+    }
+    let terminal = open_terminal(fds.channel.as_fd(), &plan.process)?;
+    if let Some(terminal) = &terminal {
+        root.attach_console(terminal.slave.as_fd())?;
+    }
+    drop(root);
+    confine(&plan.process, prepared)?;
+    Ok(Some((plan, terminal)))
+}
+
+fn receive_plan(channel: BorrowedFd<'_>) -> Result<Option<ChildPlan>, Failure> {
+    channel::receive_plan(channel).map_err(|error| {
+        Failure::of("read plan")(error.raw_os_error().map_or(Errno::EPROTO, Errno::from_raw))
+    })
+}
+
+fn open_terminal(channel: BorrowedFd<'_>, process: &ProcessPlan) -> Result<Option<Pty>, Failure> {
+    let Some(size) = process.terminal else {
+        return Ok(None);
+    };
+    let pty = pty::open(size).map_err(Failure::of("open terminal"))?;
+    channel::send_report(channel, &Report::Pty, Some(pty.master.as_fd()))
+        .map_err(|_| Failure::of("send terminal")(Errno::EPIPE))?;
+    Ok(Some(pty))
+}
+
+/// What can not be undone and holds for the init too.
+fn confine(process: &ProcessPlan, prepared: &Prepared) -> Result<(), Failure> {
+    capability::drop_bounding(CapabilitySet(process.bounding_drop))
+        .map_err(Failure::of("drop bounding capabilities"))?;
+    process::set_no_new_privileges().map_err(Failure::of("set no_new_privs"))?;
+    if process.seccomp {
+        prepared
+            .filter
+            .install()
+            .map_err(Failure::of("install system call filter"))?;
+    }
+    Ok(())
+}
+
+/// Standard streams of the command: the terminal, or what was given; without stdin, end of file.
+fn streams(fds: &mut ChildFds, terminal: Option<&Pty>) -> Result<Streams, Failure> {
+    if let Some(terminal) = terminal {
+        let copy = || {
+            terminal
+                .slave
+                .try_clone()
+                .map_err(|_| Failure::of("copy terminal")(Errno::EMFILE))
+        };
+        return Ok(Streams {
+            stdin: copy()?,
+            stdout: copy()?,
+            stderr: copy()?,
+            terminal: true,
+        });
+    }
+    let or_null = |fd: Option<OwnedFd>| match fd {
+        Some(fd) => Ok(fd),
+        None => device::open_null().map_err(Failure::of("open the null device")),
+    };
+    Ok(Streams {
+        stdin: or_null(fds.stdin.take())?,
+        stdout: or_null(fds.stdout.take())?,
+        stderr: or_null(fds.stderr.take())?,
+        terminal: false,
+    })
+}
+
+/// From the gate on.
+fn start(
+    mut fds: ChildFds,
+    plan: ChildPlan,
+    terminal: Option<Pty>,
+    prepared: &Prepared,
+) -> Result<(), (OwnedFd, Failure)> {
+    let ready = match command::credentials(&plan.process) {
+        Err(failure) => Err(failure),
+        Ok(credentials) => streams(&mut fds, terminal.as_ref()).map(|streams| (credentials, streams)),
+    };
+    let (credentials, streams) = match ready {
+        Err(failure) => return Err((fds.channel, failure)),
+        Ok(ready) => ready,
+    };
+    if !pass_gate(fds.channel.as_fd()) {
+        return Ok(());
+    }
+    let spawned = command::spawn(
+        &plan.process,
+        &credentials,
+        &streams,
+        Parentage::Mine,
+        prepared.oom_score_lowered,
+    );
+    drop(streams);
+    let ChildFds {
+        channel,
+        status,
+        keep_stdout,
+        keep_stderr,
+        ..
+    } = fds;
+    match spawned {
+        Err(failure) => {
+            supervise::record_failure(status, &failure);
+            Err((channel, failure))
+        }
+        Ok((pid, _)) => {
+            let _ = channel::send_report(channel.as_fd(), &Report::Started, None);
+            let kept_stdout = match terminal {
+                Some(Pty { master, .. }) => Some(master),
+                None => keep_stdout,
+            };
+            drop((channel, plan, credentials));
+            supervise::run(
+                pid,
+                Kept {
+                    status,
+                    stdout: kept_stdout,
+                    stderr: keep_stderr,
+                },
+            )
+        }
+    }
+}
+
+/// False: the agent is gone, nothing may run.
+fn pass_gate(channel: BorrowedFd<'_>) -> bool {
+    match channel::gate(channel, false) {
+        Gate::Open => return true,
+        Gate::Gone => return false,
+        Gate::Closed => {}
+    }
+    let _ = channel::send_report(channel, &Report::Ready, None);
+    channel::gate(channel, true) == Gate::Open
+}
+
+/// A further process: this one only joins and clones; the clone is the agent's child.
+fn exec(mut fds: ChildFds, own_network: bool, prepared: &Prepared) -> Result<(), (OwnedFd, Failure)> {
+    match exec_steps(&mut fds, own_network, prepared) {
+        Ok(()) => Ok(()),
+        Err(failure) => Err((fds.channel, failure)),
+    }
+}
+
+fn exec_steps(fds: &mut ChildFds, own_network: bool, prepared: &Prepared) -> Result<(), Failure> {
+    join_groups(fds)?;
+    let Some(plan) = receive_plan(fds.channel.as_fd())? else {
+        return Ok(());
+    };
+    let target = fds
+        .target
+        .take()
+        .ok_or_else(|| Failure::of("join container")(Errno::EINVAL))?;
+    let mut namespaces = NamespaceFlags::PID
+        .and(NamespaceFlags::MOUNT)
+        .and(NamespaceFlags::UTS)
+        .and(NamespaceFlags::IPC)
+        .and(NamespaceFlags::CGROUP);
+    if own_network {
+        namespaces = namespaces.and(NamespaceFlags::NET);
+    }
+    namespace::join(&target, namespaces).map_err(Failure::of("join container"))?;
+    drop(target);
+    let terminal = open_terminal(fds.channel.as_fd(), &plan.process)?;
+    confine(&plan.process, prepared)?;
+    let credentials = command::credentials(&plan.process)?;
+    let streams = streams(fds, terminal.as_ref())?;
+    let spawned = command::spawn(
+        &plan.process,
+        &credentials,
+        &streams,
+        Parentage::MyParents,
+        prepared.oom_score_lowered,
+    );
+    match spawned {
+        Ok((pid, pidfd)) => {
+            let report = Report::Process { pid };
+            let _ = channel::send_report(fds.channel.as_fd(), &report, Some(pidfd.as_fd()));
+            let _ = channel::send_report(fds.channel.as_fd(), &Report::Started, None);
+            Ok(())
+        }
+        Err(failure) => Err(failure),
+    }
+}
+
+/// Resolved in the container's root, which is ours by now.
+pub(super) fn credentials_file(path: &str) -> Result<Option<String>, Failure> {
+    let failed = |errno| Failure::at("read", path)(errno);
+    let root = kernel::mount::locate(None, Path::new("/"), kernel::mount::Walk::NoLinks).map_err(failed)?;
+    match kernel::mount::open_in_root(root.as_fd(), Path::new(path)) {
+        Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
+        Err(errno) => Err(failed(errno)),
+        Ok(fd) => command::read_text(fd).map(Some).map_err(failed),
+    }
+}
+
+impl Credentials {
+    pub fn is_root(&self) -> bool {
+        self.uid == 0
+    }
+}

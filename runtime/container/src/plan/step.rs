@@ -1,0 +1,152 @@
+//! One step of a launch, as data.
+
+use std::ffi::{CStr, CString};
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// What the init does to make the container's view of the world. The order in a plan matters: sources
+/// are taken while the host's root is still in sight.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Step {
+    /// Takes a detached copy of the mounts at a host path. Sources are numbered from 0 in order.
+    HoldSource {
+        path: CString,
+    },
+    /// Notes type and number of a host device node.
+    HoldDevice {
+        path: CString,
+    },
+    /// The host's root and everything mounted below it: private, read-only, no devices, no
+    /// set-user-id.
+    HostRoot,
+    /// An overlay over `lower` becomes the root; changes go below `layers`.
+    OverlayRoot {
+        lower: CString,
+        layers: CString,
+    },
+    /// A procfs of the container's own pid namespace.
+    Processes,
+    /// A tmpfs with the container's own `/dev`, and devpts in it; `console`: a terminal gets a name.
+    Devices {
+        console: bool,
+    },
+    /// A writable directory of the container's own, on the same tmpfs. `optional`: only where there is
+    /// a directory, not a symbolic link.
+    PrivateDirectory {
+        target: CString,
+        mode: u32,
+        optional: bool,
+    },
+    /// Covers a directory with an empty read-only one, in which `inner` (relative) is made.
+    Hide {
+        target: CString,
+        inner: Option<CString>,
+    },
+    /// A read-only sysfs: of the container's own network namespace, or the host's without what is mounted
+    /// below it.
+    Sysfs {
+        fresh: bool,
+    },
+    /// The container's own groups, read-only, as it sees them in its cgroup namespace. None: empty.
+    Cgroups {
+        unified: bool,
+        controllers: Vec<CString>,
+    },
+    /// Covers kernel interfaces that must not be read. Absent ones are passed over.
+    Mask {
+        targets: Vec<CString>,
+    },
+    /// Kernel interfaces that must not be written. Absent ones are passed over.
+    ReadOnly {
+        targets: Vec<CString>,
+    },
+    /// Puts a held source in its place, made where the container's root is writable.
+    Attach {
+        source: u32,
+        target: CString,
+        read_only: bool,
+    },
+    Hostname {
+        name: String,
+    },
+}
+
+/// A path for people.
+struct Shown<'a>(&'a CStr);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.to_string_lossy())
+    }
+}
+
+fn list(paths: &[CString]) -> String {
+    paths
+        .iter()
+        .map(|path| path.to_string_lossy())
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::HoldSource { path } => write!(f, "hold the tree at {}", Shown(path)),
+            Self::HoldDevice { path } => write!(f, "note the device {}", Shown(path)),
+            Self::HostRoot => f.write_str("root: the host's, private, read-only, nosuid, nodev"),
+            Self::OverlayRoot { lower, layers } => {
+                write!(
+                    f,
+                    "root: overlay of {}, changes below {}",
+                    Shown(lower),
+                    Shown(layers)
+                )
+            }
+            Self::Processes => f.write_str("mount procfs"),
+            Self::Devices { console } => {
+                write!(
+                    f,
+                    "make a private /dev{}",
+                    if *console { " with console" } else { "" }
+                )
+            }
+            Self::PrivateDirectory {
+                target,
+                mode,
+                optional,
+            } => {
+                let optional = if *optional { ", if there is one" } else { "" };
+                write!(f, "private directory {} mode {mode:o}{optional}", Shown(target))
+            }
+            Self::Hide { target, inner: None } => write!(f, "hide {}", Shown(target)),
+            Self::Hide {
+                target,
+                inner: Some(inner),
+            } => {
+                write!(f, "hide {}, with an empty {} in it", Shown(target), Shown(inner))
+            }
+            Self::Sysfs { fresh: true } => f.write_str("mount sysfs read-only"),
+            Self::Sysfs { fresh: false } => f.write_str("the host's sysfs, read-only, nothing mounted below"),
+            Self::Cgroups { unified, controllers } => {
+                let unified = if *unified { "unified " } else { "" };
+                write!(f, "mount own cgroups read-only: {unified}{}", list(controllers))
+            }
+            Self::Mask { targets } => write!(f, "mask {}", list(targets)),
+            Self::ReadOnly { targets } => write!(f, "make read-only {}", list(targets)),
+            Self::Attach {
+                source,
+                target,
+                read_only,
+            } => {
+                let mode = if *read_only { "ro" } else { "rw" };
+                write!(
+                    f,
+                    "attach tree {source} at {} ({mode},nosuid,nodev)",
+                    Shown(target)
+                )
+            }
+            Self::Hostname { name } => write!(f, "host name {name}"),
+        }
+    }
+}

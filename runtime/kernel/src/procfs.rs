@@ -1,0 +1,97 @@
+//! procfs: what is read from it, and which parts of it a container may not have.
+
+use std::ffi::CStr;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use model::ProcessIdentity;
+
+/// Where procfs is mounted, on the host and in every container.
+pub const MOUNT_POINT: &CStr = c"/proc";
+
+/// Covered in a container: they tell about the host's kernel, its keys or other tenants.
+pub const MASKED: [&str; 12] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/kpagecgroup",
+    "/proc/kpagecount",
+    "/proc/kpageflags",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+];
+
+/// Read-only in a container: writing there acts on the whole host.
+pub const READ_ONLY: [&str; 5] = [
+    "/proc/bus",
+    "/proc/fs",
+    "/proc/irq",
+    "/proc/sys",
+    "/proc/sysrq-trigger",
+];
+
+/// Field 22 of `/proc/<pid>/stat`: clock ticks from boot to the start of the process (proc(5)).
+pub fn start_time(pid: i32) -> io::Result<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    parse_start_time(&text).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "malformed stat line"))
+}
+
+fn parse_start_time(stat: &str) -> Option<u64> {
+    // The name in field 2 may hold spaces and parentheses: count from the last one.
+    let (_, rest) = stat.rsplit_once(')')?;
+    rest.split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
+/// Differs after every boot of this host.
+pub fn boot_id() -> io::Result<String> {
+    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?
+        .trim_end()
+        .to_owned())
+}
+
+/// The process as it can be told apart from a later one with the same pid.
+pub fn identity(pid: i32, boot_id: &str) -> io::Result<ProcessIdentity> {
+    Ok(ProcessIdentity {
+        pid,
+        start_time: start_time(pid)?,
+        boot_id: boot_id.to_owned(),
+    })
+}
+
+/// The path by which the owner of a process can open one of its descriptors anew.
+pub fn descriptor_path(pid: i32, number: i32) -> PathBuf {
+    PathBuf::from(format!("/proc/{pid}/fd/{number}"))
+}
+
+/// How gladly the kernel kills us when memory runs out.
+pub fn own_oom_score_adjustment() -> io::Result<i32> {
+    fs::read_to_string(OOM_SCORE_ADJUSTMENT)?
+        .trim()
+        .parse()
+        .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "malformed oom_score_adj"))
+}
+
+/// Below the lowest value that the process ever had this needs CAP_SYS_RESOURCE.
+pub fn set_own_oom_score_adjustment(value: i32) -> io::Result<()> {
+    fs::write(OOM_SCORE_ADJUSTMENT, value.to_string())
+}
+
+const OOM_SCORE_ADJUSTMENT: &str = "/proc/self/oom_score_adj";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn start_time_is_found_behind_a_hostile_name() {
+        let stat = "42 (a) R 1 (x) S 1 42 42 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 777 1000 1 18 0";
+        assert_eq!(parse_start_time(stat), Some(777));
+        assert_eq!(parse_start_time("42 (a"), None);
+        assert!(start_time(std::process::id() as i32).unwrap() > 0);
+    }
+}
