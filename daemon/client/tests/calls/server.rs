@@ -195,7 +195,7 @@ impl agent::Server for Agent {
             }
         })
         .detach();
-        results.get().set_subscription(Subscription::new(&self.0));
+        results.get().set_subscription(Subscription::open(&self.0));
         Ok(())
     }
 
@@ -228,7 +228,7 @@ impl agent::Server for Agent {
             }
         })
         .detach();
-        results.get().set_subscription(Subscription::new(&self.0));
+        results.get().set_subscription(Subscription::open(&self.0));
         Ok(())
     }
 
@@ -354,7 +354,7 @@ impl container::Server for Container {
             return Ok(());
         }
         net::spawn(write_all(Rc::clone(&self.0), params.get()?.get_output()?)).detach();
-        results.get().set_subscription(Subscription::new(&self.0));
+        results.get().set_subscription(Subscription::open(&self.0));
         results
             .get()
             .set_input(capnp_rpc::new_client(Input(Rc::clone(&self.0))));
@@ -368,7 +368,7 @@ impl container::Server for Container {
     ) -> Done {
         refuse!(self.0, results);
         net::spawn(write_all(Rc::clone(&self.0), params.get()?.get_output()?)).detach();
-        results.get().set_subscription(Subscription::new(&self.0));
+        results.get().set_subscription(Subscription::open(&self.0));
         Ok(())
     }
 
@@ -470,7 +470,7 @@ impl Drop for Input {
 struct Subscription(Rc<Script>);
 
 impl Subscription {
-    fn new(script: &Rc<Script>) -> subscription::Client {
+    fn open(script: &Rc<Script>) -> subscription::Client {
         script.subscriptions.set(script.subscriptions.get() + 1);
         capnp_rpc::new_client(Self(Rc::clone(script)))
     }
