@@ -1,1 +1,29 @@
+//! Isolators: one file, one resource, no policy. [`IsolatorSet`] drives them all for one agent.
+//!
+//! ```text
+//! admit → prepare → (the child joins) → update* / usage* / limitation → kill_all → cleanup
+//! ```
+//!
+//! State lives in the kernel alone: after a restart of the agent the same calls work on the same groups.
 
+pub mod child;
+pub mod cpu;
+pub mod cpuset;
+pub mod devices;
+pub mod error;
+pub mod io;
+pub mod isolator;
+pub mod memory;
+pub mod pids;
+pub mod set;
+pub mod trees;
+pub mod usage;
+
+pub use error::{
+    CleanupError, FreezeError, KillError, LimitationError, ListError, PrepareError, StartError, UpdateError,
+    UsageError, WatchError,
+};
+pub use isolator::{Isolator, Place};
+pub use kernel::cgroup::freezer::FreezeState;
+pub use set::{Cleanup, IsolatorSet, OomWatch, Prepared, WatchKind};
+pub use usage::{UsageReader, limits_into};

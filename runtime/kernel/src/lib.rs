@@ -7,6 +7,7 @@ pub mod cgroup;
 pub mod device;
 pub mod fake;
 pub mod file;
+pub mod file_flags;
 pub mod host;
 pub mod memfd;
 pub mod mount;

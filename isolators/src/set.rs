@@ -1,0 +1,573 @@
+//! All isolators of one agent: prepare forward, undo on failure, clean up backward.
+
+use std::fmt;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use kernel::cgroup::freezer::{self, FreezeState};
+use kernel::cgroup::processes::{is_populated, kill_at_once, kill_each, list, move_all};
+use kernel::cgroup::tree::remove_with_children;
+use kernel::cgroup::{Group, Removal, Version, memory as memory_files};
+use kernel::file::{Access, KernelFileError};
+use model::{ContainerId, Controller, Fault, HostSupport, IsolatorReport, LaunchSpec, Limitation, Limits};
+
+use crate::child;
+use crate::cpu::CpuIsolator;
+use crate::cpuset::CpusetIsolator;
+use crate::devices::{DeviceIsolator, default_program};
+use crate::error::{
+    CleanupError, FreezeError, KillError, LimitationError, ListError, PrepareError, StartError, UpdateError,
+    UsageError, WatchError,
+};
+use crate::io::IoIsolator;
+use crate::isolator::{Isolator, Place};
+use crate::memory::MemoryIsolator;
+use crate::pids::PidsIsolator;
+use crate::trees::{MakeRoot, TreeId, Trees, make_kernel_root};
+use crate::usage::UsageReader;
+
+/// cpu, memory, pids, io, cpuset, devices.
+pub struct IsolatorSet {
+    trees: Trees,
+    isolators: Vec<Box<dyn Isolator>>,
+    memory: Option<TreeId>,
+    /// Namespaces, capabilities, rlimits, seccomp: the init's work, told here.
+    child_reports: Vec<IsolatorReport>,
+}
+
+/// How the new process gets into its groups.
+#[derive(Debug)]
+pub struct Prepared {
+    /// The v2 group's directory, for CLONE_INTO_CGROUP.
+    pub cgroup: Option<OwnedFd>,
+    /// `cgroup.procs` of each v1 group, open for writing.
+    pub cgroup_procs: Vec<OwnedFd>,
+}
+
+/// How a cleanup ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cleanup {
+    Done,
+    /// A group still has processes: kill them, or wait for them, and ask again.
+    Busy {
+        path: PathBuf,
+        pids: Vec<i32>,
+    },
+}
+
+impl fmt::Display for Cleanup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Done => f.write_str("done"),
+            Self::Busy { path, pids } => {
+                write!(
+                    f,
+                    "control group {} is in use by processes {pids:?}",
+                    path.display()
+                )
+            }
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WatchKind {
+    /// An eventfd: readable, eight bytes to be read.
+    Readable,
+    /// A file that reports EPOLLPRI at a change.
+    Priority,
+}
+
+/// Ready when the container has run out of memory, or is gone: ask [`IsolatorSet::limitation`].
+#[derive(Debug)]
+pub struct OomWatch {
+    pub fd: OwnedFd,
+    pub kind: WatchKind,
+}
+
+/// rmdir may answer EBUSY for a moment after the last process was reaped; this long it is tried again on
+/// the spot before the caller is told.
+const REMOVAL_PAUSES: [Duration; 3] = [
+    Duration::from_micros(200),
+    Duration::from_micros(500),
+    Duration::from_millis(1),
+];
+
+/// How long `kill_all` goes on signalling where `cgroup.kill` does not exist.
+const KILL_PATIENCE: Duration = Duration::from_millis(50);
+
+impl IsolatorSet {
+    /// Makes the root groups of this agent, `cgroup_root` in each hierarchy that is needed.
+    pub fn new(host: &HostSupport, cgroup_root: &str) -> Result<Self, StartError> {
+        let program = match &host.unified {
+            Some(_) => default_program()
+                .map_err(|error| format!("{}", Fault::from_error(model::FaultKind::Unsupported, &error))),
+            None => Err(
+                "neither a v2 tree for a BPF device program nor the v1 devices controller is mounted"
+                    .to_owned(),
+            ),
+        };
+        Self::assemble(host, cgroup_root, &make_kernel_root, program)
+    }
+
+    /// With root groups of another make, and without BPF: for tests on a fake.
+    pub fn on_trees(host: &HostSupport, cgroup_root: &str, make: MakeRoot<'_>) -> Result<Self, StartError> {
+        Self::assemble(host, cgroup_root, make, Err("a fake has no BPF".to_owned()))
+    }
+
+    fn assemble(
+        host: &HostSupport,
+        cgroup_root: &str,
+        make: MakeRoot<'_>,
+        program: Result<bpf::Program, String>,
+    ) -> Result<Self, StartError> {
+        let trees = Trees::make(host, cgroup_root, make, program.is_err())?;
+        let memory = MemoryIsolator::new(host, &trees);
+        let memory_tree = memory.tree();
+        let isolators: Vec<Box<dyn Isolator>> = vec![
+            Box::new(CpuIsolator::new(host, &trees)),
+            Box::new(memory),
+            Box::new(PidsIsolator::new(&trees)),
+            Box::new(IoIsolator::new(host, &trees)),
+            Box::new(CpusetIsolator::new(host, &trees)),
+            Box::new(DeviceIsolator::new(&trees, program)),
+        ];
+        Ok(Self {
+            trees,
+            isolators,
+            memory: memory_tree,
+            child_reports: child::reports(host),
+        })
+    }
+
+    /// Refuses what this host can not enforce, with the missing kernel feature named.
+    pub fn admit(&self, spec: &LaunchSpec) -> Result<(), Fault> {
+        self.admit_limits(&spec.limits)?;
+        self.isolators
+            .iter()
+            .try_for_each(|isolator| isolator.admit_spec(spec))
+    }
+
+    /// As `admit`, for a live update: `limits` are those that would be in force.
+    pub fn admit_limits(&self, limits: &Limits) -> Result<(), Fault> {
+        self.isolators
+            .iter()
+            .try_for_each(|isolator| isolator.admit(limits))
+    }
+
+    /// The hierarchies of a container with these limits, in order, each once.
+    fn trees_for(&self, limits: &Limits) -> Vec<TreeId> {
+        let mut needed: Vec<TreeId> = self.trees.unified().into_iter().collect();
+        for tree in self.isolators.iter().flat_map(|isolator| isolator.trees(limits)) {
+            if !needed.contains(&tree) {
+                needed.push(tree);
+            }
+        }
+        // Without a v2 tree the v1 freezer is what stops a container.
+        if let (None, Some(freezer)) = (self.trees.unified(), self.trees.of(Controller::Freezer)) {
+            needed.push(freezer);
+        }
+        needed
+    }
+
+    fn enable_for(&self, limits: &Limits) -> Result<(), StartError> {
+        if limits.io.weight.is_some() || !limits.io.devices.is_empty() {
+            self.trees.enable(Controller::Io)?;
+        }
+        if limits.cpuset_cpus.is_some() || limits.cpuset_mems.is_some() {
+            self.trees.enable(Controller::Cpuset)?;
+        }
+        Ok(())
+    }
+
+    /// Makes the groups, writes the limits and reads every one back. On failure nothing is left.
+    pub fn prepare(&self, id: &ContainerId, spec: &LaunchSpec) -> Result<Prepared, PrepareError> {
+        self.enable_for(&spec.limits).map_err(PrepareError::Enable)?;
+        let needed = self.trees_for(&spec.limits);
+        let mut made = Vec::with_capacity(needed.len());
+        let result = needed
+            .iter()
+            .try_for_each(|tree| {
+                self.make_group(*tree, id)?;
+                made.push(*tree);
+                Ok(())
+            })
+            .and_then(|()| self.fill_groups(id, spec, &needed));
+        if result.is_err() {
+            for tree in made.iter().rev() {
+                // Nobody has joined yet: it can not be in use. Should it fail, `orphans` finds it.
+                if let Err(error) = self.trees.tree(*tree).remove(id.as_str()) {
+                    tracing::warn!(container = %id, "undo: {error}: {}", error.source);
+                }
+            }
+        }
+        result
+    }
+
+    fn make_group(&self, tree: TreeId, id: &ContainerId) -> Result<(), PrepareError> {
+        let tree = self.trees.tree(tree);
+        let failed = |source| PrepareError::Group {
+            id: id.clone(),
+            source,
+        };
+        if tree.make(id.as_str()).map_err(failed)? {
+            return Ok(());
+        }
+        // Left from an earlier try. An empty one is made anew, so that nothing of its limits stays.
+        if remove_with_children(tree, id.as_str()).map_err(failed)? == Removal::Busy
+            || !tree.make(id.as_str()).map_err(failed)?
+        {
+            return Err(PrepareError::InUse {
+                path: tree.path().join(id.as_str()),
+            });
+        }
+        Ok(())
+    }
+
+    fn fill_groups(
+        &self,
+        id: &ContainerId,
+        spec: &LaunchSpec,
+        needed: &[TreeId],
+    ) -> Result<Prepared, PrepareError> {
+        let prepared =
+            self.open_groups(id, needed.iter().copied())
+                .map_err(|source| PrepareError::Group {
+                    id: id.clone(),
+                    source,
+                })?;
+        let place = Place {
+            trees: &self.trees,
+            name: id.as_str(),
+            unified: prepared.cgroup.as_ref().map(AsFd::as_fd),
+        };
+        for isolator in &self.isolators {
+            isolator.prepare(place, spec)?;
+        }
+        Ok(prepared)
+    }
+
+    fn open_groups(
+        &self,
+        id: &ContainerId,
+        trees: impl Iterator<Item = TreeId>,
+    ) -> Result<Prepared, KernelFileError> {
+        let mut prepared = Prepared {
+            cgroup: None,
+            cgroup_procs: Vec::with_capacity(4),
+        };
+        for tree in trees {
+            let tree = self.trees.tree(tree);
+            match tree.version() {
+                Version::V2 => prepared.cgroup = Some(tree.open_group(id.as_str())?),
+                Version::V1 => {
+                    prepared
+                        .cgroup_procs
+                        .push(tree.open(id.as_str(), "cgroup.procs", Access::Write)?);
+                }
+            }
+        }
+        Ok(prepared)
+    }
+
+    /// The way into the groups of a container that exists, for a further process.
+    pub fn join(&self, id: &ContainerId) -> Result<Prepared, UsageError> {
+        let existing: Vec<TreeId> = self
+            .trees
+            .all()
+            .filter(|tree| self.trees.tree(*tree).has(id.as_str(), "cgroup.procs"))
+            .collect();
+        if existing.is_empty() {
+            return Err(UsageError::Gone(id.clone()));
+        }
+        self.open_groups(id, existing.into_iter())
+            .map_err(|source| UsageError::Open {
+                id: id.clone(),
+                source,
+            })
+    }
+
+    fn place<'a>(&'a self, id: &'a ContainerId) -> Place<'a> {
+        Place {
+            trees: &self.trees,
+            name: id.as_str(),
+            unified: None,
+        }
+    }
+
+    fn group<'a>(&'a self, tree: TreeId, id: &'a ContainerId) -> Group<'a> {
+        Group::new(self.trees.tree(tree), id.as_str())
+    }
+
+    /// Puts `new` in force instead of `old`; on failure `old` again.
+    pub fn update(&self, id: &ContainerId, old: &Limits, new: &Limits) -> Result<(), UpdateError> {
+        self.admit_limits(new).map_err(UpdateError::Refused)?;
+        self.enable_for(new).map_err(UpdateError::Enable)?;
+        self.add_groups(id, new)?;
+        let place = self.place(id);
+        for (index, isolator) in self.isolators.iter().enumerate() {
+            if let Err(source) = isolator.update(place, old, new) {
+                if source.is_absent() && !self.exists(id) {
+                    return Err(UpdateError::Gone(id.clone()));
+                }
+                // The one that failed may have written a part, so it is taken back too.
+                let rollback = self.isolators[..=index]
+                    .iter()
+                    .rev()
+                    .filter_map(|isolator| isolator.update(place, new, old).err())
+                    .last()
+                    .map(|error| Fault::from_error(model::FaultKind::Failed, &error).message);
+                return Err(UpdateError::Limit {
+                    isolator: isolator.name(),
+                    source,
+                    rollback,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn exists(&self, id: &ContainerId) -> bool {
+        self.trees
+            .all()
+            .any(|tree| self.trees.tree(tree).has(id.as_str(), "cgroup.procs"))
+    }
+
+    /// Makes the groups that the new limits need in addition, and moves the container into them.
+    fn add_groups(&self, id: &ContainerId, new: &Limits) -> Result<(), UpdateError> {
+        let needed = self.trees_for(new);
+        let failed = |source| UpdateError::Group {
+            id: id.clone(),
+            source,
+        };
+        let Some(from) = needed
+            .iter()
+            .find(|t| self.trees.tree(**t).has(id.as_str(), "cgroup.procs"))
+        else {
+            return Err(UpdateError::Gone(id.clone()));
+        };
+        for tree in needed.iter().filter(|tree| *tree != from) {
+            let group = self.group(*tree, id);
+            if !group.tree.make(group.name).map_err(failed)? {
+                continue;
+            }
+            // A v1 cpuset takes nobody before it has CPUs and nodes.
+            let ready = if self.trees.of(Controller::Cpuset) == Some(*tree) && group.version() == Version::V1
+            {
+                kernel::cgroup::cpuset::inherit_v1(group)
+            } else {
+                Ok(())
+            };
+            ready.map_err(|source| UpdateError::Limit {
+                isolator: "cpuset",
+                source,
+                rollback: None,
+            })?;
+            if !move_all(self.group(*from, id), group).map_err(failed)? {
+                return Err(UpdateError::Unmovable(id.clone()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens the statistics files.
+    pub fn usage(&self, id: &ContainerId) -> Result<UsageReader, UsageError> {
+        let mut files = Vec::with_capacity(10);
+        for isolator in &self.isolators {
+            isolator
+                .usage(self.place(id), &mut files)
+                .map_err(|source| UsageError::Open {
+                    id: id.clone(),
+                    source,
+                })?;
+        }
+        if files.is_empty() {
+            return Err(UsageError::Gone(id.clone()));
+        }
+        Ok(UsageReader::new(files))
+    }
+
+    /// Something to wait on for the lack of memory. `None`: there is no memory controller.
+    pub fn watch(&self, id: &ContainerId) -> Result<Option<OomWatch>, WatchError> {
+        let Some(tree) = self.memory else { return Ok(None) };
+        let group = self.group(tree, id);
+        let fd = memory_files::watch(group).map_err(|source| WatchError {
+            id: id.clone(),
+            source,
+        })?;
+        let kind = match group.version() {
+            Version::V1 => WatchKind::Readable,
+            Version::V2 => WatchKind::Priority,
+        };
+        Ok(Some(OomWatch { fd, kind }))
+    }
+
+    /// The limit that was hit, if one was. A level: it can be asked at any time, also after a restart.
+    pub fn limitation(
+        &self,
+        id: &ContainerId,
+        limits: &Limits,
+    ) -> Result<Option<Limitation>, LimitationError> {
+        for isolator in &self.isolators {
+            let found = isolator
+                .limitation(self.place(id), limits)
+                .map_err(|source| LimitationError {
+                    id: id.clone(),
+                    source,
+                })?;
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Kills every process of the container, frozen ones included. Does not wait for them to be reaped.
+    pub fn kill_all(&self, id: &ContainerId) -> Result<(), KillError> {
+        let failed = |source| KillError::File {
+            id: id.clone(),
+            source,
+        };
+        if let Some(unified) = self.trees.unified() {
+            let group = self.group(unified, id);
+            let was_populated = is_populated(group).map_err(failed)?;
+            if was_populated == Some(true) && kill_at_once(group).map_err(failed)? {
+                return Ok(());
+            }
+        }
+        // No `cgroup.kill` (before 5.14), or somebody who is only in a v1 group.
+        for tree in self.trees.all() {
+            let group = self.group(tree, id);
+            if list(group).map_err(failed)?.is_empty() {
+                continue;
+            }
+            if let (None, Some(freezer)) = (self.trees.unified(), self.trees.of(Controller::Freezer)) {
+                // A process frozen by v1 does not die before it is thawed.
+                match freezer::thaw(self.group(freezer, id)) {
+                    Ok(_) => {}
+                    Err(error) if error.is_absent() => {}
+                    Err(error) => return Err(failed(error)),
+                }
+            }
+            let alive = kill_each(group, KILL_PATIENCE).map_err(failed)?;
+            if !alive.is_empty() {
+                return Err(KillError::Alive {
+                    id: id.clone(),
+                    pids: alive,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the groups, last made first. Idempotent: what is gone is done.
+    pub fn cleanup(&self, id: &ContainerId) -> Result<Cleanup, CleanupError> {
+        for tree in self.trees.all().rev() {
+            let group = self.group(tree, id);
+            let failed = |source| CleanupError {
+                id: id.clone(),
+                source,
+            };
+            let mut removal = remove_with_children(group.tree, group.name).map_err(failed)?;
+            for pause in REMOVAL_PAUSES {
+                if removal != Removal::Busy || !list(group).map_err(failed)?.is_empty() {
+                    break;
+                }
+                std::thread::sleep(pause);
+                removal = remove_with_children(group.tree, group.name).map_err(failed)?;
+            }
+            if removal == Removal::Busy {
+                let pids = list(group).map_err(failed)?;
+                return Ok(Cleanup::Busy {
+                    path: group.tree.path().join(group.name),
+                    pids,
+                });
+            }
+        }
+        Ok(Cleanup::Done)
+    }
+
+    /// Containers that have a group, in any hierarchy.
+    pub fn orphans(&self) -> Result<Vec<ContainerId>, ListError> {
+        let mut found = Vec::new();
+        for tree in self.trees.all() {
+            let names = self.trees.tree(tree).groups("")?;
+            found.extend(
+                names
+                    .into_iter()
+                    .filter_map(|name| ContainerId::try_from(name).ok()),
+            );
+        }
+        found.sort();
+        found.dedup();
+        Ok(found)
+    }
+
+    /// Pids in the container, in the agent's pid namespace; none if it is gone.
+    pub fn pids(&self, id: &ContainerId) -> Result<Vec<i32>, ListError> {
+        let tree = self.trees.unified().or_else(|| self.trees.all().next());
+        Ok(tree
+            .map(|tree| list(self.group(tree, id)))
+            .transpose()?
+            .unwrap_or_default())
+    }
+
+    fn freezing_group<'a>(&'a self, id: &'a ContainerId) -> Result<Group<'a>, FreezeError> {
+        let tree = self
+            .trees
+            .unified()
+            .or_else(|| self.trees.of(Controller::Freezer));
+        tree.map(|tree| self.group(tree, id))
+            .ok_or(FreezeError::Unsupported)
+    }
+
+    /// Stops every process where it is.
+    pub fn freeze(&self, id: &ContainerId) -> Result<FreezeState, FreezeError> {
+        freezer::freeze(self.freezing_group(id)?).map_err(|source| FreezeError::File {
+            id: id.clone(),
+            source,
+        })
+    }
+
+    pub fn thaw(&self, id: &ContainerId) -> Result<FreezeState, FreezeError> {
+        freezer::thaw(self.freezing_group(id)?).map_err(|source| FreezeError::File {
+            id: id.clone(),
+            source,
+        })
+    }
+
+    /// The container's groups: name of the hierarchy (`cpu`, `unified`) and path.
+    pub fn paths(&self, id: &ContainerId) -> Vec<(String, PathBuf)> {
+        let existing = self
+            .trees
+            .all()
+            .filter(|tree| self.trees.tree(*tree).has(id.as_str(), "cgroup.procs"));
+        existing
+            .map(|tree| {
+                (
+                    self.trees.name(tree).to_owned(),
+                    self.trees.tree(tree).path().join(id.as_str()),
+                )
+            })
+            .collect()
+    }
+
+    /// What isolates on this host, by which mechanism, and what is missing.
+    pub fn describe(&self) -> Vec<IsolatorReport> {
+        self.isolators
+            .iter()
+            .map(|isolator| isolator.report())
+            .chain(self.child_reports.clone())
+            .collect()
+    }
+
+    /// Removes our root groups where nothing is in them.
+    pub fn remove_root(&self) {
+        for tree in self.trees.all().rev() {
+            if let Err(error) = self.trees.tree(tree).remove_root() {
+                tracing::debug!("{error}: {}", error.source);
+            }
+        }
+    }
+}

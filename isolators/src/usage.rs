@@ -1,0 +1,78 @@
+//! Sampling: files opened once, read with one pread each, parsed without an allocation.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use kernel::cgroup::Group;
+use kernel::file::{Access, KernelFileError, sample};
+use model::{HostSupport, Limit, Limits, Usage};
+
+/// A statistics file that is kept open, and how it is read.
+pub struct UsageFile {
+    fd: OwnedFd,
+    parse: fn(&[u8], &mut Usage),
+}
+
+impl UsageFile {
+    /// Opens a file and adds it; false: this kernel, or this container, does not have it.
+    pub fn open(
+        group: Group<'_>,
+        file: &str,
+        parse: fn(&[u8], &mut Usage),
+        files: &mut Vec<Self>,
+    ) -> Result<bool, KernelFileError> {
+        match group.tree.open(group.name, file, Access::Read) {
+            Ok(fd) => {
+                files.push(Self { fd, parse });
+                Ok(true)
+            }
+            Err(error) if error.is_absent() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Statistics of one container. Eight descriptors on v1, hybrid and v2; io limits add two (v1) or one (v2).
+pub struct UsageReader {
+    files: Vec<UsageFile>,
+}
+
+impl UsageReader {
+    pub(crate) fn new(mut files: Vec<UsageFile>) -> Self {
+        files.shrink_to_fit();
+        Self { files }
+    }
+
+    /// Reads everything; `timestamp` is left 0. What can not be read, because the container has ended
+    /// meanwhile, is absent.
+    pub fn sample(&self, buffer: &mut Vec<u8>) -> Usage {
+        let mut usage = Usage::default();
+        for file in &self.files {
+            if let Some(text) = sample(file.fd.as_fd(), buffer) {
+                (file.parse)(text, &mut usage);
+            }
+        }
+        usage
+    }
+
+    /// Descriptors that are kept open.
+    pub fn descriptors(&self) -> usize {
+        self.files.len()
+    }
+}
+
+/// Adds the limits in force, as Mesos reports them: without a ceiling it is what the host has.
+pub fn limits_into(limits: &Limits, host: &HostSupport, usage: &mut Usage) {
+    usage.cpus_limit = match limits.cpu_limit {
+        Some(Limit::Max) => Some(f64::from(host.cpus)),
+        Some(Limit::Value(cpus)) => Some(cpus.as_f64()),
+        None => limits.cpus.map(|cpus| cpus.as_f64()),
+    };
+    usage.cpus_soft_limit = limits.cpus.map(|cpus| cpus.as_f64());
+    usage.mem_limit_bytes = match limits.mem {
+        Some(Limit::Value(bytes)) => Some(bytes.get()),
+        Some(Limit::Max) => Some(host.memory.get()),
+        None => None,
+    };
+    usage.mem_soft_limit_bytes = limits.mem_soft.map(|bytes| bytes.get());
+    usage.pids_limit = limits.pids.and_then(Limit::value).map(u64::from);
+}

@@ -1,0 +1,3 @@
+//! Fakes: same names, same refusals, no kernel.
+
+pub mod cgroups;
