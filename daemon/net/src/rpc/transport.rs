@@ -373,7 +373,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transport<S> {
             waker.wake();
         }
         if let Some(error) = failure {
-            self.fail(CloseReason::Stream(error));
+            self.fail(broken(error));
         }
     }
 
@@ -415,7 +415,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transport<S> {
             Poll::Ready(Ok(count)) => count,
             Poll::Ready(Err(error)) => {
                 drop(state);
-                self.fail(CloseReason::Stream(error));
+                self.fail(broken(error));
                 return Poll::Ready(Err(Self::failed_io()));
             }
             Poll::Pending => {
@@ -479,7 +479,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transport<S> {
                 }
                 Poll::Ready(Err(error)) => {
                     drop(state);
-                    self.fail(CloseReason::Stream(error));
+                    self.fail(broken(error));
                     return Poll::Ready(Err(Self::failed_io()));
                 }
                 // Gathered below; the driver sends it when the peer takes it.
@@ -512,6 +512,14 @@ impl State {
         buffer[..count].copy_from_slice(&self.input[self.input_at..self.input_at + count]);
         self.input_at += count;
         count
+    }
+}
+
+/// A peer that goes while bytes for it are on their way is seen as a failure of the stream.
+fn broken(error: io::Error) -> CloseReason {
+    match error.kind() {
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => CloseReason::PeerClosed,
+        _ => CloseReason::Stream(error),
     }
 }
 
