@@ -14,10 +14,10 @@ use crate::settings::Settings;
 /// The agent's decisions. See the crate's head for the drive contract.
 #[derive(Debug)]
 pub struct AgentCore {
-    settings: Settings,
-    containers: BTreeMap<ContainerId, Container>,
+    pub(crate) settings: Settings,
+    pub(crate) containers: BTreeMap<ContainerId, Container>,
     /// Names of containers that are not over.
-    names: BTreeMap<ContainerName, ContainerId>,
+    pub(crate) names: BTreeMap<ContainerName, ContainerId>,
     /// Ended ones, oldest first; the front is forgotten when there are too many.
     ended: VecDeque<ContainerId>,
     /// Every alarm that is set, earliest first.
@@ -26,7 +26,7 @@ pub struct AgentCore {
     sequence: u64,
     draining: bool,
     drains: Vec<(Ticket, u32)>,
-    living: usize,
+    pub(crate) living: usize,
 }
 
 impl AgentCore {
@@ -58,6 +58,7 @@ impl AgentCore {
     pub fn handle(&mut self, now: Now, input: Input) {
         debug_assert!(self.wishes.is_empty(), "drain every wish before the next input");
         match input {
+            Input::Adopt { id, found } => self.adopt(now, id, *found),
             Input::Launch { ticket, id, spec } => self.launch(now, ticket, id, *spec),
             Input::Prepared { id, result } => self.prepared(now, &id, result),
             Input::Forked { id, result } => self.forked(now, &id, result),
@@ -92,6 +93,11 @@ impl AgentCore {
 
     pub fn identity(&self, id: &ContainerId) -> Option<&ProcessIdentity> {
         self.containers.get(id).and_then(|c| c.identity.as_ref())
+    }
+
+    /// Why it is being taken down, to be checkpointed.
+    pub fn killing(&self, id: &ContainerId) -> Option<model::Reason> {
+        self.containers.get(id).and_then(Container::killing)
     }
 
     /// Limits to be checkpointed: those of an update that is in the kernel, though not yet answered.
@@ -196,36 +202,9 @@ impl AgentCore {
             self.names.insert(name.clone(), id.clone());
         }
         self.living += 1;
-        let container = Container {
-            status: ContainerStatus {
-                id: id.clone(),
-                name: spec.name.clone(),
-                state: ContainerState::Admitted,
-                pid: None,
-                command: spec.command.clone(),
-                limits: spec.limits.clone(),
-                network: spec.network,
-                labels: spec.labels.clone(),
-                created_at_ms: now.wall_ms,
-                started_at_ms: None,
-                sandbox: None,
-                terminal: spec.terminal.is_some(),
-                termination: None,
-            },
-            spec: spec.clone(),
-            phase: Phase::Preparing,
-            identity: None,
-            alarm: None,
-            launcher: Some(ticket),
-            waiters: Vec::new(),
-            doom: None,
-            end: None,
-            limitation: None,
-            update: None,
-            cleanup_attempts: 0,
-            writing: false,
-            delivered: None,
-        };
+        let status = new_status(&id, &spec, now.wall_ms);
+        let mut container = Container::new(status, spec.clone(), Phase::Preparing);
+        container.launcher = Some(ticket);
         self.containers.insert(id.clone(), container);
         self.emit_state(now, &id);
         self.wishes.push_back(Wish::Prepare { id, spec: Box::new(spec) });
@@ -263,7 +242,7 @@ impl AgentCore {
                 }
                 c.phase = Phase::Checkpointing;
                 c.status.state = ContainerState::Forked;
-                c.writing = true;
+                c.writing += 1;
                 self.emit_state(now, id);
                 self.wishes.push_back(Wish::Checkpoint { id: id.clone() });
             }
@@ -273,10 +252,17 @@ impl AgentCore {
     fn checkpointed(&mut self, now: Now, id: &ContainerId, result: Result<(), Fault>) {
         let patience = self.settings.start_patience;
         let Some(c) = self.containers.get_mut(id) else { return };
-        c.writing = false;
-        if c.phase == Phase::Cleaning {
+        c.writing = c.writing.saturating_sub(1);
+        let killers = std::mem::take(&mut c.killers);
+        let phase = c.phase;
+        for ticket in killers {
+            // In force even if it could not be written: only a crash within the grace would forget it.
+            self.answer(ticket, Answer::Signalled);
+        }
+        if phase == Phase::Cleaning {
             return self.clean(now, id);
         }
+        let Some(c) = self.containers.get_mut(id) else { return };
         if c.phase != Phase::Checkpointing {
             return self.update_persisted(now, id, result);
         }
@@ -359,6 +345,12 @@ impl AgentCore {
             0 | SIGKILL => {
                 let grace = if signal == SIGKILL { Millis(0) } else { grace.unwrap_or(c.spec.grace) };
                 self.end_gracefully(now, id, Doom::Killed, grace);
+                // A grace that outlives us must be known to a successor before it is promised.
+                if let Some(c) = self.containers.get_mut(id).filter(|c| c.phase == Phase::Dying && grace.0 > 0) {
+                    c.killers.push(ticket);
+                    c.writing += 1;
+                    return self.wishes.push_back(Wish::Checkpoint { id: id.clone() });
+                }
             }
             _ if c.phase == Phase::Running || c.phase == Phase::Dying => {
                 c.delivered = Some(signal);
@@ -400,7 +392,7 @@ impl AgentCore {
         }
     }
 
-    fn kill_all(&mut self, now: Now, id: &ContainerId) {
+    pub(crate) fn kill_all(&mut self, now: Now, id: &ContainerId) {
         let retry = self.settings.kill_retry;
         let Some(c) = self.containers.get_mut(id) else { return };
         c.phase = Phase::Dying;
@@ -409,10 +401,10 @@ impl AgentCore {
         self.wishes.push_back(Wish::KillAll { id: id.clone() });
     }
 
-    fn clean(&mut self, now: Now, id: &ContainerId) {
+    pub(crate) fn clean(&mut self, now: Now, id: &ContainerId) {
         let Some(c) = self.containers.get_mut(id) else { return };
         c.phase = Phase::Cleaning;
-        if c.writing {
+        if c.writing > 0 {
             // Comes back here when that is done.
             return self.set_alarm(id, None);
         }
@@ -457,6 +449,7 @@ impl AgentCore {
         let waiters = std::mem::take(&mut c.waiters);
         let launcher = c.launcher.take();
         let update = c.update.take();
+        let killers = std::mem::take(&mut c.killers);
         let name = c.status.name.clone();
         let failure = match &c.doom {
             Some(Doom::Failed(fault)) => fault.clone(),
@@ -481,6 +474,9 @@ impl AgentCore {
         if let Some(update) = update {
             let fault = Fault::new(FaultKind::State, format!("container {id} ended during the update"));
             self.refuse(update.ticket, fault);
+        }
+        for ticket in killers {
+            self.answer(ticket, Answer::Signalled);
         }
         for ticket in waiters {
             self.answer(ticket, Answer::Ended(termination.clone()));
@@ -516,6 +512,7 @@ impl AgentCore {
         self.drains.retain(|(t, _)| *t != ticket);
         for c in self.containers.values_mut() {
             c.waiters.retain(|t| *t != ticket);
+            c.killers.retain(|t| *t != ticket);
             if c.launcher == Some(ticket) {
                 // The launch goes on: whoever asked may come back with the same id.
                 c.launcher = None;
@@ -536,13 +533,13 @@ impl AgentCore {
         let old = c.status.limits.clone();
         let new = old.merged(change);
         c.update = Some(PendingUpdate { ticket, new: new.clone(), applied: false });
-        c.writing = true;
+        c.writing += 1;
         self.wishes.push_back(Wish::ApplyLimits { id: id.clone(), old: Box::new(old), new: Box::new(new) });
     }
 
     fn limits_applied(&mut self, now: Now, id: &ContainerId, result: Result<(), Fault>) {
         let Some(c) = self.containers.get_mut(id) else { return };
-        c.writing = false;
+        c.writing = c.writing.saturating_sub(1);
         if c.phase == Phase::Cleaning {
             return self.clean(now, id);
         }
@@ -551,7 +548,7 @@ impl AgentCore {
             Ok(()) => {
                 // Durable before it is told: a restarted agent must know the limits that are in force.
                 update.applied = true;
-                c.writing = true;
+                c.writing += 1;
                 self.wishes.push_back(Wish::Checkpoint { id: id.clone() });
             }
             Err(fault) => {
@@ -627,7 +624,7 @@ impl AgentCore {
         }
     }
 
-    fn set_alarm(&mut self, id: &ContainerId, alarm: Option<(Millis, Alarm)>) {
+    pub(crate) fn set_alarm(&mut self, id: &ContainerId, alarm: Option<(Millis, Alarm)>) {
         let Some(c) = self.containers.get_mut(id) else { return };
         if let Some((at, _)) = c.alarm.take() {
             self.alarms.remove(&(at, id.clone()));
@@ -662,7 +659,7 @@ impl AgentCore {
         self.refuse(ticket, fault.field("container"));
     }
 
-    fn emit_state(&mut self, now: Now, id: &ContainerId) {
+    pub(crate) fn emit_state(&mut self, now: Now, id: &ContainerId) {
         if let Some(state) = self.status(id).map(|s| s.state) {
             self.emit(now, id, EventKind::State { state });
         }
@@ -683,6 +680,24 @@ impl AgentCore {
     }
 }
 
-fn after(now: Now, span: Millis) -> Millis {
+pub(crate) fn new_status(id: &ContainerId, spec: &LaunchSpec, created_at_ms: u64) -> ContainerStatus {
+    ContainerStatus {
+        id: id.clone(),
+        name: spec.name.clone(),
+        state: ContainerState::Admitted,
+        pid: None,
+        command: spec.command.clone(),
+        limits: spec.limits.clone(),
+        network: spec.network,
+        labels: spec.labels.clone(),
+        created_at_ms,
+        started_at_ms: None,
+        sandbox: None,
+        terminal: spec.terminal.is_some(),
+        termination: None,
+    }
+}
+
+pub(crate) fn after(now: Now, span: Millis) -> Millis {
     Millis(now.monotonic.0.saturating_add(span.0))
 }

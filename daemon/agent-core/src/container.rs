@@ -58,9 +58,11 @@ pub(crate) struct Container {
     /// A live update on its way: who asked, the limits to be, and whether they are in the kernel already.
     pub update: Option<PendingUpdate>,
     pub cleanup_attempts: u32,
-    /// A checkpoint or an update of limits is being written. Cleaning up waits for it: what is written
+    /// Checkpoints and updates of limits that are being written. Cleaning up waits for them: what is written
     /// afterwards would stay behind.
-    pub writing: bool,
+    pub writing: u32,
+    /// Whoever asked for the graceful kill that is being checkpointed.
+    pub killers: Vec<Ticket>,
     /// Last plain signal delivered by request, to tell a wanted death from an unwanted one.
     pub delivered: Option<i32>,
 }
@@ -79,6 +81,8 @@ pub(crate) enum Doom {
     Timeout,
     Limit,
     Failed(Fault),
+    /// It ended while no agent was there, and left no record.
+    Lost,
 }
 
 impl Container {
@@ -119,6 +123,10 @@ impl Container {
                 termination.reason = Reason::Killed;
                 termination.message = "killed on request".into();
             }
+            (Some(Doom::Lost), _) => {
+                termination.reason = Reason::Lost;
+                termination.message = "ended while no agent was there to see how".into();
+            }
             (Some(Doom::Limit) | None, None) => match (end.exit_code, signal) {
                 (Some(code), _) => termination.message = format!("exited with status {code}"),
                 (None, Some(signal)) if self.delivered == Some(signal) => {
@@ -133,6 +141,38 @@ impl Container {
             },
         }
         termination
+    }
+
+    /// What it was before anything happened to it.
+    pub fn new(status: ContainerStatus, spec: LaunchSpec, phase: Phase) -> Self {
+        Self {
+            spec,
+            status,
+            phase,
+            identity: None,
+            alarm: None,
+            launcher: None,
+            waiters: Vec::new(),
+            doom: None,
+            end: None,
+            limitation: None,
+            update: None,
+            cleanup_attempts: 0,
+            writing: 0,
+            killers: Vec::new(),
+            delivered: None,
+        }
+    }
+
+    /// Why it is being taken down, if somebody decided so.
+    pub fn killing(&self) -> Option<Reason> {
+        match self.doom.as_ref()? {
+            Doom::Killed => Some(Reason::Killed),
+            Doom::Timeout => Some(Reason::Timeout),
+            Doom::Limit => self.limitation.as_ref().map(|l| l.reason),
+            Doom::Failed(_) => Some(Reason::LaunchFailed),
+            Doom::Lost => Some(Reason::Lost),
+        }
     }
 
     pub fn is_over(&self) -> bool {

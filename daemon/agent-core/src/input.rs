@@ -1,7 +1,10 @@
 //! Facts that come in, wishes that go out.
 
+use std::path::PathBuf;
+
 use model::{
-    ContainerId, Event, ExecSpec, Fault, LaunchSpec, Limitation, Limits, Millis, ProcessIdentity, Termination,
+    ContainerId, Event, ExecSpec, Fault, LaunchSpec, Limitation, Limits, Millis, ProcessIdentity, Reason,
+    Termination,
 };
 
 /// The moment at which an input is handled.
@@ -39,8 +42,25 @@ pub enum CleanupOutcome {
     Busy { message: String },
 }
 
+/// A container that an earlier agent left, as its checkpoint and the kernel tell.
+#[derive(Debug, Clone)]
+pub struct Adopted {
+    pub spec: LaunchSpec,
+    pub limits: Limits,
+    pub identity: Option<ProcessIdentity>,
+    pub sandbox: Option<PathBuf>,
+    pub created_at_ms: u64,
+    pub started_at_ms: Option<u64>,
+    /// Somebody had decided that it has to go.
+    pub killing: Option<Reason>,
+    /// Its init lives. If not: how it ended.
+    pub alive: Result<(), EndReport>,
+}
+
 #[derive(Debug, Clone)]
 pub enum Input {
+    /// Before anything else: one container found at start.
+    Adopt { id: ContainerId, found: Box<Adopted> },
     Launch { ticket: Ticket, id: ContainerId, spec: Box<LaunchSpec> },
     Prepared { id: ContainerId, result: Result<(), Fault> },
     Forked { id: ContainerId, result: Result<ProcessIdentity, Fault> },
@@ -73,7 +93,8 @@ pub enum Wish {
     Prepare { id: ContainerId, spec: Box<LaunchSpec> },
     /// Clone the init; it stops at the gate. Answer: `Forked`.
     Fork { id: ContainerId },
-    /// Write who it is (and its limits) to the runtime directory. Answer: `Checkpointed`.
+    /// Write who it is, its limits and whether it is being killed to the runtime directory, in the order of
+    /// these wishes. Answer: `Checkpointed`.
     Checkpoint { id: ContainerId },
     /// Let the command run. Answer: `Started` or `StartFailed`.
     OpenGate { id: ContainerId },

@@ -10,11 +10,12 @@
 //!
 //! No clock, file, socket, thread or randomness: `clippy.toml` beside this crate makes it law.
 
+mod adopt;
 mod agent;
 mod container;
 mod input;
 mod settings;
 
 pub use agent::AgentCore;
-pub use input::{Answer, CleanupOutcome, EndReport, Input, Now, Ticket, Wish};
+pub use input::{Adopted, Answer, CleanupOutcome, EndReport, Input, Now, Ticket, Wish};
 pub use settings::Settings;

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use agent_core::{AgentCore, Answer, CleanupOutcome, EndReport, Input, Now, Settings, Ticket, Wish};
+use agent_core::{Adopted, AgentCore, Answer, CleanupOutcome, EndReport, Input, Now, Settings, Ticket, Wish};
 use model::{
     ContainerId, ContainerState, Cpus, Event, EventKind, Fault, LaunchSpec, Limitation, Limits, Millis,
     ProcessIdentity, Reason,
@@ -29,6 +29,8 @@ pub struct Faults {
     pub cleanup_busy: u64,
     pub update_fails: u64,
     pub asker_goes_away: u64,
+    /// The agent is killed between two requests, and a new one starts.
+    pub agent_dies: u64,
     /// Longest delay of any answer, in milliseconds.
     pub delay_max: u64,
 }
@@ -49,6 +51,7 @@ impl Faults {
             cleanup_busy: rate(&[0, 4, 2]),
             update_fails: rate(&[0, 5]),
             asker_goes_away: rate(&[0, 20]),
+            agent_dies: rate(&[0, 10, 3]),
             delay_max: rate(&[1, 20, 3000]),
         }
     }
@@ -74,13 +77,23 @@ struct Reality {
     command_ran: bool,
     kill_sent: u32,
     forgotten: bool,
+    /// As in the last checkpoint.
+    killing: Option<Reason>,
+    /// A checkpoint failed: what it said may be forgotten.
+    unwritten: bool,
+    /// A graceful kill was promised to somebody.
+    kill_promised: bool,
+    /// As the init wrote it.
+    end: Option<EndReport>,
+    spec: Option<LaunchSpec>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Asked {
     Launch,
     Wait,
-    Kill,
+    /// Gracefully, of this container.
+    Kill(Option<ContainerId>),
     Update,
     Drain,
 }
@@ -89,6 +102,7 @@ struct World {
     seed: u64,
     random: Random,
     faults: Faults,
+    settings: Settings,
     core: AgentCore,
     now: u64,
     /// Inputs on their way: (time, order) → input, and which life of its container it belongs to (an id may
@@ -115,7 +129,8 @@ pub fn run(seed: u64, log: bool) -> (Result<(), Violation>, Option<String>) {
         seed,
         random,
         faults,
-        core: AgentCore::new(settings, 0),
+        core: AgentCore::new(settings.clone(), 0),
+        settings,
         now: 0,
         coming: BTreeMap::new(),
         order: 0,
@@ -136,6 +151,9 @@ impl World {
         for _ in 0..requests {
             let until = self.now + self.random.below(2000);
             self.pass_time(until)?;
+            if self.random.one_in(self.faults.agent_dies) {
+                self.agent_dies()?;
+            }
             self.request()?;
         }
         // From here on nothing fails any more, and everything has to come to an end.
@@ -152,6 +170,7 @@ impl World {
             cleanup_busy: 0,
             update_fails: 0,
             asker_goes_away: 0,
+            agent_dies: 0,
             delay_max: 5,
         };
         let ticket = self.ticket(Asked::Drain);
@@ -195,6 +214,9 @@ impl World {
                 return Ok(()); // it had ended before: one end is told once
             }
             reality.process = false;
+            if let Input::Exited { end, .. } = &input {
+                reality.end = (*end != EndReport::UNRECORDED).then_some(*end);
+            }
         }
         if let Input::Started { id } = &input {
             let reality = self.reality.entry(id.clone()).or_default();
@@ -227,8 +249,8 @@ impl World {
         match self.random.below(10) {
             0..=4 => self.launch(),
             5 | 6 => {
-                let ticket = self.ticket(Asked::Kill);
                 let signal = [0, 0, 9, 15, 10][self.random.below(5) as usize];
+                let ticket = self.ticket(Asked::Kill((signal == 0).then(|| id.clone())));
                 let grace = self.random.one_in(2).then(|| Millis(self.random.below(3000)));
                 self.feed(Input::Kill { ticket, id, signal, grace })
             }
@@ -272,10 +294,15 @@ impl World {
     /// Does what the core wishes, late and badly.
     fn grant(&mut self, wish: Wish) -> Result<(), Violation> {
         match wish {
-            Wish::Prepare { id, .. } => {
+            Wish::Prepare { id, spec } => {
                 let fails = self.random.one_in(self.faults.prepare_fails);
                 let reality = self.reality.entry(id.clone()).or_default();
-                *reality = Reality { prepares: reality.prepares + 1, groups: true, ..Reality::default() };
+                *reality = Reality {
+                    prepares: reality.prepares + 1,
+                    groups: true,
+                    spec: Some(*spec),
+                    ..Reality::default()
+                };
                 self.over.remove(&id);
                 let result = if fails { Err(Fault::failed("prepare")) } else { Ok(()) };
                 self.later(Input::Prepared { id, result });
@@ -301,8 +328,13 @@ impl World {
             }
             Wish::Checkpoint { id } => {
                 let fails = self.random.one_in(self.faults.checkpoint_fails);
+                let killing = self.core.killing(&id);
                 let reality = self.reality.entry(id.clone()).or_default();
-                reality.checkpointed |= !fails;
+                reality.unwritten |= fails;
+                if !fails {
+                    reality.checkpointed = true;
+                    reality.killing = killing;
+                }
                 let result = if fails { Err(Fault::failed("checkpoint")) } else { Ok(()) };
                 self.later(Input::Checkpointed { id, result });
             }
@@ -394,6 +426,10 @@ impl World {
             return self.violated(format!("{ticket:?} was answered twice or after it was cancelled"));
         };
         match (asked, answer) {
+            (Asked::Kill(Some(id)), Answer::Signalled) => {
+                self.reality.entry(id).or_default().kill_promised = true;
+                Ok(())
+            }
             (Asked::Launch, Answer::Launched { id, existed: false }) => {
                 if !self.reality.get(id).is_some_and(|r| r.command_ran) {
                     return self.violated(format!("{id} was reported launched before its command ran"));
@@ -402,7 +438,7 @@ impl World {
             }
             (Asked::Wait, Answer::Ended(_))
             | (Asked::Launch, Answer::Launched { .. })
-            | (Asked::Kill, Answer::Signalled)
+            | (Asked::Kill(None), Answer::Signalled)
             | (Asked::Update, Answer::Updated(_))
             | (Asked::Drain, Answer::Drained { .. })
             | (_, Answer::Refused(_)) => Ok(()),
@@ -425,6 +461,50 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// `kill -9`, and a new agent on the same host: what it finds is what the kernel and the checkpoints say.
+    fn agent_dies(&mut self) -> Result<(), Violation> {
+        self.note(|| "the agent dies".into());
+        // Only ends of processes come without an agent to ask for them.
+        self.coming.retain(|_, (input, _)| matches!(input, Input::Exited { .. }));
+        self.open.clear();
+        self.core = AgentCore::new(self.settings.clone(), self.last_sequence);
+        for id in self.reality.keys().cloned().collect::<Vec<_>>() {
+            let Some(found) = self.find(&id)? else { continue };
+            self.feed(Input::Adopt { id, found: Box::new(found) })?;
+        }
+        Ok(())
+    }
+
+    fn find(&mut self, id: &ContainerId) -> Result<Option<Adopted>, Violation> {
+        let reality = self.reality.entry(id.clone()).or_default();
+        // Nobody can open its gate any more.
+        reality.process &= reality.gate_open;
+        reality.command_ran |= reality.process;
+        if !reality.checkpointed {
+            // An orphan: the new agent's shell removes its groups.
+            reality.groups = false;
+            return Ok(None);
+        }
+        let promised = reality.kill_promised && !reality.unwritten && reality.killing.is_none();
+        if promised && reality.process && reality.kill_sent == 0 {
+            return self.violated(format!("the kill of {id} was promised and then forgotten"));
+        }
+        let alive = match reality.process {
+            true => Ok(()),
+            false => Err(reality.end.unwrap_or(EndReport::UNRECORDED)),
+        };
+        Ok(reality.spec.clone().map(|spec| Adopted {
+            limits: spec.limits.clone(),
+            spec,
+            identity: None,
+            sandbox: None,
+            created_at_ms: 0,
+            started_at_ms: None,
+            killing: reality.killing,
+            alive,
+        }))
     }
 
     fn invariants(&self) -> Result<(), Violation> {

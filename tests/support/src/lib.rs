@@ -1,1 +1,19 @@
+//! What root tests share: an agent of their own, the command line against it, and the proof that the host is
+//! as it was found.
 
+mod agent;
+mod eventually;
+mod host;
+
+pub use agent::{Agent, Answer, bulkhead};
+pub use eventually::eventually;
+pub use host::HostSnapshot;
+
+/// True when this test can't run here; says why, so that a skip is never mistaken for a pass.
+pub fn skip_unless_root() -> bool {
+    let root = kernel::host::require_root();
+    if let Err(error) = &root {
+        eprintln!("SKIPPED: {error}");
+    }
+    root.is_err()
+}

@@ -1,0 +1,212 @@
+//! An agent on directories of its own, and the command line against it.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
+
+use crate::{HostSnapshot, eventually};
+
+/// The program under test, beside the test's own binary.
+pub fn bulkhead() -> PathBuf {
+    let own = std::env::current_exe().expect("path of the test program");
+    let target = own.ancestors().nth(2).expect("a test program lies in target/<profile>/deps");
+    let program = target.join("bulkhead");
+    assert!(
+        program.exists(),
+        "{} is missing: run scripts/test, or first cargo build --workspace --bins",
+        program.display()
+    );
+    program
+}
+
+/// A running agent. Dropping it ends every container, the agent, and checks that the host is as it was.
+pub struct Agent {
+    process: Option<Child>,
+    directory: tempfile::TempDir,
+    environment: Vec<(String, String)>,
+    flags: Vec<String>,
+    before: HostSnapshot,
+}
+
+/// What a command printed and how it ended.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Answer {
+    #[track_caller]
+    pub fn success(self) -> Self {
+        assert_eq!(self.status, 0, "{self:?}");
+        self
+    }
+
+    #[track_caller]
+    pub fn json(self) -> Value {
+        let text = self.success().stdout;
+        serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"))
+    }
+}
+
+impl Agent {
+    pub fn start() -> Self {
+        Self::start_with(&[], &[])
+    }
+
+    pub fn start_with(flags: &[&str], environment: &[(&str, &str)]) -> Self {
+        let before = HostSnapshot::take();
+        let directory = tempfile::Builder::new().prefix("bulkhead-test-").tempdir().expect("a scratch directory");
+        let mut agent = Self {
+            process: None,
+            directory,
+            environment: environment.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect(),
+            flags: flags.iter().map(ToString::to_string).collect(),
+            before,
+        };
+        agent.spawn();
+        agent
+    }
+
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    pub fn work_dir(&self) -> PathBuf {
+        self.directory.path().join("work")
+    }
+
+    pub fn runtime_dir(&self) -> PathBuf {
+        self.directory.path().join("run")
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.runtime_dir().join("agent.sock")
+    }
+
+    pub fn endpoint(&self) -> String {
+        format!("unix:{}", self.socket().display())
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
+    }
+
+    pub fn pid(&self) -> i32 {
+        self.process.as_ref().map_or(0, |p| p.id() as i32)
+    }
+
+    pub fn set_environment(&mut self, environment: &[(&str, &str)]) {
+        self.environment = environment.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+    }
+
+    /// Starts the agent on these directories and waits until it serves.
+    pub fn spawn(&mut self) {
+        let log = File::options().create(true).append(true).open(self.directory.path().join("log")).expect("log file");
+        let _ = std::fs::remove_file(self.socket());
+        let mut command = Command::new(bulkhead());
+        command
+            .arg("agent")
+            .arg(format!("--work-dir={}", self.work_dir().display()))
+            .arg(format!("--runtime-dir={}", self.runtime_dir().display()))
+            .args(if self.flags.iter().any(|f| f.starts_with("--http")) { &[][..] } else { &["--http=none"][..] })
+            .args(&self.flags)
+            .envs(self.environment.iter().map(|(k, v)| (k, v)))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log);
+        self.process = Some(command.spawn().expect("start the agent"));
+        let socket = self.socket();
+        eventually(&format!("the agent serves; its log so far:\n{}", self.log()), || {
+            std::os::unix::net::UnixStream::connect(&socket).ok()
+        });
+    }
+
+    /// As a crash would.
+    pub fn kill_hard(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill().expect("kill the agent");
+            process.wait().expect("reap the agent");
+        }
+    }
+
+    /// Waits for an agent that is expected to die by itself.
+    pub fn wait_for_death(&mut self) {
+        if let Some(process) = self.process.as_mut() {
+            eventually("the agent died", || process.try_wait().ok().flatten());
+            self.process = None;
+        }
+    }
+
+    /// SIGTERM; containers run on.
+    pub fn stop(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            let pidfd = kernel::process::pidfd_open(process.id() as i32).expect("the agent lives");
+            kernel::process::pidfd_send_signal(pidfd, 15).expect("signal the agent");
+            eventually("the agent stops", || process.try_wait().ok().flatten());
+        }
+    }
+
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(bulkhead());
+        command.args(arguments).env("BULKHEAD_AGENT", self.endpoint()).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs the command line to its end.
+    pub fn cli(&self, arguments: &[&str]) -> Answer {
+        self.cli_with_input(arguments, b"")
+    }
+
+    pub fn cli_with_input(&self, arguments: &[&str], input: &[u8]) -> Answer {
+        let mut command = self.command(arguments);
+        command.stdin(if input.is_empty() { Stdio::null() } else { Stdio::piped() });
+        let mut child =
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start the command line");
+        if let Some(mut stdin) = child.stdin.take() {
+            // A command that does not read its input closes the pipe early.
+            let _ = stdin.write_all(input);
+        }
+        let output = child.wait_with_output().expect("run the command line");
+        let status = output.status.code().unwrap_or_else(|| 128 + output.status.signal().unwrap_or(0));
+        Answer {
+            status,
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+
+    /// `ps -a -o json`, the one named `name`.
+    pub fn container(&self, name: &str) -> Option<Value> {
+        let all = self.cli(&["ps", "-a", "-o", "json"]).json();
+        all.as_array()?.iter().find(|c| c["name"] == name || c["id"] == name).cloned()
+    }
+
+    /// Ends everything and checks the host, now instead of at the end of the scope.
+    pub fn finish(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- the agent's log:\n{}", self.log());
+        }
+        if self.process.is_none() {
+            self.environment.clear();
+            self.spawn();
+        }
+        let drained = self.cli(&["drain", "--grace", "0s"]);
+        self.stop();
+        if !std::thread::panicking() {
+            assert_eq!(drained.status, 0, "{drained:?}\n{}", self.log());
+            self.before.assert_nothing_new();
+        }
+    }
+}
