@@ -1,6 +1,5 @@
-//! `/metrics/snapshot`: one flat object, name to number, with Mesos' names.
-
-use std::collections::BTreeMap;
+//! What an agent counts, under the names that Mesos' agent has for it: what [`crate::mesos::metrics_snapshot`]
+//! prints.
 
 use model::Bytes;
 
@@ -39,13 +38,10 @@ pub struct HostMetrics {
     pub load: Option<[f64; 3]>,
 }
 
-/// The body of `/metrics/snapshot`. `more` is put beside Mesos' names (`bulkhead/…`).
-pub fn snapshot<'a>(
-    metrics: &AgentMetrics,
-    more: impl IntoIterator<Item = (&'a str, f64)>,
-) -> BTreeMap<String, f64> {
-    let mut map = BTreeMap::new();
-    let mut put = |name: &str, value: f64| _ = map.insert(name.to_owned(), value);
+/// Mesos' names with their values.
+pub fn standard(metrics: &AgentMetrics) -> Vec<(String, f64)> {
+    let mut all = Vec::new();
+    let mut put = |name: &str, value: f64| all.push((name.to_owned(), value));
     put("slave/uptime_secs", metrics.uptime_secs);
     put("slave/registered", f64::from(u8::from(metrics.registered)));
     put("slave/recovery_errors", metrics.recovery_errors as f64);
@@ -97,10 +93,7 @@ pub fn snapshot<'a>(
         put("system/load_5min", five);
         put("system/load_15min", fifteen);
     }
-    for (name, value) in more {
-        put(name, value);
-    }
-    map
+    all
 }
 
 fn megabytes(bytes: Bytes) -> f64 {

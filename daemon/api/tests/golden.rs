@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use api::client_json::{Container, EventLine, Failure, Inspection, Statistics};
-use api::metrics::{AgentMetrics, HostMetrics, snapshot};
-use api::{monitor, state};
+use api::mesos;
+use api::metrics::{AgentMetrics, HostMetrics, standard};
 use model::*;
 use serde::Serialize;
 
@@ -133,16 +133,22 @@ fn info() -> AgentInfo {
     }
 }
 
-fn build() -> state::Build {
-    state::Build {
-        time_secs: 1_795_248_000.0,
-        user: "builder".into(),
-    }
-}
-
 #[test]
 fn monitor_statistics() {
-    golden!(&monitor::statistics(&samples()), "monitor_statistics.json");
+    let unnamed = ContainerStatus {
+        id: "c0ffee03".parse().unwrap(),
+        name: None,
+        ..running()
+    };
+    let empty = Usage {
+        timestamp: 1_800_000_001.5,
+        ..Usage::default()
+    };
+    let entries = [
+        mesos::statistics(&running(), &usage()),
+        mesos::statistics(&unnamed, &empty),
+    ];
+    golden!(&entries, "monitor_statistics.json");
 }
 
 #[test]
@@ -153,22 +159,26 @@ fn containers() {
         pid: None,
         ..running()
     };
-    let (running, ended, usage) = (running(), ended(), usage());
-    let all = [(&running, Some(&usage)), (&ended, None), (&unmeasured, None)];
-    golden!(&monitor::containers(all), "containers.json");
+    let entries = [
+        mesos::container(&running(), Some(&usage())),
+        mesos::container(&unmeasured, None),
+    ];
+    golden!(&entries, "containers.json");
 }
 
 #[test]
 fn version() {
-    golden!(&state::version(&info(), &build()), "version.json");
+    golden!(&mesos::version(&info()), "version.json");
+    let unknown = AgentInfo {
+        version: "1".into(),
+        ..AgentInfo::default()
+    };
+    assert_eq!(mesos::version(&unknown), serde_json::json!({ "version": "1" }));
 }
 
 #[test]
 fn agent_state() {
-    golden!(
-        &state::state(&info(), &build(), "host1", 4, Bytes::gib(8)),
-        "state.json"
-    );
+    golden!(&mesos::state(&info(), "host1", 4, Bytes::gib(8)), "state.json");
 }
 
 #[test]
@@ -190,10 +200,9 @@ fn metrics_snapshot() {
         },
         ..AgentMetrics::default()
     };
-    golden!(
-        &snapshot(&metrics, [("bulkhead/connections", 7.0)]),
-        "metrics_snapshot.json"
-    );
+    let mut all = standard(&metrics);
+    all.push(("bulkhead/connections".into(), 7.0));
+    golden!(&mesos::metrics_snapshot(&all), "metrics_snapshot.json");
 }
 
 #[test]

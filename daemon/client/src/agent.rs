@@ -4,7 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use capnp::capability::RemotePromise;
 use futures::future::LocalBoxFuture;
@@ -94,12 +94,12 @@ impl Agent {
     pub async fn connect_retry(endpoint: &Endpoint, patience: Duration) -> Result<Self, Fault> {
         const PAUSE_MIN: Duration = Duration::from_millis(5); // an agent adopts its containers within 100 ms
         const PAUSE_MAX: Duration = Duration::from_millis(500);
-        let deadline = Instant::now() + patience;
+        let deadline = net::now() + patience;
         let mut pause = PAUSE_MIN;
         loop {
             match Self::connect(endpoint).await {
                 Err(fault) if fault.kind == FaultKind::Unavailable => {
-                    let left = deadline.saturating_duration_since(Instant::now());
+                    let left = deadline.saturating_duration_since(net::now());
                     if left.is_zero() {
                         return Err(fault);
                     }
