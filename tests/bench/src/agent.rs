@@ -15,6 +15,7 @@ const END_WITHIN: Duration = Duration::from_secs(30);
 pub struct RunningAgent {
     child: Child,
     socket: PathBuf,
+    work_dir: PathBuf,
 }
 
 impl RunningAgent {
@@ -38,7 +39,11 @@ impl RunningAgent {
             .stderr(log)
             .spawn()
             .map_err(|cause| io::Error::new(cause.kind(), format!("start {}: {cause}", binary.display())))?;
-        let mut agent = Self { child, socket };
+        let mut agent = Self {
+            child,
+            socket,
+            work_dir,
+        };
         agent.wait_until_it_answers(&directory.join("agent.log"))?;
         Ok(agent)
     }
@@ -91,5 +96,6 @@ impl Drop for RunningAgent {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
+        let _ = fs::remove_dir_all(&self.work_dir);
     }
 }

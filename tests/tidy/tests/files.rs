@@ -70,7 +70,7 @@ const WORDS: &[(&[&str], &str)] = &[
     (&["/tmp/cont", "racts"], "a path of one machine"),
     (&["iss", "ue #"], "say what was wrong, not where it was noted"),
     (
-        &["this sess", "ion"],
+        &["in this sess", "ion"],
         "say what the product does, not how it came to be",
     ),
     (
