@@ -28,6 +28,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "wire",
             "api",
             "net",
+            "init-image",
         ],
     ),
     ("client", &["model", "wire", "net"]),
