@@ -241,7 +241,7 @@ mod tests {
         send_report(child.as_fd(), &Report::Process { pid: 7 }, Some(child.as_fd())).unwrap();
         send_report(child.as_fd(), &Report::Started, None).unwrap();
         drop(child);
-        let mut next = || receive_report(agent.as_fd()).unwrap();
+        let next = || receive_report(agent.as_fd()).unwrap();
         assert_eq!(next().unwrap().0, Report::Ready);
         assert_eq!(next().unwrap().0, failed);
         let (report, fd) = next().unwrap();
