@@ -43,11 +43,11 @@ pub(crate) struct Cli {
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Common options")]
 pub(crate) struct Global {
-    /// Agent to talk to: unix:/path, tcp:HOST:PORT, HOST:PORT or /path [env: BULKHEAD_AGENT]
+    /// Agent: unix:/path, tcp:HOST:PORT, HOST:PORT or /path [env: BULKHEAD_AGENT]
     #[arg(long, value_name = "ENDPOINT")]
     pub agent: Option<String>,
-    /// Form of the answer [env: BULKHEAD_OUTPUT] [default: table]
-    #[arg(short, long, value_name = "FORM", value_enum)]
+    /// Form of the answer: table or json [env: BULKHEAD_OUTPUT]
+    #[arg(short, long, value_name = "FORM", value_enum, hide_possible_values = true)]
     pub output: Option<Format>,
 }
 
@@ -63,9 +63,9 @@ impl Global {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
-    /// For people
+    // For people.
     Table,
-    /// For programs: stable keys, full precision
+    // For programs: stable keys, full precision. (Doc comments here would end up in the help.)
     Json,
 }
 
@@ -117,13 +117,21 @@ pub fn command() -> Command {
         .cloned()
         .collect();
     // Not clap's own global arguments: those would reach into the daemons' verbs as well.
-    Cli::command().mut_subcommands(|verb| {
-        if verb.get_name() == "completions" {
-            verb
-        } else {
-            verb.args(&global)
-        }
-    })
+    Cli::command().mut_subcommands(|verb| compact_help(verb.args(&global)))
+}
+
+/// One form of help for `-h` and `--help`, a line per flag: what it does, usage, flags, examples. clap's
+/// long form spreads over two lines and a blank one for each flag.
+fn compact_help(verb: Command) -> Command {
+    const TEMPLATE: &str =
+        "{about-with-newline}\n{before-help}{usage-heading} {usage}\n\n{all-args}{after-help}";
+    let long = verb.get_long_about().map(ToString::to_string).unwrap_or_default();
+    // Its first paragraph is the short form again.
+    let verb = match long.split_once("\n\n") {
+        Some((_, rest)) => verb.before_help(rest.trim_end().to_owned()),
+        None => verb,
+    };
+    verb.long_about(None::<&str>).help_template(TEMPLATE)
 }
 
 /// Lets every long flag be written with underscores, as operators of Mesos do (`--work_dir`). Aliases

@@ -44,7 +44,7 @@ pub(crate) struct LimitArgs {
     /// Share of the disk under contention, 1 to 10000
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=10_000))]
     pub io_weight: Option<u16>,
-    /// Ceilings of one disk, DEVICE:read_bps=10MB,write_iops=100,… (repeatable)
+    /// Ceilings of one disk: /dev/vda:read_bps=10MB,write_iops=100 (repeatable)
     #[arg(long, value_name = "DEVICE:KEY=N,…", value_parser = parse::io_limit)]
     pub io_limit: Vec<DeviceLimit>,
 }

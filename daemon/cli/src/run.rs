@@ -50,7 +50,7 @@ pub(crate) struct RunArgs {
     /// Give the command a terminal
     #[arg(short, long)]
     tty: bool,
-    /// Keep stdin open even when nothing is there to read; in the foreground stdin is passed on anyway
+    /// Keep stdin open; in the foreground it is passed on anyway
     #[arg(short, long)]
     interactive: bool,
     /// Kill it after so long
@@ -81,7 +81,12 @@ pub(crate) struct RunArgs {
     log_files: Option<u32>,
 
     /// The command and its arguments
-    #[arg(value_name = "COMMAND", required = true, trailing_var_arg = true)]
+    #[arg(
+        value_name = "COMMAND",
+        required = true,
+        trailing_var_arg = true,
+        help_heading = "Arguments"
+    )]
     pub command: Vec<String>,
 }
 
@@ -125,8 +130,8 @@ struct ProcessArgs {
     /// setrlimit(2): a number, a size or unlimited (repeatable)
     #[arg(long, value_name = "NAME=SOFT[:HARD]", value_parser = parse::rlimit)]
     rlimit: Vec<Rlimit>,
-    /// Filter of system calls [default: default]
-    #[arg(long, value_name = "PROFILE", value_enum)]
+    /// Filter of system calls: default or unconfined
+    #[arg(long, value_name = "PROFILE", value_enum, hide_possible_values = true)]
     seccomp: Option<SeccompChoice>,
 }
 
@@ -139,8 +144,8 @@ enum SeccompChoice {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Network")]
 struct NetworkArgs {
-    /// The host's network, none but loopback, or the host's address by port [default: host]
-    #[arg(long, value_name = "KIND", value_enum)]
+    /// host, none (but loopback), or mapped: the host's address by port [default: host]
+    #[arg(long, value_name = "KIND", value_enum, hide_possible_values = true)]
     network: Option<NetworkChoice>,
     /// Ports for the container
     #[arg(long, value_name = "N|LIST", value_parser = parse::ports)]

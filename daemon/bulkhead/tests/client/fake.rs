@@ -1,0 +1,434 @@
+//! An agent without isolation: a "container" is a plain child process of the test, with pipes. Enough
+//! to see whether the client passes everything through.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::rc::Rc;
+
+use capnp::capability::Rc as ServerRc;
+use model::{
+    AgentInfo, Bytes, ContainerState, ContainerStatus, Event, EventKind, Fault, FaultKind, LaunchSpec,
+    Limitation, Reason, Termination,
+};
+use net::{Notify, Pool};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use wire::agent_capnp::{agent, container, gate, input_sink, output_sink, subscription};
+
+type Done = Result<(), capnp::Error>;
+
+/// Serves on a socket, on a thread of its own, until the test ends.
+pub fn start(socket: &Path) {
+    let listener = std::os::unix::net::UnixListener::bind(socket).unwrap();
+    drop(listener);
+    std::fs::remove_file(socket).unwrap();
+    let (ready, is_ready) = std::sync::mpsc::channel();
+    let path = socket.to_owned();
+    std::thread::spawn(move || {
+        net::run(net::Config::default(), async move {
+            let listener = net::UnixListener::bind(&path, 0o600).unwrap();
+            ready.send(()).unwrap();
+            let agent = Rc::new(Agent {
+                pool: Pool::new(32, 32).unwrap(),
+                containers: RefCell::default(),
+            });
+            loop {
+                let stream = listener.accept().await.unwrap();
+                let gate: gate::Client = capnp_rpc::new_client(Gate(Rc::clone(&agent)));
+                let limits = net::rpc::RpcLimits::default();
+                let connection = net::rpc::serve_connection(stream, gate.client, &limits);
+                net::spawn(async move { drop(connection.await) }).detach();
+            }
+        })
+        .unwrap()
+    });
+    is_ready.recv().unwrap();
+}
+
+struct Agent {
+    pool: Pool,
+    containers: RefCell<BTreeMap<String, Rc<Running>>>,
+}
+
+/// One child and its end.
+struct Running {
+    status: RefCell<ContainerStatus>,
+    pid: Pid,
+    ended: Notify,
+    output_done: Cell<u32>,
+    all_output: Notify,
+}
+
+struct Gate(Rc<Agent>);
+
+impl gate::Server for Gate {
+    async fn authenticate(
+        self: ServerRc<Self>,
+        _: gate::AuthenticateParams,
+        mut results: gate::AuthenticateResults,
+    ) -> Done {
+        results
+            .get()
+            .set_agent(capnp_rpc::new_client(Service(Rc::clone(&self.0))));
+        Ok(())
+    }
+}
+
+struct Service(Rc<Agent>);
+
+fn spawn(spec: &LaunchSpec) -> Result<Child, Fault> {
+    let mut command = Command::new(&spec.command[0]);
+    command.args(&spec.command[1..]).envs(spec.env.iter().cloned());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.stdin(if spec.stdin { Stdio::piped() } else { Stdio::null() });
+    command.spawn().map_err(|error| {
+        Fault::new(
+            FaultKind::CommandNotFound,
+            format!("execute {:?}: {error}", spec.command[0]),
+        )
+    })
+}
+
+fn status(id: &str, spec: &LaunchSpec, pid: u32) -> ContainerStatus {
+    ContainerStatus {
+        id: id.parse().unwrap(),
+        name: spec.name.clone(),
+        state: ContainerState::Running,
+        pid: Some(pid as i32),
+        command: spec.command.clone(),
+        limits: spec.limits.clone(),
+        network: spec.network,
+        labels: spec.labels.clone(),
+        created_at_ms: 1,
+        started_at_ms: Some(1),
+        sandbox: None,
+        terminal: spec.terminal.is_some(),
+        termination: None,
+    }
+}
+
+impl agent::Server for Service {
+    async fn launch(
+        self: ServerRc<Self>,
+        params: agent::LaunchParams,
+        mut results: agent::LaunchResults,
+    ) -> Done {
+        let spec = wire::launch::decode(params.get()?.get_spec()?)
+            .map_err(|f| capnp::Error::failed(f.to_string()))?;
+        let mut child = match spawn(&spec) {
+            Ok(child) => child,
+            Err(fault) => {
+                wire::fault::encode(&fault, results.get().init_fault());
+                return Ok(());
+            }
+        };
+        let agent = &self.0;
+        let id = format!("{:032x}", child.id());
+        let running = Rc::new(Running {
+            status: RefCell::new(status(&id, &spec, child.id())),
+            pid: Pid::from_raw(child.id() as i32),
+            ended: Notify::new(),
+            output_done: Cell::new(0),
+            all_output: Notify::new(),
+        });
+        agent
+            .containers
+            .borrow_mut()
+            .insert(id.clone(), Rc::clone(&running));
+        let sink = if params.get()?.has_output() {
+            Some(params.get()?.get_output()?)
+        } else {
+            None
+        };
+        let stdout = OwnedFd::from(child.stdout.take().unwrap());
+        let stderr = OwnedFd::from(child.stderr.take().unwrap());
+        for (number, pipe) in [(1, stdout), (2, stderr)] {
+            net::spawn(pump(
+                Rc::clone(agent),
+                Rc::clone(&running),
+                number,
+                pipe.into(),
+                sink.clone(),
+            ))
+            .detach();
+        }
+        let mut result = results.get();
+        if let Some(stdin) = child.stdin.take() {
+            let file = RefCell::new(Some(File::from(OwnedFd::from(stdin))));
+            result.set_input(capnp_rpc::new_client(Input {
+                agent: Rc::clone(agent),
+                file,
+            }));
+        }
+        net::spawn(reap(Rc::clone(agent), Rc::clone(&running), child, sink)).detach();
+        result.set_container(capnp_rpc::new_client(Container {
+            agent: Rc::clone(agent),
+            running,
+        }));
+        result.set_id(&id);
+        Ok(())
+    }
+
+    async fn container(
+        self: ServerRc<Self>,
+        params: agent::ContainerParams,
+        mut results: agent::ContainerResults,
+    ) -> Done {
+        let wanted = params.get()?.get_id_or_name()?.to_string()?;
+        let containers = self.0.containers.borrow();
+        let found = containers.values().find(|running| {
+            let status = running.status.borrow();
+            status.id.as_str() == wanted || status.name.as_ref().is_some_and(|name| name.as_str() == wanted)
+        });
+        match found {
+            Some(running) => {
+                results.get().set_id(running.status.borrow().id.as_str());
+                let (agent, running) = (Rc::clone(&self.0), Rc::clone(running));
+                results
+                    .get()
+                    .set_container(capnp_rpc::new_client(Container { agent, running }));
+            }
+            None => {
+                let fault = Fault::new(FaultKind::NotFound, "no such container")
+                    .remedy("list them with: bulkhead ps -a");
+                wire::fault::encode(&fault, results.get().init_fault());
+            }
+        }
+        Ok(())
+    }
+
+    async fn list(self: ServerRc<Self>, params: agent::ListParams, mut results: agent::ListResults) -> Done {
+        let all = params.get()?.get_all();
+        let statuses: Vec<ContainerStatus> = self
+            .0
+            .containers
+            .borrow()
+            .values()
+            .map(|r| r.status.borrow().clone())
+            .collect();
+        let wanted: Vec<_> = statuses
+            .iter()
+            .filter(|status| all || !status.state.is_over())
+            .collect();
+        let list = results.get().init_containers(wanted.len() as u32);
+        wire::agent::encode_statuses(wanted, list);
+        Ok(())
+    }
+
+    async fn watch_events(
+        self: ServerRc<Self>,
+        params: agent::WatchEventsParams,
+        mut results: agent::WatchEventsResults,
+    ) -> Done {
+        let sink = params.get()?.get_sink()?;
+        let after = params.get()?.get_after_sequence();
+        net::spawn(async move {
+            for sequence in after + 1..=after + 3 {
+                let mut push = sink.push_request();
+                let kind = EventKind::State {
+                    state: ContainerState::Running,
+                };
+                let event = Event {
+                    sequence,
+                    at_ms: 0,
+                    container: "c1".parse().unwrap(),
+                    name: None,
+                    kind,
+                };
+                wire::event::encode(&event, push.get().init_event());
+                if push.send().await.is_err() {
+                    return;
+                }
+            }
+            futures::future::pending::<()>().await;
+        })
+        .detach();
+        results
+            .get()
+            .set_subscription(capnp_rpc::new_client(Subscription));
+        Ok(())
+    }
+
+    async fn version(
+        self: ServerRc<Self>,
+        _: agent::VersionParams,
+        mut results: agent::VersionResults,
+    ) -> Done {
+        let info = AgentInfo {
+            version: "9.9.9".into(),
+            ..AgentInfo::default()
+        };
+        wire::agent::encode_info(&info, results.get().init_info());
+        Ok(())
+    }
+}
+
+/// Passes on what the child writes; the sink is gone when the client is, then it is read and dropped.
+async fn pump(
+    agent: Rc<Agent>,
+    running: Rc<Running>,
+    number: u8,
+    pipe: File,
+    sink: Option<output_sink::Client>,
+) {
+    let mut pipe = pipe;
+    loop {
+        let read = agent.pool.run(move || {
+            let mut piece = vec![0; 64 << 10];
+            let length = pipe.read(&mut piece).unwrap_or(0);
+            piece.truncate(length);
+            (pipe, piece)
+        });
+        let (back, piece) = read.await.unwrap();
+        pipe = back;
+        if piece.is_empty() {
+            break;
+        }
+        if let Some(sink) = &sink {
+            let mut request = sink.write_request();
+            request.get().set_stream(number);
+            request.get().set_data(&piece);
+            let _ = request.send().await;
+        }
+    }
+    running.output_done.set(running.output_done.get() + 1);
+    if running.output_done.get() == 2 {
+        running.all_output.set();
+    }
+}
+
+async fn reap(agent: Rc<Agent>, running: Rc<Running>, mut child: Child, sink: Option<output_sink::Client>) {
+    let end = agent.pool.run(move || child.wait().unwrap()).await.unwrap();
+    running.all_output.wait().await;
+    if let Some(sink) = sink {
+        let _ = sink.done_request().send().promise.await;
+    }
+    // A child that says so with this status is taken for one that hit its memory limit.
+    let limitation = (end.code() == Some(99)).then(|| Limitation {
+        reason: Reason::MemoryLimit,
+        message: "memory".into(),
+        limit: Some(Bytes::mib(64)),
+        peak: Some(Bytes::mib(65)),
+        statistics: BTreeMap::new(),
+    });
+    {
+        let mut status = running.status.borrow_mut();
+        status.state = ContainerState::Destroyed;
+        status.termination = Some(Termination {
+            exit_status: end.code().unwrap_or(128 + end.signal().unwrap_or(0)),
+            signal: end.signal(),
+            reason: if limitation.is_some() {
+                Reason::MemoryLimit
+            } else {
+                Reason::Exited
+            },
+            message: String::new(),
+            limitation,
+            finished_at_ms: 2,
+        });
+    }
+    running.ended.set();
+}
+
+struct Container {
+    agent: Rc<Agent>,
+    running: Rc<Running>,
+}
+
+impl container::Server for Container {
+    async fn inspect(
+        self: ServerRc<Self>,
+        _: container::InspectParams,
+        mut results: container::InspectResults,
+    ) -> Done {
+        wire::container::encode_status(&self.running.status.borrow(), results.get().init_status());
+        wire::launch::encode(&LaunchSpec::default(), results.get().init_spec());
+        Ok(())
+    }
+
+    async fn wait(
+        self: ServerRc<Self>,
+        _: container::WaitParams,
+        mut results: container::WaitResults,
+    ) -> Done {
+        self.running.ended.wait().await;
+        let status = self.running.status.borrow();
+        let end = status.termination.as_ref().unwrap();
+        wire::container::encode_termination(end, results.get().init_termination());
+        Ok(())
+    }
+
+    async fn kill(
+        self: ServerRc<Self>,
+        params: container::KillParams,
+        mut results: container::KillResults,
+    ) -> Done {
+        let number = match params.get()?.get_signal() {
+            0 => Signal::SIGTERM as i32,
+            number => number,
+        };
+        if self.running.ended.is_set() {
+            wire::fault::encode(
+                &Fault::new(FaultKind::State, "it has ended"),
+                results.get().init_fault(),
+            );
+            return Ok(());
+        }
+        kill(self.running.pid, Signal::try_from(number).unwrap()).unwrap();
+        Ok(())
+    }
+
+    async fn update(
+        self: ServerRc<Self>,
+        params: container::UpdateParams,
+        mut results: container::UpdateResults,
+    ) -> Done {
+        let change = wire::limits::decode(params.get()?.get_limits()?).unwrap();
+        let mut status = self.running.status.borrow_mut();
+        status.limits = status.limits.merged(&change);
+        wire::limits::encode(&status.limits, results.get().init_limits());
+        // Keeps the agent in the container's type: other calls will want it.
+        let _ = &self.agent;
+        Ok(())
+    }
+}
+
+struct Input {
+    agent: Rc<Agent>,
+    file: RefCell<Option<File>>,
+}
+
+impl input_sink::Server for Input {
+    async fn write(self: ServerRc<Self>, params: input_sink::WriteParams) -> Done {
+        let data = params.get()?.get_data()?.to_vec();
+        let Some(mut file) = self.file.borrow_mut().take() else {
+            return Err(capnp::Error::failed("stdin is closed".into()));
+        };
+        let written = self
+            .agent
+            .pool
+            .run(move || file.write_all(&data).map(|()| file))
+            .await
+            .unwrap();
+        match written {
+            Ok(file) => self.file.replace(Some(file)),
+            Err(error) => return Err(capnp::Error::failed(error.to_string())),
+        };
+        Ok(())
+    }
+
+    async fn close(self: ServerRc<Self>, _: input_sink::CloseParams, _: input_sink::CloseResults) -> Done {
+        self.file.replace(None);
+        Ok(())
+    }
+}
+
+struct Subscription;
+
+impl subscription::Server for Subscription {}
