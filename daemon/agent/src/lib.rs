@@ -1,1 +1,64 @@
+//! The agent, acting: the isolation daemon of one host.
+//!
+//! `agent-core` decides; this crate wires it to the kernel (through `isolators` and `container`), to clients
+//! (Cap'n Proto, HTTP) and to disk. Everything runs on one loop; what may block runs on a worker.
 
+mod about;
+mod changed;
+mod checkpoint;
+mod config;
+mod container_service;
+mod destroy;
+mod endpoints;
+mod events;
+mod exec;
+mod failpoint;
+mod launch;
+mod launcher_link;
+mod metrics;
+mod network_pool;
+mod output;
+mod recovery;
+mod resources;
+mod server;
+mod service;
+mod shell;
+mod sink;
+mod statistics;
+mod stdin;
+mod work_dir;
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+pub use config::command;
+
+/// Steps that tests can make fail.
+pub use failpoint::STEPS as FAILPOINTS;
+
+/// Runs `bulkhead agent` with the flags of [`command`].
+pub fn main(matches: &clap::ArgMatches) -> ExitCode {
+    let config = match config::Config::from_matches(matches) {
+        Ok(config) => config,
+        Err(config::ConfigError::Flags(error)) => error.exit(),
+        Err(error) => {
+            let fault = model::Fault::from_error(model::FaultKind::Invalid, &error);
+            eprintln!("bulkhead: agent: {fault}");
+            return ExitCode::from(2);
+        }
+    };
+    let filter = match tracing_subscriber::EnvFilter::try_new(&config.log) {
+        Ok(filter) => filter,
+        Err(error) => {
+            eprintln!("bulkhead: agent: --log {:?}: {error}", config.log);
+            return ExitCode::from(2);
+        }
+    };
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+    server::run(config)
+}

@@ -5,9 +5,12 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
-    let command = cli::accept_underscores(cli::command());
-    match command.clone().try_get_matches_from(&args) {
-        Ok(matches) => cli::main(&matches, command),
+    let mut command = cli::accept_underscores(cli::command());
+    match command.try_get_matches_from_mut(&args) {
+        Ok(matches) => match matches.subcommand() {
+            Some(("agent", flags)) => agent::main(flags),
+            _ => cli::main(&matches, command),
+        },
         Err(error) => cli::usage_error(&error, &args),
     }
 }

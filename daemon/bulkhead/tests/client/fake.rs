@@ -13,10 +13,11 @@ use std::rc::Rc;
 
 use capnp::capability::Rc as ServerRc;
 use model::{
-    AgentInfo, Bytes, ContainerState, ContainerStatus, Event, EventKind, Fault, FaultKind, LaunchSpec,
-    Limitation, Reason, Termination,
+    AgentInfo, Bytes, ContainerState, ContainerStatus, Event, EventKind, Fault, FaultKind, HostReport,
+    LaunchSpec, Limitation, Reason, Termination, Usage,
 };
 use net::{Notify, Pool};
+use nix::pty::{Winsize, openpty};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use wire::agent_capnp::{agent, container, gate, input_sink, output_sink, subscription};
@@ -61,7 +62,8 @@ struct Running {
     status: RefCell<ContainerStatus>,
     pid: Pid,
     ended: Notify,
-    output_done: Cell<u32>,
+    /// Streams that have not ended.
+    outputs: Cell<usize>,
     all_output: Notify,
 }
 
@@ -82,16 +84,54 @@ impl gate::Server for Gate {
 
 struct Service(Rc<Agent>);
 
-fn spawn(spec: &LaunchSpec) -> Result<Child, Fault> {
+/// A child and our ends of its streams.
+struct Spawned {
+    child: Child,
+    stdin: Option<File>,
+    outputs: Vec<(u8, File)>,
+}
+
+fn spawn(spec: &LaunchSpec) -> Result<Spawned, Fault> {
     let mut command = Command::new(&spec.command[0]);
     command.args(&spec.command[1..]).envs(spec.env.iter().cloned());
-    command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    command.stdin(if spec.stdin { Stdio::piped() } else { Stdio::null() });
-    command.spawn().map_err(|error| {
+    let not_found = |error: std::io::Error| {
         Fault::new(
             FaultKind::CommandNotFound,
             format!("execute {:?}: {error}", spec.command[0]),
         )
+    };
+    if let Some(size) = spec.terminal {
+        let size = Winsize {
+            ws_row: size.rows,
+            ws_col: size.columns,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        };
+        let pty = openpty(&size, None).unwrap();
+        let slave = || Stdio::from(pty.slave.try_clone().unwrap());
+        let child = command
+            .stdin(slave())
+            .stdout(slave())
+            .stderr(slave())
+            .spawn()
+            .map_err(not_found)?;
+        let master = File::from(pty.master);
+        return Ok(Spawned {
+            child,
+            stdin: Some(master.try_clone().unwrap()),
+            outputs: vec![(1, master)],
+        });
+    }
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.stdin(if spec.stdin { Stdio::piped() } else { Stdio::null() });
+    let mut child = command.spawn().map_err(not_found)?;
+    let stdin = child.stdin.take().map(|stdin| OwnedFd::from(stdin).into());
+    let stdout = OwnedFd::from(child.stdout.take().unwrap()).into();
+    let stderr = OwnedFd::from(child.stderr.take().unwrap()).into();
+    Ok(Spawned {
+        child,
+        stdin,
+        outputs: vec![(1, stdout), (2, stderr)],
     })
 }
 
@@ -121,8 +161,12 @@ impl agent::Server for Service {
     ) -> Done {
         let spec = wire::launch::decode(params.get()?.get_spec()?)
             .map_err(|f| capnp::Error::failed(f.to_string()))?;
-        let mut child = match spawn(&spec) {
-            Ok(child) => child,
+        let Spawned {
+            child,
+            stdin,
+            outputs,
+        } = match spawn(&spec) {
+            Ok(spawned) => spawned,
             Err(fault) => {
                 wire::fault::encode(&fault, results.get().init_fault());
                 return Ok(());
@@ -134,7 +178,7 @@ impl agent::Server for Service {
             status: RefCell::new(status(&id, &spec, child.id())),
             pid: Pid::from_raw(child.id() as i32),
             ended: Notify::new(),
-            output_done: Cell::new(0),
+            outputs: Cell::new(0),
             all_output: Notify::new(),
         });
         agent
@@ -146,21 +190,20 @@ impl agent::Server for Service {
         } else {
             None
         };
-        let stdout = OwnedFd::from(child.stdout.take().unwrap());
-        let stderr = OwnedFd::from(child.stderr.take().unwrap());
-        for (number, pipe) in [(1, stdout), (2, stderr)] {
+        running.outputs.set(outputs.len());
+        for (number, pipe) in outputs {
             net::spawn(pump(
                 Rc::clone(agent),
                 Rc::clone(&running),
                 number,
-                pipe.into(),
+                pipe,
                 sink.clone(),
             ))
             .detach();
         }
         let mut result = results.get();
-        if let Some(stdin) = child.stdin.take() {
-            let file = RefCell::new(Some(File::from(OwnedFd::from(stdin))));
+        if let Some(stdin) = stdin {
+            let file = RefCell::new(Some(stdin));
             result.set_input(capnp_rpc::new_client(Input {
                 agent: Rc::clone(agent),
                 file,
@@ -255,6 +298,55 @@ impl agent::Server for Service {
         Ok(())
     }
 
+    async fn watch_statistics(
+        self: ServerRc<Self>,
+        params: agent::WatchStatisticsParams,
+        mut results: agent::WatchStatisticsResults,
+    ) -> Done {
+        let sink = params.get()?.get_sink()?;
+        let interval = u64::from(params.get()?.get_interval_ms());
+        let agent = Rc::clone(&self.0);
+        net::spawn(async move {
+            for second in 0_u32.. {
+                let mut push = sink.push_request();
+                {
+                    let containers = agent.containers.borrow();
+                    let running: Vec<_> = containers
+                        .values()
+                        .filter(|running| !running.ended.is_set())
+                        .collect();
+                    let usage = Usage {
+                        timestamp: f64::from(second),
+                        cpus_user_time_secs: Some(f64::from(second) * 0.25),
+                        ..Usage::default()
+                    };
+                    let statuses: Vec<_> = running.iter().map(|running| running.status.borrow()).collect();
+                    let list = push.get().init_samples(running.len() as u32);
+                    wire::usage::encode_list(statuses.iter().map(|s| (&s.id, s.name.as_ref(), &usage)), list);
+                }
+                if push.send().await.is_err() {
+                    return;
+                }
+                net::sleep(std::time::Duration::from_millis(interval)).await;
+            }
+        })
+        .detach();
+        results
+            .get()
+            .set_subscription(capnp_rpc::new_client(Subscription));
+        Ok(())
+    }
+
+    async fn host(self: ServerRc<Self>, _: agent::HostParams, mut results: agent::HostResults) -> Done {
+        let report = HostReport {
+            cpus: 4,
+            memory: Bytes::gib(8),
+            ..HostReport::default()
+        };
+        wire::agent::encode_host(&report, results.get().init_info());
+        Ok(())
+    }
+
     async fn version(
         self: ServerRc<Self>,
         _: agent::VersionParams,
@@ -297,8 +389,8 @@ async fn pump(
             let _ = request.send().await;
         }
     }
-    running.output_done.set(running.output_done.get() + 1);
-    if running.output_done.get() == 2 {
+    running.outputs.set(running.outputs.get() - 1);
+    if running.outputs.get() == 0 {
         running.all_output.set();
     }
 }

@@ -2,6 +2,7 @@
 //! which exit status comes out, what is said on stderr.
 
 mod fake;
+mod terminal;
 
 use std::io::{Read, Write};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};

@@ -1,0 +1,65 @@
+//! What the agent says of itself, of its host and, beyond the status, of a container.
+
+use model::agent::{AgentInfo, HostReport};
+use model::{CgroupLayout, ContainerId};
+
+use crate::shell::Shell;
+
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// Set by a release build; empty in a build from a tree.
+pub const GIT_SHA: &str = match option_env!("BULKHEAD_GIT_SHA") {
+    Some(sha) => sha,
+    None => "",
+};
+pub const BUILD_DATE: &str = match option_env!("BULKHEAD_BUILD_DATE") {
+    Some(date) => date,
+    None => "",
+};
+
+pub fn info(shell: &Shell) -> AgentInfo {
+    AgentInfo {
+        version: VERSION.to_owned(),
+        git_sha: GIT_SHA.to_owned(),
+        build_date: BUILD_DATE.to_owned(),
+        started_at_ms: shell.started_at_ms,
+        pid: std::process::id() as i32,
+        instance: shell.config.instance.clone(),
+        http_address: shell.http_address.borrow().map(|a| a.to_string()),
+        work_dir: shell.directories.work().display().to_string(),
+        runtime_dir: shell.directories.runtime().display().to_string(),
+    }
+}
+
+pub fn host(shell: &Shell) -> HostReport {
+    HostReport {
+        isolators: shell.isolators.describe(),
+        kernel_release: shell.host.kernel_release.clone(),
+        cgroup_layout: layout(shell.host.layout).to_owned(),
+        cpus: shell.host.cpus,
+        memory: shell.host.memory,
+    }
+}
+
+pub fn layout(layout: CgroupLayout) -> &'static str {
+    match layout {
+        CgroupLayout::V1 => "v1",
+        CgroupLayout::Hybrid => "hybrid",
+        CgroupLayout::V2 => "v2",
+    }
+}
+
+/// Things worth knowing when a container misbehaves: where it is in every hierarchy, what it runs as.
+pub fn detail(shell: &Shell, id: &ContainerId) -> Vec<(String, String)> {
+    let mut detail = vec![
+        ("directory".to_owned(), shell.directories.container_work(id).display().to_string()),
+        ("runtime_directory".to_owned(), shell.directories.container_runtime(id).display().to_string()),
+    ];
+    for (controller, path) in shell.isolators.paths(id) {
+        detail.push((format!("cgroup.{controller}"), path.display().to_string()));
+    }
+    if let Some(identity) = shell.core().identity(id) {
+        detail.push(("init.start_time_ticks".to_owned(), identity.start_time.to_string()));
+        detail.push(("init.boot_id".to_owned(), identity.boot_id.clone()));
+    }
+    detail
+}

@@ -1,0 +1,45 @@
+//! The record that a successor reads: who a container is.
+
+use container::init;
+use model::checkpoint::{Checkpoint, KeptDescriptor};
+use model::ContainerId;
+
+use crate::shell::Shell;
+
+/// Encoded, for the runtime directory. `None` when the container is gone.
+pub fn record(shell: &Shell, id: &ContainerId) -> Option<Vec<u8>> {
+    let core = shell.core();
+    let status = core.status(id)?;
+    let checkpoint = Checkpoint {
+        instance: shell.config.instance.clone(),
+        id: id.clone(),
+        spec: core.spec(id)?.clone(),
+        state: status.state,
+        limits: core.limits(id)?.clone(),
+        init: core.identity(id).cloned(),
+        kept: kept(status.terminal),
+        sandbox: status.sandbox.clone(),
+        created_at_ms: status.created_at_ms,
+        started_at_ms: status.started_at_ms,
+        killing: core.killing(id),
+        kill_at_ms: None,
+        termination: status.termination.clone(),
+    };
+    Some(wire::checkpoint::encode(&checkpoint))
+}
+
+fn kept(terminal: bool) -> Vec<KeptDescriptor> {
+    let named = |name: &str, number: i32| KeptDescriptor { name: name.to_owned(), number };
+    let mut kept = vec![named("status", init::KEPT_STATUS_FD)];
+    if terminal {
+        kept.push(named(TERMINAL, init::KEPT_STDOUT_FD));
+    } else {
+        kept.push(named(STDOUT, init::KEPT_STDOUT_FD));
+        kept.push(named(STDERR, init::KEPT_STDERR_FD));
+    }
+    kept
+}
+
+pub const TERMINAL: &str = "terminal";
+pub const STDOUT: &str = "stdout";
+pub const STDERR: &str = "stderr";

@@ -1,0 +1,332 @@
+//! Every flag once: default, unit, help. A TOML file, then `BULKHEAD_*` variables, then flags; the later wins.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, Command, FromArgMatches};
+use model::Millis;
+use serde::Deserialize;
+
+const WORK_DIR: &str = "/var/lib/bulkhead";
+const RUNTIME_DIR: &str = "/run/bulkhead";
+const CONFIG_FILE: &str = "/etc/bulkhead/agent.toml";
+/// Mesos' agent port, so that a monitor's address stays as it is.
+const HTTP_ADDRESS: &str = "127.0.0.1:5051";
+
+const EXAMPLES: &str = "\
+Examples:
+  bulkhead agent                                  # everything at its default place
+  bulkhead agent --work_dir=/srv/bulkhead         # Mesos' spelling of a flag works too
+  bulkhead agent --runtime-dir=/tmp/b/run --work-dir=/tmp/b/work --socket=/tmp/b/agent.sock
+                                                  # a second agent beside the first
+Containers outlive the agent: stopping it stops nothing else.";
+
+/// The agent's flags. Files and directories are made if missing.
+#[derive(Debug, Clone, Args)]
+pub struct Flags {
+    /// What must survive a reboot: sandboxes and output of containers
+    #[arg(long, value_name = "DIR", default_value = WORK_DIR, env = "BULKHEAD_WORK_DIR")]
+    pub work_dir: PathBuf,
+    /// What must survive a crash of the agent but not a reboot (a tmpfs is best)
+    #[arg(long, value_name = "DIR", default_value = RUNTIME_DIR, env = "BULKHEAD_RUNTIME_DIR")]
+    pub runtime_dir: PathBuf,
+    /// Unix socket for clients, mode 0600 [default: RUNTIME_DIR/agent.sock]
+    #[arg(long, value_name = "PATH", env = "BULKHEAD_SOCKET")]
+    pub socket: Option<PathBuf>,
+    /// Address of the HTTP server (/metrics, /monitor/statistics, …), or `none`
+    #[arg(long, value_name = "ADDRESS", default_value = HTTP_ADDRESS, env = "BULKHEAD_HTTP")]
+    pub http: String,
+    /// Tells this agent's cgroups from those of others on this host [default: from RUNTIME_DIR]
+    #[arg(long, value_name = "NAME", env = "BULKHEAD_INSTANCE")]
+    pub instance: Option<String>,
+    /// Most containers at one time
+    #[arg(long, value_name = "N", default_value = "4096", env = "BULKHEAD_MAX_CONTAINERS")]
+    pub max_containers: usize,
+    /// How often every container is measured in the background
+    #[arg(long, value_name = "TIME", default_value = "10s", env = "BULKHEAD_SAMPLE_INTERVAL")]
+    pub sample_interval: Millis,
+    /// Threads for work that may block in the kernel or on disk
+    #[arg(long, value_name = "N", default_value = "4", env = "BULKHEAD_WORKERS")]
+    pub workers: usize,
+    /// Empty network namespaces kept ready for `--network none`; the first such launch fills the pool
+    #[arg(long, value_name = "N", default_value = "16", env = "BULKHEAD_NETWORK_POOL")]
+    pub network_pool: usize,
+    /// error, warn, info, debug, trace, or a filter like `agent=debug,net=warn`
+    #[arg(long, value_name = "LEVEL", default_value = "info", env = "BULKHEAD_LOG")]
+    pub log: String,
+    /// TOML file with the names of these flags as keys [default: /etc/bulkhead/agent.toml if it exists]
+    #[arg(long, value_name = "FILE", env = "BULKHEAD_CONFIG")]
+    pub config: Option<PathBuf>,
+}
+
+/// The same names in a file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct FileFlags {
+    work_dir: Option<PathBuf>,
+    runtime_dir: Option<PathBuf>,
+    socket: Option<PathBuf>,
+    http: Option<String>,
+    instance: Option<String>,
+    max_containers: Option<usize>,
+    sample_interval: Option<String>,
+    workers: Option<usize>,
+    network_pool: Option<usize>,
+    log: Option<String>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("read configuration file {path}")]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("configuration file {path}: {message}")]
+    Parse { path: PathBuf, message: String },
+    #[error("--{flag} {value:?}: {message}")]
+    Value { flag: &'static str, value: String, message: String },
+    #[error(transparent)]
+    Flags(#[from] clap::Error),
+}
+
+/// Checked configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub work_dir: PathBuf,
+    pub runtime_dir: PathBuf,
+    pub socket: PathBuf,
+    pub http: Option<HttpAddress>,
+    /// Empty for the default instance.
+    pub instance: String,
+    pub max_containers: usize,
+    pub sample_interval: Millis,
+    pub workers: usize,
+    pub network_pool: usize,
+    pub log: String,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct HttpAddress {
+    pub address: SocketAddr,
+    /// Asked for by name: a port in use is then an error, not a warning.
+    pub explicit: bool,
+}
+
+pub fn command() -> Command {
+    Flags::augment_args(Command::new("agent"))
+        .about("Run the isolation daemon of this host")
+        .after_help(EXAMPLES)
+}
+
+impl Config {
+    pub fn from_matches(matches: &ArgMatches) -> Result<Self, ConfigError> {
+        let mut flags = Flags::from_arg_matches(matches)?;
+        let file = match &flags.config {
+            Some(path) => Some(read_file(path)?),
+            None if Path::new(CONFIG_FILE).exists() => Some(read_file(Path::new(CONFIG_FILE))?),
+            None => None,
+        };
+        let given = |name: &str| {
+            matches!(matches.value_source(name), Some(ValueSource::CommandLine | ValueSource::EnvVariable))
+        };
+        let mut http_explicit = given("http");
+        if let Some((path, file)) = file {
+            http_explicit |= file.http.is_some();
+            merge(&mut flags, file, &path, given)?;
+        }
+        Self::check(flags, http_explicit)
+    }
+
+    fn check(flags: Flags, http_explicit: bool) -> Result<Self, ConfigError> {
+        let absolute = |flag: &'static str, path: &Path| {
+            std::path::absolute(path).map_err(|e| ConfigError::Value {
+                flag,
+                value: path.display().to_string(),
+                message: e.to_string(),
+            })
+        };
+        let work_dir = absolute("work-dir", &flags.work_dir)?;
+        let runtime_dir = absolute("runtime-dir", &flags.runtime_dir)?;
+        for (flag, dir) in [("work-dir", &work_dir), ("runtime-dir", &runtime_dir)] {
+            if dir.parent().is_none() {
+                let message = "must not be the root directory".to_owned();
+                return Err(ConfigError::Value { flag, value: dir.display().to_string(), message });
+            }
+        }
+        let socket = match &flags.socket {
+            Some(path) => absolute("socket", path)?,
+            None => runtime_dir.join("agent.sock"),
+        };
+        let http = match flags.http.as_str() {
+            "none" | "" => None,
+            text => Some(HttpAddress { address: http_address(text)?, explicit: http_explicit }),
+        };
+        let instance = match flags.instance {
+            Some(name) => {
+                let checked: Result<model::ContainerName, _> = name.parse();
+                checked.map_err(|e| ConfigError::Value {
+                    flag: "instance",
+                    value: name.clone(),
+                    message: e.to_string(),
+                })?;
+                name
+            }
+            None if runtime_dir == Path::new(RUNTIME_DIR) => String::new(),
+            None => format!("{:08x}", checksum(&runtime_dir)),
+        };
+        for (flag, value, max) in [
+            ("max-containers", flags.max_containers, 100_000),
+            ("workers", flags.workers, 64),
+            ("network-pool", flags.network_pool.max(1), 1024),
+        ] {
+            if !(1..=max).contains(&value) {
+                let message = format!("must be from 1 to {max}");
+                return Err(ConfigError::Value { flag, value: value.to_string(), message });
+            }
+        }
+        if flags.sample_interval < Millis(100) {
+            let message = "must be 100ms or more".to_owned();
+            let value = flags.sample_interval.to_string();
+            return Err(ConfigError::Value { flag: "sample-interval", value, message });
+        }
+        Ok(Self {
+            work_dir,
+            runtime_dir,
+            socket,
+            http,
+            instance,
+            max_containers: flags.max_containers,
+            sample_interval: flags.sample_interval,
+            workers: flags.workers,
+            network_pool: flags.network_pool,
+            log: flags.log,
+        })
+    }
+
+    /// Name of our group in every cgroup hierarchy.
+    pub fn cgroup_root(&self) -> String {
+        match self.instance.as_str() {
+            "" => "bulkhead".to_owned(),
+            name => format!("bulkhead-{name}"),
+        }
+    }
+}
+
+/// FNV-1a: only tells the agents of one host apart.
+fn checksum(path: &Path) -> u32 {
+    path.as_os_str()
+        .as_encoded_bytes()
+        .iter()
+        .fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
+}
+
+fn http_address(text: &str) -> Result<SocketAddr, ConfigError> {
+    let full = if text.contains(':') { text.to_owned() } else { format!("127.0.0.1:{text}") };
+    full.parse().map_err(|_| ConfigError::Value {
+        flag: "http",
+        value: text.to_owned(),
+        message: "is not an address like 127.0.0.1:5051, [::1]:5051, 5051 or none".to_owned(),
+    })
+}
+
+fn read_file(path: &Path) -> Result<(PathBuf, FileFlags), ConfigError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    let flags = toml::from_str(&text).map_err(|e| ConfigError::Parse {
+        path: path.to_owned(),
+        message: e.to_string().trim_end().replace('\n', " "),
+    })?;
+    Ok((path.to_owned(), flags))
+}
+
+fn merge(
+    flags: &mut Flags,
+    file: FileFlags,
+    path: &Path,
+    given: impl Fn(&str) -> bool,
+) -> Result<(), ConfigError> {
+    macro_rules! take {
+        ($($field:ident),*) => {$(
+            if let Some(value) = file.$field {
+                if !given(stringify!($field)) {
+                    flags.$field = value;
+                }
+            }
+        )*};
+    }
+    take!(work_dir, runtime_dir, http, max_containers, workers, network_pool, log);
+    if !given("socket") {
+        flags.socket = file.socket.or(flags.socket.take());
+    }
+    if !given("instance") {
+        flags.instance = file.instance.or(flags.instance.take());
+    }
+    if let Some(text) = file.sample_interval {
+        let value = text.parse().map_err(|e: model::units::UnitError| ConfigError::Parse {
+            path: path.to_owned(),
+            message: format!("sample_interval: {e}"),
+        })?;
+        if !given("sample_interval") {
+            flags.sample_interval = value;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(args: &[&str]) -> Result<Config, ConfigError> {
+        let matches = command().no_binary_name(true).try_get_matches_from(args)?;
+        Config::from_matches(&matches)
+    }
+
+    #[test]
+    fn works_without_flags() {
+        let config = parse(&[]).unwrap();
+        assert_eq!(config.socket, Path::new("/run/bulkhead/agent.sock"));
+        assert_eq!(config.cgroup_root(), "bulkhead");
+    }
+
+    #[test]
+    fn another_runtime_directory_is_another_instance() {
+        let one = parse(&["--runtime-dir=/a/run"]).unwrap();
+        let two = parse(&["--runtime-dir=/b/run"]).unwrap();
+        assert_ne!(one.cgroup_root(), two.cgroup_root());
+        assert_eq!(one.socket, Path::new("/a/run/agent.sock"));
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("agent.toml");
+        std::fs::write(&path, "work_dir = '/from/file'\nsample_interval = '3s'\nworkers = 2\n").unwrap();
+        let config = parse(&["--config", path.to_str().unwrap(), "--workers", "3"]).unwrap();
+        assert_eq!(config.work_dir, Path::new("/from/file"));
+        assert_eq!(config.sample_interval, Millis::secs(3));
+        assert_eq!(config.workers, 3);
+    }
+
+    #[test]
+    fn a_misspelt_key_is_refused_with_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("agent.toml");
+        std::fs::write(&path, "work_dri = '/x'\n").unwrap();
+        let error = parse(&["--config", path.to_str().unwrap()]).unwrap_err();
+        assert!(error.to_string().contains("work_dri"), "{error}");
+    }
+
+    #[test]
+    fn absurd_values_are_refused() {
+        for args in [
+            &["--workers=0"][..],
+            &["--http=nowhere"],
+            &["--instance=../x"],
+            &["--sample-interval=1ms"],
+            &["--work-dir=/"],
+            &["--max-containers=0"],
+        ] {
+            assert!(parse(args).is_err(), "{args:?}");
+        }
+    }
+}

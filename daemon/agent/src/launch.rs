@@ -1,0 +1,381 @@
+//! Acts upon the wishes of a launch: prepare, fork, checkpoint, open the gate; and of an update.
+
+use std::io::{self, Read as _};
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+
+use agent_core::{EndReport, Input};
+use container::channel::{self, Report};
+use container::{ChildFds, CloneKind, CloneRequest, Namespaces};
+use container::plan::{self, ChildPlan, PlanContext};
+use model::{ContainerId, Fault, FaultKind, LaunchSpec, Limits, Network, ProcessIdentity};
+
+use crate::failpoint;
+use crate::resources::{Prepared, Resources};
+use crate::shell::Shell;
+use crate::stdin::Stdin;
+
+/// Where the child of this container finds its things.
+pub fn plan_context(shell: &Shell, id: &ContainerId, spec: &LaunchSpec) -> PlanContext {
+    let directories = &shell.directories;
+    let short = |id: &ContainerId| id.as_str().chars().take(12).collect::<String>();
+    PlanContext {
+        id: id.clone(),
+        sandbox: directories.sandbox(id),
+        sandbox_target: match spec.rootfs {
+            Some(_) => SANDBOX_IN_ROOTFS.into(),
+            None => directories.sandbox_inside(),
+        },
+        hidden: vec![directories.work().to_owned(), directories.runtime().to_owned()],
+        overlay_dir: spec.rootfs.is_some().then(|| directories.overlay(id)),
+        hostname: spec
+            .hostname
+            .clone()
+            .or_else(|| spec.name.as_ref().map(ToString::to_string))
+            .unwrap_or_else(|| short(id)),
+    }
+}
+
+/// Mesos' own place for it, so that scripts written for Mesos find their files.
+const SANDBOX_IN_ROOTFS: &str = "/mnt/mesos/sandbox";
+
+/// Refuses what is wrong in itself or not enforceable here, before anything is made.
+pub fn admit(shell: &Shell, id: &ContainerId, spec: &LaunchSpec) -> Result<(), Fault> {
+    if spec.network == Network::Mapped {
+        let fault = Fault::unsupported("network", "network \"mapped\" is not available in this version");
+        return Err(fault.remedy("use host or none"));
+    }
+    if spec.output.files == 0 || spec.output.file_bytes.get() < OUTPUT_BYTES_MIN {
+        let message = format!("needs at least 1 file of at least {OUTPUT_BYTES_MIN} bytes");
+        return Err(Fault::invalid("output", message));
+    }
+    shell.isolators.admit(spec)?;
+    plan::launch_plan(spec, &shell.host, &plan_context(shell, id, spec)).map(|_| ())
+}
+
+/// Below a page a file would be rotated at every line.
+const OUTPUT_BYTES_MIN: u64 = 4096;
+
+pub fn prepare(shell: &Rc<Shell>, id: ContainerId, spec: Box<LaunchSpec>) {
+    let shell = shell.clone();
+    net::spawn(async move {
+        let result = make_ready(&shell, &id, &spec).await;
+        shell.input(Input::Prepared { id, result });
+    })
+    .detach();
+}
+
+async fn make_ready(shell: &Shell, id: &ContainerId, spec: &LaunchSpec) -> Result<(), Fault> {
+    let resources = held(shell, id)?;
+    let (directories, isolators) = (shell.directories.clone(), shell.isolators.clone());
+    let (job_id, job_spec) = (id.clone(), spec.clone());
+    let prepared = blocking(shell, move || {
+        failpoint::pass("launch.directories")?;
+        let status = directories.prepare(&job_id, job_spec.rootfs.is_some()).map_err(|e| failed(&e))?;
+        failpoint::pass("launch.groups")?;
+        let groups = isolators.prepare(&job_id, &job_spec).map_err(|e| failed(&e))?;
+        failpoint::pass("launch.prepared")?;
+        Ok(Prepared { status, groups })
+    })
+    .await?;
+    *resources.prepared.borrow_mut() = Some(prepared);
+    shell.set_sandbox(id);
+    Ok(())
+}
+
+pub fn fork(shell: &Rc<Shell>, id: ContainerId) {
+    let shell = shell.clone();
+    net::spawn(async move {
+        match clone_init(&shell, &id).await {
+            Ok(identity) => {
+                shell.input(Input::Forked { id: id.clone(), result: Ok(identity) });
+                supervise(shell, id).await;
+            }
+            Err(fault) => shell.input(Input::Forked { id, result: Err(fault) }),
+        }
+    })
+    .detach();
+}
+
+async fn clone_init(shell: &Rc<Shell>, id: &ContainerId) -> Result<ProcessIdentity, Fault> {
+    let resources = held(shell, id)?;
+    let spec = shell.core().spec(id).cloned().ok_or_else(|| unknown(id))?;
+    let prepared = resources.prepared.borrow_mut().take().ok_or_else(|| unknown(id))?;
+    failpoint::pass("fork.network")?;
+    let netns = match spec.network {
+        Network::None => Some(shell.networks.take().await?),
+        Network::Host | Network::Mapped => None,
+    };
+    failpoint::pass("fork.plan")?;
+    let plan = plan::launch_plan(&spec, &shell.host, &plan_context(shell, id, &spec))?;
+    failpoint::pass("fork.pipes")?;
+    let (channel, child_channel) = open_channel(&plan)?;
+    let pipes = Pipes::open(&spec)?;
+    let request = CloneRequest {
+        kind: CloneKind::Init,
+        namespaces: Namespaces::default(),
+        fds: ChildFds {
+            channel: child_channel,
+            stdin: pipes.child_stdin,
+            stdout: pipes.child_stdout,
+            stderr: pipes.child_stderr,
+            keep_stdout: pipes.keep_stdout,
+            keep_stderr: pipes.keep_stderr,
+            status: Some(prepared.status.into()),
+            cgroup: prepared.groups.cgroup,
+            cgroup_procs: prepared.groups.cgroup_procs,
+            netns,
+            target: None,
+        },
+    };
+    failpoint::pass("fork.clone")?;
+    let reply = shell.launcher.clone_child(request).await?;
+    let (pid, pidfd) = reply
+        .result
+        .map_err(|errno| Fault::failed(format!("clone the init of container {id}: {errno}")))?;
+    *resources.init.borrow_mut() = Some(Rc::new(source(pidfd)?));
+    *resources.channel.borrow_mut() = Some(Rc::new(source(channel)?));
+    if let Some(stdin) = pipes.stdin {
+        *resources.stdin.borrow_mut() = Some(Stdin::pipe(stdin).map_err(|e| failed(&e))?);
+    }
+    resources.output.start(pipes.stdout, pipes.stderr).map_err(|e| failed(&e))?;
+    failpoint::pass("fork.identity")?;
+    let start_time = kernel::procfs::start_time(pid)
+        .map_err(|e| Fault::from_error(FaultKind::Failed, &e).field("pid"))?;
+    Ok(ProcessIdentity { pid, start_time, boot_id: shell.host.boot_id.clone() })
+}
+
+/// Follows the init: its reports in order, then its end. One task, so that an end is never told before the
+/// reports that came before it.
+async fn supervise(shell: Rc<Shell>, id: ContainerId) {
+    let Some(resources) = shell.resources(&id) else { return };
+    watch_memory(&shell, &id, &resources);
+    follow_reports(&shell, &id, &resources).await;
+    let Some(init) = resources.init.borrow().clone() else { return };
+    if let Err(error) = net::wait_pidfd(&init).await {
+        tracing::error!(container = %id, "wait for the init: {error}");
+    }
+    let end = read_end(&shell, &id);
+    shell.input(Input::Exited { id, end });
+}
+
+async fn follow_reports(shell: &Rc<Shell>, id: &ContainerId, resources: &Rc<Resources>) {
+    loop {
+        let Some(channel) = resources.channel.borrow().clone() else { return };
+        match channel.read_with(|fd| channel::receive_report(fd.as_fd())).await {
+            Ok(Some((Report::Ready, _))) => {}
+            Ok(Some((Report::Pty, Some(master)))) => {
+                if let Err(error) = adopt_terminal(resources, master) {
+                    tracing::error!(container = %id, "take over the terminal: {error}");
+                }
+            }
+            Ok(Some((Report::Started, _))) => shell.input(Input::Started { id: id.clone() }),
+            Ok(Some((report @ Report::Failed { .. }, _))) => {
+                shell.input(Input::StartFailed { id: id.clone(), fault: report.into_fault() });
+            }
+            Ok(Some((report, _))) => tracing::error!(container = %id, ?report, "report out of place"),
+            Ok(None) => break,
+            Err(error) => {
+                tracing::error!(container = %id, "read the init's reports: {error}");
+                break;
+            }
+        }
+    }
+    resources.channel.borrow_mut().take();
+}
+
+fn adopt_terminal(resources: &Resources, master: OwnedFd) -> io::Result<()> {
+    kernel::socket::set_nonblocking(master.as_fd())?;
+    let input = Rc::new(net::Source::new(std::fs::File::from(master.try_clone()?), net::Interest::Readable)?);
+    *resources.stdin.borrow_mut() = Some(Stdin::terminal(input.clone()));
+    *resources.terminal.borrow_mut() = Some(input);
+    resources.output.start(Some(master), None)
+}
+
+fn watch_memory(shell: &Rc<Shell>, id: &ContainerId, resources: &Resources) {
+    let watch = match shell.isolators.watch(id) {
+        Ok(Some(watch)) => watch,
+        Ok(None) => return,
+        Err(error) => {
+            tracing::warn!(container = %id, "watch the memory ceiling: {error}");
+            return;
+        }
+    };
+    let (task_shell, task_id) = (shell.clone(), id.clone());
+    let task = net::spawn(async move {
+        if let Err(error) = follow_memory(&task_shell, &task_id, watch).await {
+            tracing::warn!(container = %task_id, "watch the memory ceiling: {error}");
+        }
+    });
+    *resources.watch.borrow_mut() = Some(task);
+}
+
+async fn follow_memory(shell: &Rc<Shell>, id: &ContainerId, watch: isolators::OomWatch) -> io::Result<()> {
+    let kind = watch.kind;
+    let interest = match kind {
+        isolators::WatchKind::Readable => net::Interest::Readable,
+        isolators::WatchKind::Priority => net::Interest::Priority,
+    };
+    let source = net::Source::new(std::fs::File::from(watch.fd), interest)?;
+    loop {
+        match kind {
+            // An eventfd: eight bytes, the number of events since the last read.
+            isolators::WatchKind::Readable => drop(source.read_with(|mut fd| fd.read(&mut [0; 8])).await?),
+            isolators::WatchKind::Priority => source.priority().await,
+        }
+        let (isolators, job_id) = (shell.isolators.clone(), id.clone());
+        let limits = shell.core().limits(id).cloned().unwrap_or_default();
+        let found = shell.pool.run(move || isolators.limitation(&job_id, &limits)).await;
+        match found {
+            Ok(Ok(Some(limitation))) => {
+                shell.limit_hit(id.clone(), limitation);
+                return Ok(());
+            }
+            Ok(Ok(None)) => {}
+            Ok(Err(error)) => return Err(io::Error::other(error)),
+            Err(error) => return Err(io::Error::other(error)),
+        }
+    }
+}
+
+fn read_end(shell: &Shell, id: &ContainerId) -> EndReport {
+    let path = shell.directories.status(id);
+    let record = std::fs::File::open(&path).map(|file| container::status::read_status(&file));
+    match record {
+        Ok(Ok(Some(record))) => match record.signal() {
+            Some(signal) => EndReport { exit_code: None, signal: Some(signal) },
+            None => EndReport { exit_code: Some(record.exit_status()), signal: None },
+        },
+        Ok(Ok(None)) => EndReport::UNRECORDED,
+        Ok(Err(error)) => {
+            tracing::warn!(container = %id, "read the wait status: {error}");
+            EndReport::UNRECORDED
+        }
+        Err(error) => {
+            tracing::warn!(container = %id, "open {}: {error}", path.display());
+            EndReport::UNRECORDED
+        }
+    }
+}
+
+pub fn checkpoint(shell: &Rc<Shell>, id: ContainerId) {
+    let shell = shell.clone();
+    net::spawn(async move {
+        let result = write_checkpoint(&shell, &id).await;
+        shell.input(Input::Checkpointed { id, result });
+    })
+    .detach();
+}
+
+async fn write_checkpoint(shell: &Rc<Shell>, id: &ContainerId) -> Result<(), Fault> {
+    let record = crate::checkpoint::record(shell, id).ok_or_else(|| unknown(id))?;
+    let path = shell.directories.checkpoint(id);
+    blocking(shell, move || {
+        failpoint::pass("checkpoint.write")?;
+        crate::work_dir::write_atomically(&path, &record).map_err(|e| failed(&e))
+    })
+    .await
+}
+
+pub fn open_gate(shell: &Rc<Shell>, id: &ContainerId) {
+    let Some(channel) = shell.resources(id).and_then(|r| r.channel.borrow().clone()) else { return };
+    let opened = failpoint::pass("gate.open").and_then(|()| {
+        channel::open_gate(channel.as_fd()).map_err(|e| Fault::failed(format!("open the gate: {e}")))?;
+        failpoint::pass("gate.opened")
+    });
+    if let Err(fault) = opened {
+        // An init that is gone tells so itself by its end.
+        shell.input(Input::StartFailed { id: id.clone(), fault });
+    }
+}
+
+pub fn apply_limits(shell: &Rc<Shell>, id: ContainerId, old: Box<Limits>, new: Box<Limits>) {
+    let shell = shell.clone();
+    net::spawn(async move {
+        let (isolators, job_id) = (shell.isolators.clone(), id.clone());
+        let result = blocking(&shell, move || {
+            failpoint::pass("update.apply")?;
+            isolators.update(&job_id, &old, &new).map_err(|e| Fault::from(e))
+        })
+        .await;
+        shell.input(Input::LimitsApplied { id, result });
+    })
+    .detach();
+}
+
+/// A socket pair to the child, the plan already on its way.
+pub fn open_channel(plan: &ChildPlan) -> Result<(OwnedFd, OwnedFd), Fault> {
+    channel::open(&channel::encode_plan(plan)).map_err(|e| Fault::failed(format!("open a channel with the plan: {e}")))
+}
+
+/// Both ends of a child's standard streams. With a terminal there are none: the child makes it itself.
+#[derive(Default)]
+pub struct Pipes {
+    pub child_stdin: Option<OwnedFd>,
+    pub child_stdout: Option<OwnedFd>,
+    pub child_stderr: Option<OwnedFd>,
+    /// Read ends that stay open in the init, so that output outlives the agent.
+    pub keep_stdout: Option<OwnedFd>,
+    pub keep_stderr: Option<OwnedFd>,
+    pub stdin: Option<OwnedFd>,
+    pub stdout: Option<OwnedFd>,
+    pub stderr: Option<OwnedFd>,
+}
+
+impl Pipes {
+    fn open(spec: &LaunchSpec) -> Result<Self, Fault> {
+        let mut pipes = Self::plain(spec.terminal.is_some(), spec.stdin)?;
+        let keep = |end: &Option<OwnedFd>| end.as_ref().map(OwnedFd::try_clone).transpose();
+        pipes.keep_stdout = keep(&pipes.stdout).map_err(|e| Fault::failed(format!("copy a pipe: {e}")))?;
+        pipes.keep_stderr = keep(&pipes.stderr).map_err(|e| Fault::failed(format!("copy a pipe: {e}")))?;
+        Ok(pipes)
+    }
+
+    /// Without the init's copies: for a process that ends with its client.
+    pub fn plain(terminal: bool, stdin: bool) -> Result<Self, Fault> {
+        let mut pipes = Self::default();
+        if terminal {
+            return Ok(pipes);
+        }
+        let pipe = || io::pipe().map_err(|e| Fault::failed(format!("make a pipe: {e}")));
+        let (reader, writer) = pipe()?;
+        (pipes.stdout, pipes.child_stdout) = (Some(reader.into()), Some(writer.into()));
+        let (reader, writer) = pipe()?;
+        (pipes.stderr, pipes.child_stderr) = (Some(reader.into()), Some(writer.into()));
+        if stdin {
+            let (reader, writer) = pipe()?;
+            (pipes.child_stdin, pipes.stdin) = (Some(reader.into()), Some(writer.into()));
+        }
+        Ok(pipes)
+    }
+}
+
+// ---- small things that every action needs
+
+/// Runs a job on a worker; a job that panicked is a failure like another.
+pub async fn blocking<T: Send + 'static>(
+    shell: &Shell,
+    job: impl FnOnce() -> Result<T, Fault> + Send + 'static,
+) -> Result<T, Fault> {
+    match shell.pool.run(job).await {
+        Ok(result) => result,
+        Err(error) => Err(Fault::from_error(FaultKind::Failed, &error)),
+    }
+}
+
+pub fn failed(error: &(dyn std::error::Error + 'static)) -> Fault {
+    Fault::from_error(FaultKind::Failed, error)
+}
+
+pub fn unknown(id: &ContainerId) -> Fault {
+    Fault::new(FaultKind::NotFound, format!("container {id} is gone")).field("container")
+}
+
+pub fn held(shell: &Shell, id: &ContainerId) -> Result<Rc<Resources>, Fault> {
+    shell.resources(id).ok_or_else(|| unknown(id))
+}
+
+pub fn source(fd: OwnedFd) -> Result<net::Source<OwnedFd>, Fault> {
+    net::Source::new(fd, net::Interest::Readable).map_err(|e| Fault::failed(format!("watch a descriptor: {e}")))
+}
+

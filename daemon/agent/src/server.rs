@@ -1,0 +1,197 @@
+//! Start-up and the accept loops: the one place where everything is wired together.
+
+use std::process::ExitCode;
+use std::rc::Rc;
+use std::time::Duration;
+
+use agent_core::{AgentCore, Settings};
+use isolators::IsolatorSet;
+use model::{Fault, FaultKind, Limit};
+use net::{Signal, Signals};
+
+use crate::config::Config;
+use crate::launch::failed;
+use crate::launcher_link::LauncherLink;
+use crate::network_pool::NetworkPool;
+use crate::service::GateService;
+use crate::shell::{Parts, Shell};
+use crate::work_dir::Directories;
+
+/// Jobs that may wait for a worker; beyond it whoever asks waits.
+const WORKER_QUEUE: usize = 4096;
+/// Descriptors that one container may take, counted for the ceiling on containers: pidfd, pipes, memory
+/// watch, measuring.
+const DESCRIPTORS_PER_CONTAINER: u64 = 16;
+/// Descriptors that the agent needs for itself and its clients.
+const DESCRIPTORS_RESERVED: u64 = 2048;
+/// Connections to the socket at one time. The rest is refused, those that never said a word first.
+const CONNECTIONS_MAX: usize = 1024;
+const HTTP_CONNECTIONS_MAX: usize = 256;
+
+/// Runs the agent until SIGTERM or SIGINT.
+pub fn run(config: Config) -> ExitCode {
+    // Before any thread is made, so that none of them takes these signals.
+    if let Err(error) = net::block_signals(&[Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]) {
+        return refuse(&Fault::failed(format!("block signals: {error}")));
+    }
+    match net::run(net::Config::default(), serve(config)) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(fault)) => refuse(&fault),
+        Err(error) => refuse(&Fault::failed(format!("start the event loop: {error}"))),
+    }
+}
+
+fn refuse(fault: &Fault) -> ExitCode {
+    eprintln!("bulkhead: agent: {fault}");
+    ExitCode::from(125)
+}
+
+async fn serve(config: Config) -> Result<(), Fault> {
+    kernel::host::require_root().map_err(|e| failed(&e).remedy("start the agent with sudo"))?;
+    let host = kernel::host::probe().map_err(|e| failed(&e))?;
+    let descriptors = kernel::system::raise_descriptors()
+        .map_err(|e| Fault::failed(format!("raise the limit of open files: {e}")))?;
+    let (directories, _lock) = Directories::open(&config.work_dir, &config.runtime_dir).map_err(|e| failed(&e))?;
+    // First of all processes, while this one is small and has one thread.
+    let launcher = LauncherLink::start(&config.instance).map_err(|e| failed(&e))?;
+    let isolators = IsolatorSet::new(&host, &config.cgroup_root()).map_err(|e| failed(&e))?;
+    let pool = net::Pool::new(config.workers, WORKER_QUEUE)
+        .map_err(|e| Fault::failed(format!("start the worker threads: {e}")))?;
+    let settings = Settings {
+        containers_max: containers_max(&config, descriptors),
+        ..Settings::default()
+    };
+    tell(&config, &host, &isolators, &settings);
+    let core = AgentCore::new(settings, 0);
+    let networks = NetworkPool::new(config.network_pool, pool.clone());
+    let shell = Shell::new(Parts { config, directories, host, isolators, pool, launcher, networks, core });
+    crate::recovery::recover(&shell).await?;
+    net::spawn(shell.clone().keep_time()).detach();
+    net::spawn(crate::statistics::keep_sampling(shell.clone())).detach();
+    serve_http(&shell)?;
+    let clients = serve_clients(&shell)?;
+    let mut signals = Signals::new(&[Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP])
+        .map_err(|e| Fault::failed(format!("watch signals: {e}")))?;
+    tracing::info!(socket = %shell.config.socket.display(), "ready");
+    loop {
+        match signals.next().await {
+            Ok(signal) if signal.is(Signal::SIGHUP) => tracing::info!("SIGHUP: there is nothing to reload"),
+            Ok(signal) => {
+                tracing::info!(signal = signal.number, running = shell.core().living(), "stopping; containers run on");
+                break;
+            }
+            Err(error) => return Err(Fault::failed(format!("read signals: {error}"))),
+        }
+    }
+    drop(clients);
+    let _ = std::fs::remove_file(&shell.config.socket);
+    if shell.core().living() == 0 {
+        shell.isolators.remove_root();
+    }
+    Ok(())
+}
+
+/// No more containers than there are descriptors for: a launch refused is better than a container that
+/// can't be watched.
+fn containers_max(config: &Config, descriptors: Limit<u64>) -> usize {
+    let Some(descriptors) = descriptors.value() else { return config.max_containers };
+    let affordable = descriptors.saturating_sub(DESCRIPTORS_RESERVED) / DESCRIPTORS_PER_CONTAINER;
+    let affordable = usize::try_from(affordable).unwrap_or(usize::MAX).max(16);
+    if affordable < config.max_containers {
+        tracing::info!(
+            descriptors,
+            "descriptors allow {affordable} containers instead of {}; raise the hard limit of open files for more",
+            config.max_containers
+        );
+    }
+    config.max_containers.min(affordable)
+}
+
+fn tell(config: &Config, host: &model::HostSupport, isolators: &IsolatorSet, settings: &Settings) {
+    tracing::info!(
+        version = crate::about::VERSION,
+        pid = std::process::id(),
+        kernel = %host.kernel_release,
+        cgroups = crate::about::layout(host.layout),
+        cgroup_root = %config.cgroup_root(),
+        work_dir = %config.work_dir.display(),
+        runtime_dir = %config.runtime_dir.display(),
+        containers_max = settings.containers_max,
+        "bulkhead agent"
+    );
+    for line in isolators.describe() {
+        if line.active {
+            tracing::info!(isolator = %line.name, by = %line.mechanism, "active");
+        } else {
+            tracing::warn!(isolator = %line.name, missing = %line.missing, "not available");
+        }
+    }
+}
+
+fn serve_clients(shell: &Rc<Shell>) -> Result<net::Task<()>, Fault> {
+    let listener = net::UnixListener::bind(&shell.config.socket, 0o600).map_err(|e| failed(&e))?;
+    let limit = net::ConnectionLimit::new(CONNECTIONS_MAX);
+    let shell = shell.clone();
+    Ok(net::spawn(async move {
+        let limits = net::rpc::RpcLimits::default();
+        let error = net::accept_loop(&listener, &limit, |stream, guard| {
+            shell.metrics.connections.increment();
+            serve_client(&shell, stream, guard, &limits);
+        })
+        .await;
+        tracing::error!("the clients' socket is broken: {error}; restart the agent (containers run on)");
+    }))
+}
+
+fn serve_client(
+    shell: &Rc<Shell>,
+    stream: net::UnixStream,
+    guard: net::ConnectionGuard,
+    limits: &net::rpc::RpcLimits,
+) {
+    let gate = GateService { shell: shell.clone(), peer: stream.peer().ok(), connection: guard.handle() };
+    let gate: wire::agent_capnp::gate::Client = capnp_rpc::new_client(gate);
+    let connection = net::rpc::serve_limited(stream, gate.client, limits, guard.handle());
+    net::spawn(async move {
+        let reason = connection.await;
+        if reason.is_misbehaviour() {
+            tracing::warn!("connection cut off: {reason}");
+        } else {
+            tracing::debug!("connection ended: {reason}");
+        }
+        drop(guard);
+    })
+    .detach();
+}
+
+fn serve_http(shell: &Rc<Shell>) -> Result<(), Fault> {
+    let Some(wanted) = shell.config.http else { return Ok(()) };
+    let listener = match net::TcpListener::bind(wanted.address) {
+        Ok(listener) => listener,
+        Err(error) if wanted.explicit => {
+            let message = format!("listen on {}: {error}", wanted.address);
+            return Err(Fault::new(FaultKind::Failed, message).field("http").remedy("choose another --http address, or none"));
+        }
+        Err(error) => {
+            tracing::warn!("no HTTP server: listen on {}: {error}; choose another --http address", wanted.address);
+            return Ok(());
+        }
+    };
+    let address = listener.local_address();
+    *shell.http_address.borrow_mut() = Some(address);
+    tracing::info!(%address, "HTTP server");
+    let limits = net::http::HttpLimits {
+        connections_max: HTTP_CONNECTIONS_MAX,
+        header_deadline: Duration::from_secs(10),
+        ..net::http::HttpLimits::default()
+    };
+    let shell = shell.clone();
+    let handler: net::http::Handler =
+        Rc::new(move |request| Box::pin(crate::endpoints::handle(shell.clone(), request)));
+    net::spawn(async move {
+        let error = net::http::serve(listener, handler, limits).await;
+        tracing::error!("the HTTP socket is broken: {error}; restart the agent (containers run on)");
+    })
+    .detach();
+    Ok(())
+}

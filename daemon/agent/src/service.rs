@@ -1,0 +1,342 @@
+//! The agent's Cap'n Proto service: decode, ask, encode. Decisions are the core's, deeds the shell's.
+
+use std::rc::Rc;
+
+use agent_core::{Answer, Input};
+use capnp::capability::Rc as CapRc;
+use model::{ContainerId, Fault, FaultKind, LaunchSpec, Millis};
+use wire::agent_capnp::{agent, gate, subscription};
+
+use crate::container_service::ContainerService;
+use crate::output::Follow;
+use crate::shell::Shell;
+use crate::sink::{InputService, OutputSink};
+
+/// A reply that large would not pass the peer's own limit.
+const PING_BYTES_MAX: usize = 1 << 20;
+/// Ids in one statistics request.
+const IDS_MAX: usize = 65536;
+/// A subscriber may not ask for samples faster than this: a sample of 1,000 containers takes 20 ms.
+const INTERVAL_MIN: Millis = Millis(100);
+
+/// Answers `fault` in a result and ends the method.
+macro_rules! attempt {
+    ($results:expr, $value:expr) => {
+        match $value {
+            Ok(value) => value,
+            Err(fault) => {
+                wire::fault::encode(&fault, $results.get().init_fault());
+                return Ok(());
+            }
+        }
+    };
+}
+pub(crate) use attempt;
+
+/// The bootstrap capability of one connection.
+pub struct GateService {
+    pub shell: Rc<Shell>,
+    /// Of the unix socket's other end.
+    pub peer: Option<net::Peer>,
+    pub connection: net::ConnectionHandle,
+}
+
+impl gate::Server for GateService {
+    async fn authenticate(
+        self: CapRc<Self>,
+        params: gate::AuthenticateParams,
+        mut results: gate::AuthenticateResults,
+    ) -> Result<(), capnp::Error> {
+        let params = params.get()?;
+        let client = params.get_client()?.to_str().unwrap_or("?").to_owned();
+        attempt!(results, self.admit());
+        tracing::debug!(client, peer = ?self.peer, "client authenticated");
+        // From here on it is not the first to go when connections run out.
+        self.connection.protect();
+        let agent: agent::Client = capnp_rpc::new_client(AgentService { shell: self.shell.clone() });
+        results.get().set_agent(agent);
+        Ok(())
+    }
+}
+
+impl GateService {
+    /// The socket is 0600, so that only its owner and root get here; whoever was handed the descriptor
+    /// by them is judged by its credentials all the same.
+    fn admit(&self) -> Result<(), Fault> {
+        let own = kernel::system::effective_uid();
+        match &self.peer {
+            Some(peer) if peer.uid == 0 || peer.uid == own => Ok(()),
+            Some(peer) => {
+                let message = format!("user {} may not use this agent", peer.uid);
+                Err(Fault::new(FaultKind::Denied, message).remedy("run the client as root"))
+            }
+            None => Err(Fault::new(FaultKind::Denied, "the connection has no credentials")),
+        }
+    }
+}
+
+pub struct AgentService {
+    pub shell: Rc<Shell>,
+}
+
+impl AgentService {
+    fn find(&self, text: &str) -> Result<ContainerId, Fault> {
+        self.shell.core().find(text)
+    }
+
+    fn decode_ids(
+        &self,
+        list: capnp::Result<capnp::text_list::Reader<'_>>,
+    ) -> Result<Vec<ContainerId>, Fault> {
+        let texts = wire::agent::decode_ids(list)?;
+        if texts.len() > IDS_MAX {
+            return Err(Fault::invalid("ids", format!("{} ids, at most {IDS_MAX} are taken", texts.len())));
+        }
+        texts.iter().map(|text| self.find(text)).collect()
+    }
+
+    async fn launch(
+        &self,
+        spec: LaunchSpec,
+        output: Option<OutputSink>,
+        lossless: bool,
+    ) -> Result<(ContainerId, bool, Option<InputService>), Fault> {
+        let shell = &self.shell;
+        let id = match &spec.id {
+            Some(id) => id.clone(),
+            None => new_id()?,
+        };
+        crate::launch::admit(shell, &id, &spec)?;
+        let wants_input = spec.stdin || spec.terminal.is_some();
+        if shell.core().status(&id).is_none() {
+            let directory = shell.directories.container_work(&id);
+            shell.hold(&id, crate::resources::Resources::new(&spec, directory, shell.pool.clone()));
+        }
+        // Followed from before the command starts, so that no byte is missed.
+        if let (Some(sink), Some(resources)) = (output, shell.resources(&id)) {
+            let follow = Follow::all_from_start(lossless);
+            let task = resources.output.follow(follow, sink);
+            net::spawn(async move {
+                if let Err(fault) = task.await {
+                    tracing::debug!("an attached client went away: {fault}");
+                }
+            })
+            .detach();
+        }
+        let asked = shell.ask(|ticket| Input::Launch { ticket, id: id.clone(), spec: Box::new(spec) }).await;
+        let existed = match asked {
+            Ok(Answer::Launched { existed, .. }) => existed,
+            Ok(_) => return Err(Fault::failed("the agent gave an answer out of place")),
+            Err(fault) => {
+                shell.release_if_unknown(&id);
+                return Err(fault);
+            }
+        };
+        let input = if wants_input {
+            shell.resources(&id).and_then(|r| r.stdin.borrow().as_ref().map(|s| InputService(s.hold())))
+        } else {
+            None
+        };
+        Ok((id, existed, input))
+    }
+}
+
+impl agent::Server for AgentService {
+    async fn launch(
+        self: CapRc<Self>,
+        params: agent::LaunchParams,
+        mut results: agent::LaunchResults,
+    ) -> Result<(), capnp::Error> {
+        self.shell.metrics.calls.increment();
+        let params = params.get()?;
+        let spec = attempt!(results, wire::launch::decode(params.get_spec()?));
+        let output = params.has_output().then(|| params.get_output()).transpose()?.map(OutputSink::new);
+        let launched = AgentService::launch(&self, spec, output, params.get_lossless()).await;
+        let (id, existed, input) = attempt!(results, launched);
+        let mut answer = results.get();
+        answer.set_id(id.as_str());
+        answer.set_existed(existed);
+        answer.set_container(capnp_rpc::new_client(ContainerService { shell: self.shell.clone(), id }));
+        if let Some(input) = input {
+            answer.set_input(capnp_rpc::new_client(input));
+        }
+        Ok(())
+    }
+
+    async fn container(
+        self: CapRc<Self>,
+        params: agent::ContainerParams,
+        mut results: agent::ContainerResults,
+    ) -> Result<(), capnp::Error> {
+        self.shell.metrics.calls.increment();
+        let text = wire::agent::decode_text("container", params.get()?.get_id_or_name());
+        let id = attempt!(results, text.and_then(|text| self.find(&text)));
+        let mut answer = results.get();
+        answer.set_id(id.as_str());
+        answer.set_container(capnp_rpc::new_client(ContainerService { shell: self.shell.clone(), id }));
+        Ok(())
+    }
+
+    async fn list(
+        self: CapRc<Self>,
+        params: agent::ListParams,
+        mut results: agent::ListResults,
+    ) -> Result<(), capnp::Error> {
+        self.shell.metrics.calls.increment();
+        let all = params.get()?.get_all();
+        let core = self.shell.core();
+        let statuses: Vec<_> = core.list(all).collect();
+        let list = results.get().init_containers(statuses.len() as u32);
+        wire::agent::encode_statuses(statuses.into_iter(), list);
+        Ok(())
+    }
+
+    async fn statistics(
+        self: CapRc<Self>,
+        params: agent::StatisticsParams,
+        mut results: agent::StatisticsResults,
+    ) -> Result<(), capnp::Error> {
+        self.shell.metrics.calls.increment();
+        let ids = attempt!(results, self.decode_ids(params.get()?.get_ids()));
+        let samples = attempt!(results, crate::statistics::sample(&self.shell, &ids).await);
+        let list = results.get().init_samples(samples.len() as u32);
+        encode_samples(&self.shell, &samples, list);
+        Ok(())
+    }
+
+    async fn watch_statistics(
+        self: CapRc<Self>,
+        params: agent::WatchStatisticsParams,
+        mut results: agent::WatchStatisticsResults,
+    ) -> Result<(), capnp::Error> {
+        self.shell.metrics.calls.increment();
+        let params = params.get()?;
+        let ids = attempt!(results, self.decode_ids(params.get_ids()));
+        let interval = Millis(u64::from(params.get_interval_ms()));
+        if interval < INTERVAL_MIN {
+            let message = format!("{interval} is too short, the least is {INTERVAL_MIN}");
+            attempt!(results, Err::<(), _>(Fault::invalid("interval_ms", message)));
+        }
+        let sink = params.get_sink()?;
+        let shell = self.shell.clone();
+        let task = net::spawn(async move {
+            loop {
+                // A watched container that has ended is no reason to end the others' watch.
+                let living: Vec<ContainerId> = ids.iter().filter(|id| lives(&shell, id)).cloned().collect();
+                let samples = match ids.is_empty() || !living.is_empty() {
+                    true => crate::statistics::sample(&shell, &living).await.unwrap_or_default(),
+                    false => Vec::new(),
+                };
+                let mut request = sink.push_request();
+                encode_samples(&shell, &samples, request.get().init_samples(samples.len() as u32));
+                if request.send().await.is_err() {
+                    return;
+                }
+                net::sleep(interval.duration()).await;
+            }
+        });
+        results.get().set_subscription(capnp_rpc::new_client(SubscriptionService { _task: task }));
+        Ok(())
+    }
+
+    async fn watch_events(
+        self: CapRc<Self>,
+        params: agent::WatchEventsParams,
+        mut results: agent::WatchEventsResults,
+    ) -> Result<(), capnp::Error> {
+        self.shell.metrics.calls.increment();
+        let params = params.get()?;
+        let sink = params.get_sink()?;
+        let mut after = params.get_after_sequence();
+        let shell = self.shell.clone();
+        let task = net::spawn(async move {
+            loop {
+                for event in shell.events.after(after).await {
+                    after = event.sequence;
+                    let mut request = sink.push_request();
+                    wire::event::encode(&event, request.get().init_event());
+                    if request.send().await.is_err() {
+                        return;
+                    }
+                }
+            }
+        });
+        results.get().set_subscription(capnp_rpc::new_client(SubscriptionService { _task: task }));
+        Ok(())
+    }
+
+    async fn drain(
+        self: CapRc<Self>,
+        params: agent::DrainParams,
+        mut results: agent::DrainResults,
+    ) -> Result<(), capnp::Error> {
+        self.shell.metrics.calls.increment();
+        let grace = Some(Millis(params.get()?.get_grace_ms()));
+        tracing::info!("draining");
+        match attempt!(results, self.shell.ask(|ticket| Input::Drain { ticket, grace }).await) {
+            Answer::Drained { killed } => results.get().set_killed(killed),
+            _ => attempt!(results, Err(Fault::failed("the agent gave an answer out of place"))),
+        }
+        Ok(())
+    }
+
+    async fn version(
+        self: CapRc<Self>,
+        _params: agent::VersionParams,
+        mut results: agent::VersionResults,
+    ) -> Result<(), capnp::Error> {
+        self.shell.metrics.calls.increment();
+        wire::agent::encode_info(&crate::about::info(&self.shell), results.get().init_info());
+        Ok(())
+    }
+
+    async fn host(
+        self: CapRc<Self>,
+        _params: agent::HostParams,
+        mut results: agent::HostResults,
+    ) -> Result<(), capnp::Error> {
+        self.shell.metrics.calls.increment();
+        wire::agent::encode_host(&crate::about::host(&self.shell), results.get().init_info());
+        Ok(())
+    }
+
+    async fn ping(
+        self: CapRc<Self>,
+        params: agent::PingParams,
+        mut results: agent::PingResults,
+    ) -> Result<(), capnp::Error> {
+        let payload = params.get()?.get_payload()?;
+        if payload.len() > PING_BYTES_MAX {
+            return Err(capnp::Error::failed(format!("payload: more than {PING_BYTES_MAX} bytes")));
+        }
+        results.get().set_payload(payload);
+        Ok(())
+    }
+}
+
+fn lives(shell: &Shell, id: &ContainerId) -> bool {
+    shell.core().status(id).is_some_and(|s| !s.state.is_over())
+}
+
+fn encode_samples(
+    shell: &Shell,
+    samples: &[(ContainerId, model::Usage)],
+    list: capnp::struct_list::Builder<'_, wire::value_capnp::container_usage::Owned>,
+) {
+    let core = shell.core();
+    let named = samples.iter().map(|(id, usage)| (id, core.status(id).and_then(|s| s.name.as_ref()), usage));
+    wire::usage::encode_list(named, list);
+}
+
+/// 128 random bits in hex.
+fn new_id() -> Result<ContainerId, Fault> {
+    let text = kernel::system::random_hex().map_err(|e| Fault::failed(format!("read random bytes: {e}")))?;
+    text.parse().map_err(|e| Fault::failed(format!("make a container id: {e}")))
+}
+
+/// Ends its task when the client lets go of it.
+pub struct SubscriptionService {
+    pub _task: net::Task<()>,
+}
+
+impl subscription::Server for SubscriptionService {}

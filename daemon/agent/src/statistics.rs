@@ -1,0 +1,115 @@
+//! Measuring containers: files kept open, read on a worker, the loop never waits for the kernel.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use isolators::UsageReader;
+use model::{ContainerId, ContainerState, Fault, Limits, Usage};
+
+use crate::launch::failed;
+use crate::shell::Shell;
+
+/// Containers measured in one job: about two milliseconds, so that launches get their turn on the workers.
+const BATCH: usize = 128;
+
+/// What a worker needs to measure one container.
+struct Target {
+    id: ContainerId,
+    reader: Option<Arc<UsageReader>>,
+    limits: Limits,
+}
+
+/// One sample of each container asked for (all that run, if the list is empty). Those that end
+/// meanwhile are left out, unless they were asked for by name.
+pub async fn sample(shell: &Rc<Shell>, ids: &[ContainerId]) -> Result<Vec<(ContainerId, Usage)>, Fault> {
+    let targets = targets(shell, ids)?;
+    let mut samples = Vec::with_capacity(targets.len());
+    let mut targets = targets.into_iter().peekable();
+    while targets.peek().is_some() {
+        let batch: Vec<Target> = targets.by_ref().take(BATCH).collect();
+        let (isolators, host) = (shell.isolators.clone(), shell.host.clone());
+        let measured = shell
+            .pool
+            .run(move || batch.into_iter().map(|t| measure(&isolators, &host, t)).collect::<Vec<_>>())
+            .await
+            .map_err(|e| failed(&e))?;
+        for (id, reader, usage) in measured {
+            keep(shell, &id, reader);
+            match usage {
+                Ok(usage) => samples.push((id, usage)),
+                Err(fault) if !ids.is_empty() => return Err(fault),
+                Err(_) => {}
+            }
+        }
+    }
+    Ok(samples)
+}
+
+fn targets(shell: &Shell, ids: &[ContainerId]) -> Result<Vec<Target>, Fault> {
+    let core = shell.core();
+    let target = |id: &ContainerId, limits: &Limits| Target {
+        id: id.clone(),
+        reader: shell.resources(id).and_then(|r| r.usage.borrow().clone()),
+        limits: limits.clone(),
+    };
+    if ids.is_empty() {
+        let measurable = |s: &&model::ContainerStatus| {
+            matches!(s.state, ContainerState::Running | ContainerState::Killing) && s.pid.is_some()
+        };
+        return Ok(core.list(false).filter(measurable).map(|s| target(&s.id, &s.limits)).collect());
+    }
+    ids.iter()
+        .map(|id| match core.status(id) {
+            Some(status) if !status.state.is_over() => Ok(target(id, &status.limits)),
+            Some(_) => {
+                let message = format!("container {id} has ended and uses nothing any more");
+                Err(Fault::new(model::FaultKind::State, message))
+            }
+            None => Err(crate::launch::unknown(id)),
+        })
+        .collect()
+}
+
+type Measured = (ContainerId, Option<Arc<UsageReader>>, Result<Usage, Fault>);
+
+fn measure(isolators: &isolators::IsolatorSet, host: &model::HostSupport, target: Target) -> Measured {
+    let Target { id, reader, limits } = target;
+    let reader = match reader {
+        Some(reader) => reader,
+        None => match isolators.usage(&id) {
+            Ok(reader) => Arc::new(reader),
+            Err(error) => return (id, None, Err(failed(&error))),
+        },
+    };
+    let mut usage = BUFFER.with_borrow_mut(|buffer| reader.sample(buffer));
+    usage.timestamp = net::wall_ms() as f64 / 1000.0;
+    isolators::limits_into(&limits, host, &mut usage);
+    (id, Some(reader), Ok(usage))
+}
+
+thread_local! {
+    /// One per worker: kernel files are read into it, so a sample allocates nothing.
+    static BUFFER: std::cell::RefCell<Vec<u8>> = const { std::cell::RefCell::new(Vec::new()) };
+}
+
+/// The reader stays open until its container is cleaned up; one that came back too late is dropped.
+fn keep(shell: &Shell, id: &ContainerId, reader: Option<Arc<UsageReader>>) {
+    let Some(resources) = shell.resources(id) else { return };
+    if resources.init.borrow().is_some() {
+        let mut usage = resources.usage.borrow_mut();
+        if usage.is_none() {
+            *usage = reader;
+        }
+    }
+}
+
+/// Measures everything at the configured interval: keeps the readers warm and finds what can't be read
+/// before an operator asks for it.
+pub async fn keep_sampling(shell: Rc<Shell>) {
+    loop {
+        net::sleep(shell.config.sample_interval.duration()).await;
+        if let Err(fault) = sample(&shell, &[]).await {
+            tracing::warn!("sample the containers: {fault}");
+        }
+    }
+}

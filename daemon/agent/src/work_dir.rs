@@ -1,0 +1,247 @@
+//! Every path of our own, drawn once.
+//!
+//! ```text
+//! <work_dir>/                      survives a reboot
+//!   containers/<id>/
+//!     sandbox/                     the container's own directory, the only part it can see and write
+//!     stdout stdout.1 …            its output, rotated
+//!     stderr stderr.1 …
+//!     overlay/{upper,work}         changes to a --rootfs directory
+//! <runtime_dir>/                   survives a crash of the agent, not a reboot
+//!   agent.sock  lock  boot_id
+//!   containers/<id>/
+//!     checkpoint                   who it is: written before its command may run
+//!     status                       wait status of its command, written by its init
+//! ```
+//!
+//! Output lies beside the sandbox, not in it: a container that could swap `stdout` for a link would make
+//! the agent write where the link points.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use model::ContainerId;
+
+#[derive(Debug, thiserror::Error)]
+pub enum DirectoryError {
+    #[error("create directory {path}")]
+    Create { path: PathBuf, source: io::Error },
+    #[error("open {path}")]
+    Open { path: PathBuf, source: io::Error },
+    #[error("write {path}")]
+    Write { path: PathBuf, source: io::Error },
+    #[error("read {path}")]
+    Read { path: PathBuf, source: io::Error },
+    #[error("rename {from} to {to}")]
+    Rename { from: PathBuf, to: PathBuf, source: io::Error },
+    #[error("remove {path}")]
+    Remove { path: PathBuf, source: io::Error },
+    #[error("another agent works in {path}; give this one its own --runtime-dir and --work-dir")]
+    Locked { path: PathBuf },
+}
+
+/// The two directories of one agent.
+#[derive(Debug, Clone)]
+pub struct Directories {
+    work: PathBuf,
+    runtime: PathBuf,
+}
+
+impl Directories {
+    /// Makes both, readable by nobody else, and takes the lock that keeps a second agent out.
+    pub fn open(work: &Path, runtime: &Path) -> Result<(Self, File), DirectoryError> {
+        let this = Self { work: work.to_owned(), runtime: runtime.to_owned() };
+        for path in [work.to_owned(), runtime.to_owned(), work.join("containers"), runtime.join("containers")] {
+            make_private(&path)?;
+        }
+        let path = runtime.join("lock");
+        let lock = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(|source| DirectoryError::Open { path: path.clone(), source })?;
+        match lock.try_lock() {
+            Ok(()) => Ok((this, lock)),
+            Err(fs::TryLockError::WouldBlock) => Err(DirectoryError::Locked { path: runtime.to_owned() }),
+            Err(fs::TryLockError::Error(source)) => Err(DirectoryError::Open { path, source }),
+        }
+    }
+
+    pub fn work(&self) -> &Path {
+        &self.work
+    }
+
+    pub fn runtime(&self) -> &Path {
+        &self.runtime
+    }
+
+    pub fn container_work(&self, id: &ContainerId) -> PathBuf {
+        self.work.join("containers").join(id.as_str())
+    }
+
+    pub fn sandbox(&self, id: &ContainerId) -> PathBuf {
+        self.container_work(id).join("sandbox")
+    }
+
+    pub fn overlay(&self, id: &ContainerId) -> PathBuf {
+        self.container_work(id).join("overlay")
+    }
+
+    pub fn container_runtime(&self, id: &ContainerId) -> PathBuf {
+        self.runtime.join("containers").join(id.as_str())
+    }
+
+    pub fn checkpoint(&self, id: &ContainerId) -> PathBuf {
+        self.container_runtime(id).join("checkpoint")
+    }
+
+    pub fn status(&self, id: &ContainerId) -> PathBuf {
+        self.container_runtime(id).join("status")
+    }
+
+    /// Where the sandbox is seen from inside a container that looks at the host's root.
+    pub fn sandbox_inside(&self) -> PathBuf {
+        self.work.join("sandbox")
+    }
+
+    /// Containers that have a folder in the runtime directory. A name that is no id is not ours and left alone.
+    pub fn known(&self) -> Result<Vec<ContainerId>, DirectoryError> {
+        let path = self.runtime.join("containers");
+        let entries = fs::read_dir(&path).map_err(|source| DirectoryError::Read { path: path.clone(), source })?;
+        Ok(entries.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).collect())
+    }
+
+    /// Makes the directories of one container and the file that its init will write its status to.
+    pub fn prepare(&self, id: &ContainerId, overlay: bool) -> Result<File, DirectoryError> {
+        make(&self.container_work(id), 0o700)?;
+        make(&self.sandbox(id), 0o755)?;
+        if overlay {
+            make(&self.overlay(id), 0o700)?;
+        }
+        make(&self.container_runtime(id), 0o700)?;
+        let path = self.status(id);
+        OpenOptions::new()
+            .create_new(true)
+            .write(true)
+            .read(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(|source| DirectoryError::Open { path, source })
+    }
+
+    /// Removes what `prepare` made in the runtime directory. Missing is done.
+    pub fn remove_runtime(&self, id: &ContainerId) -> Result<(), DirectoryError> {
+        for path in [self.checkpoint(id), self.status(id)] {
+            ignore_missing(fs::remove_file(&path)).map_err(|source| DirectoryError::Remove { path, source })?;
+        }
+        let path = self.container_runtime(id);
+        match ignore_missing(fs::remove_dir(&path)) {
+            Ok(()) => Ok(()),
+            // A half-written checkpoint of a crash, nothing else can be here.
+            Err(_) => remove_tree(&path),
+        }
+    }
+
+    /// Removes what a `--rootfs` container changed. Missing is done.
+    pub fn remove_overlay(&self, id: &ContainerId) -> Result<(), DirectoryError> {
+        remove_tree(&self.overlay(id))
+    }
+
+    /// Removes the sandbox and the output for good.
+    pub fn remove_work(&self, id: &ContainerId) -> Result<(), DirectoryError> {
+        let sandbox = self.sandbox(id);
+        let path = self.container_work(id);
+        // The common case of an unused sandbox without output costs two calls instead of a walk.
+        if ignore_missing(fs::remove_dir(&sandbox)).is_ok() && ignore_missing(fs::remove_dir(&path)).is_ok() {
+            return Ok(());
+        }
+        remove_tree(&path)
+    }
+}
+
+/// Replaces `path` at once: after a crash either the old or the new content is there, never a mixture.
+/// Not synced: the runtime directory is not meant to survive a power cut, the boot id tells one apart.
+pub fn write_atomically(path: &Path, content: &[u8]) -> Result<(), DirectoryError> {
+    let temporary = path.with_extension("new");
+    let write = || -> io::Result<()> {
+        let mut file =
+            OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&temporary)?;
+        file.write_all(content)
+    };
+    if let Err(source) = write() {
+        let _ = fs::remove_file(&temporary);
+        return Err(DirectoryError::Write { path: temporary, source });
+    }
+    fs::rename(&temporary, path).map_err(|source| DirectoryError::Rename {
+        from: temporary,
+        to: path.to_owned(),
+        source,
+    })
+}
+
+fn make_private(path: &Path) -> Result<(), DirectoryError> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(path.parent().unwrap_or(path))
+        .and_then(|()| DirBuilder::new().recursive(true).mode(0o700).create(path))
+        .map_err(|source| DirectoryError::Create { path: path.to_owned(), source })
+}
+
+fn make(path: &Path, mode: u32) -> Result<(), DirectoryError> {
+    DirBuilder::new()
+        .mode(mode)
+        .create(path)
+        .map_err(|source| DirectoryError::Create { path: path.to_owned(), source })
+}
+
+fn ignore_missing(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// `remove_dir_all` of the standard library does not follow links and is safe against a tree that
+/// changes under it; by now nothing runs that could change it.
+fn remove_tree(path: &Path) -> Result<(), DirectoryError> {
+    ignore_missing(fs::remove_dir_all(path))
+        .map_err(|source| DirectoryError::Remove { path: path.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_agent_is_kept_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let (work, run) = (dir.path().join("w"), dir.path().join("r"));
+        let (_dirs, _lock) = Directories::open(&work, &run).unwrap();
+        let error = Directories::open(&work, &run).unwrap_err();
+        assert!(matches!(error, DirectoryError::Locked { .. }), "{error}");
+    }
+
+    #[test]
+    fn what_was_prepared_is_removed_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let (dirs, _lock) = Directories::open(&dir.path().join("w"), &dir.path().join("r")).unwrap();
+        let id: ContainerId = "c1".parse().unwrap();
+        dirs.prepare(&id, true).unwrap();
+        write_atomically(&dirs.checkpoint(&id), b"one").unwrap();
+        write_atomically(&dirs.checkpoint(&id), b"two").unwrap();
+        assert_eq!(fs::read(dirs.checkpoint(&id)).unwrap(), b"two");
+        fs::write(dirs.sandbox(&id).join("file"), b"x").unwrap();
+        dirs.remove_runtime(&id).unwrap();
+        dirs.remove_work(&id).unwrap();
+        dirs.remove_runtime(&id).unwrap();
+        dirs.remove_work(&id).unwrap();
+        for left in ["w/containers", "r/containers"] {
+            assert_eq!(fs::read_dir(dir.path().join(left)).unwrap().count(), 0);
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! The host as a whole: load, free memory, chance, who we are.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+
+use model::{Bytes, Limit};
+
+/// Averages of runnable tasks over 1, 5 and 15 minutes (proc(5), `/proc/loadavg`).
+pub fn load_average() -> Option<[f64; 3]> {
+    let text = fs::read_to_string("/proc/loadavg").ok()?;
+    let mut numbers = text.split(' ').map_while(|word| word.parse().ok());
+    Some([numbers.next()?, numbers.next()?, numbers.next()?])
+}
+
+/// What could be used without swapping (proc(5), `MemAvailable`).
+pub fn memory_available() -> Option<Bytes> {
+    let text = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(Bytes::kib(kib))
+}
+
+/// 128 bits from the kernel's generator, in hex.
+pub fn random_hex() -> io::Result<String> {
+    let mut bytes = [0; 16];
+    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    Ok(format!("{:032x}", u128::from_be_bytes(bytes)))
+}
+
+pub fn effective_uid() -> u32 {
+    nix::unistd::geteuid().as_raw()
+}
+
+/// Raises the soft limit of open files to the hard one; returns it.
+pub fn raise_descriptors() -> io::Result<Limit<u64>> {
+    use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    if soft < hard {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+    }
+    Ok(if hard == RLIM_INFINITY { Limit::Max } else { Limit::Value(hard) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_host_answers() {
+        assert!(load_average().is_some());
+        assert!(memory_available().is_some_and(|m| m > Bytes::mib(1)));
+        let (one, two) = (random_hex().unwrap(), random_hex().unwrap());
+        assert_eq!(one.len(), 32);
+        assert_ne!(one, two);
+    }
+}
