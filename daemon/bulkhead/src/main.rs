@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
-    let mut command = cli::accept_underscores(cli::command());
+    let mut command = cli::accept_underscores(cli::command().subcommand(agent::command().display_order(0)));
     match command.try_get_matches_from_mut(&args) {
         Ok(matches) => match matches.subcommand() {
             Some(("agent", flags)) => agent::main(flags),

@@ -4,8 +4,10 @@
 use clap::{Args, Command, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::{
-    attach, completions, drain, events, exec, inspect, kill, logs, ps, run, stats, top, update, version, wait,
+    attach, completions, drain, events, exec, inspect, kill, logs, ps, stats, top, update, version, wait,
 };
+
+use crate::run_args::RunArgs;
 
 const ABOUT: &str = "Runs programs isolated from each other: limits, namespaces, supervision";
 
@@ -71,7 +73,7 @@ pub(crate) enum Format {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
-    Run(Box<run::RunArgs>),
+    Run(Box<RunArgs>),
     Exec(exec::ExecArgs),
     Attach(attach::AttachArgs),
     Logs(logs::LogsArgs),

@@ -9,7 +9,7 @@ use model::{ExecSpec, Fault, Termination};
 use crate::failure::{About, Failure, Outcome};
 use crate::foreground::{Connected, Session, SessionEnd, SessionOptions, Target, exit_status, terminal};
 use crate::parse::{self, Variable};
-use crate::run::own_environment;
+use crate::run_args::own_environment;
 
 /// Run a further command in a running container
 #[derive(Debug, Args)]
@@ -71,10 +71,16 @@ pub(crate) async fn exec(agent: &Agent, args: ExecArgs) -> Outcome {
         },
         other => other,
     })?;
+    // As for run: held, not used.
+    let (input, _held) = if spec.stdin {
+        (execution.input, None)
+    } else {
+        (None, execution.input)
+    };
     let connected = Connected {
         waiting: execution.process.wait(),
         target: Target::Process(execution.process),
-        input: execution.input,
+        input,
         output: execution.output,
     };
     let resume: Option<std::future::Ready<Result<Termination, Fault>>> = None;

@@ -23,6 +23,7 @@ mod parse;
 mod ps;
 mod rates;
 mod run;
+mod run_args;
 mod stats;
 mod table;
 mod top;

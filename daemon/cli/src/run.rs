@@ -1,14 +1,8 @@
 //! `bulkhead run`: launch a container, in the foreground or detached.
 
-use std::path::{Path, PathBuf};
-
 use api::client_json;
-use clap::{Args, ValueEnum};
 use client::{Agent, Endpoint, Reconnect, Resumable};
-use model::{
-    BitsPerSecond, Bytes, Capabilities, ContainerId, ContainerName, DeviceRule, Fault, FaultKind, LaunchSpec,
-    Limits, Millis, Network, OutputPolicy, Rlimit, Seccomp, Termination, Volume,
-};
+use model::{ContainerId, Fault, LaunchSpec, Termination};
 use net::queue::Sender;
 
 use crate::args::Format;
@@ -16,284 +10,13 @@ use crate::failure::{About, Failure, Outcome};
 use crate::foreground::{
     Connected, Session, SessionEnd, SessionOptions, Target, end_notice, exit_status, terminal,
 };
-use crate::limit_args::LimitArgs;
 use crate::output::{complain, print, print_json_line, short_id};
-use crate::parse::{self, Ports, Variable};
-
-/// Run a command in a new container
-///
-/// In the foreground the command has our stdin, stdout and stderr, gets our signals (a third Ctrl-C
-/// within 2 s kills it), and its exit status is ours. Without --rootfs it sees the host's files,
-/// read-only but for its own directory, /tmp and its volumes.
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  bulkhead run --mem 64MB --cpus 0.5 -- make -j4
-  bulkhead run -t -- bash
-  bulkhead run -d --name web -v /srv/www:/www:ro -e PORT=8080 -- ./server
-  bulkhead run --io-limit /dev/vda:write_bps=10MB --timeout 5m --rm -- ./backup
-  tar c . | bulkhead run --network none -- sha256sum
-
-Sizes: 64MB, 1.5GB (powers of 1024). Times: 500ms, 15s, 2m.
-Exit status: that of the command; 128+N when signal N ended it; 125 Bulkhead failed or wrong usage;
-126 the command can not be executed; 127 it was not found.")]
-pub(crate) struct RunArgs {
-    /// Name, unique among running containers
-    #[arg(long, value_name = "NAME")]
-    name: Option<ContainerName>,
-    /// Return at once and print the id
-    #[arg(short, long)]
-    detach: bool,
-    /// Forget the container and delete its directory when it has ended
-    #[arg(long)]
-    rm: bool,
-    /// Give the command a terminal
-    #[arg(short, long)]
-    tty: bool,
-    /// Keep stdin open; in the foreground it is passed on anyway
-    #[arg(short, long)]
-    interactive: bool,
-    /// Kill it after so long
-    #[arg(long, value_name = "TIME")]
-    timeout: Option<Millis>,
-    /// Time between SIGTERM and SIGKILL [default: 10s]
-    #[arg(long, value_name = "TIME")]
-    grace: Option<Millis>,
-    /// Label for scripts to find it by (repeatable)
-    #[arg(short, long, value_name = "KEY=VALUE", value_parser = parse::label)]
-    label: Vec<(String, String)>,
-
-    #[command(flatten)]
-    pub limits: LimitArgs,
-
-    #[command(flatten)]
-    files: FileArgs,
-    #[command(flatten)]
-    process: ProcessArgs,
-    #[command(flatten)]
-    network: NetworkArgs,
-
-    /// Output kept per file before it is rotated [default: 10MB]
-    #[arg(long, value_name = "SIZE", help_heading = "Output")]
-    log_size: Option<Bytes>,
-    /// Files kept per stream [default: 3]
-    #[arg(long, value_name = "N", help_heading = "Output", value_parser = clap::value_parser!(u32).range(1..))]
-    log_files: Option<u32>,
-
-    /// The command and its arguments
-    #[arg(
-        value_name = "COMMAND",
-        required = true,
-        trailing_var_arg = true,
-        help_heading = "Arguments"
-    )]
-    pub command: Vec<String>,
-}
-
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Files")]
-struct FileArgs {
-    /// Directory to be the container's root; it is not written to
-    #[arg(long, value_name = "DIR")]
-    rootfs: Option<PathBuf>,
-    /// Make a host path visible in the container (repeatable)
-    #[arg(short, long, value_name = "SRC:DST[:ro]", value_parser = parse::volume)]
-    volume: Vec<Volume>,
-    /// A device beyond the default ones (repeatable)
-    #[arg(long, value_name = "PATH[:rwm]", value_parser = parse::device)]
-    device: Vec<DeviceRule>,
-}
-
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Process")]
-struct ProcessArgs {
-    /// Environment variable; without a value, our own (repeatable)
-    #[arg(short, long, value_name = "NAME[=VALUE]", value_parser = parse::variable)]
-    env: Vec<Variable>,
-    /// File with one NAME[=VALUE] a line (repeatable)
-    #[arg(long, value_name = "FILE")]
-    env_file: Vec<PathBuf>,
-    /// NAME, UID, NAME:GROUP or UID:GID
-    #[arg(short, long, value_name = "USER")]
-    user: Option<String>,
-    /// Working directory in the container
-    #[arg(short, long, value_name = "DIR")]
-    workdir: Option<PathBuf>,
-    #[arg(long, value_name = "NAME", help = "Host name in the container")]
-    hostname: Option<String>,
-    /// Capability to have beyond the default ones, or ALL (repeatable)
-    #[arg(long, value_name = "NAME")]
-    cap_add: Vec<String>,
-    /// Capability to do without, or ALL (repeatable)
-    #[arg(long, value_name = "NAME")]
-    cap_drop: Vec<String>,
-    /// setrlimit(2): a number, a size or unlimited (repeatable)
-    #[arg(long, value_name = "NAME=SOFT[:HARD]", value_parser = parse::rlimit)]
-    rlimit: Vec<Rlimit>,
-    /// Filter of system calls: default or unconfined
-    #[arg(long, value_name = "PROFILE", value_enum, hide_possible_values = true)]
-    seccomp: Option<SeccompChoice>,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum SeccompChoice {
-    Default,
-    Unconfined,
-}
-
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Network")]
-struct NetworkArgs {
-    /// host, none (but loopback), or mapped: the host's address by port [default: host]
-    #[arg(long, value_name = "KIND", value_enum, hide_possible_values = true)]
-    network: Option<NetworkChoice>,
-    /// Ports for the container
-    #[arg(long, value_name = "N|LIST", value_parser = parse::ports)]
-    ports: Option<Ports>,
-    /// Ceiling of what it sends, like 100Mbit
-    #[arg(long, value_name = "RATE", value_parser = parse::rate)]
-    egress: Option<BitsPerSecond>,
-    /// Ceiling of what it receives
-    #[arg(long, value_name = "RATE", value_parser = parse::rate)]
-    ingress: Option<BitsPerSecond>,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum NetworkChoice {
-    Host,
-    None,
-    Mapped,
-}
-
-/// What a name or a path of this side means: the verb's own environment, passed in for the tests.
-struct Surroundings<'a> {
-    directory: &'a Path,
-    variable: &'a dyn Fn(&str) -> Option<String>,
-    read_file: &'a dyn Fn(&Path) -> Result<String, Fault>,
-}
-
-impl RunArgs {
-    fn spec(self, around: &Surroundings<'_>, with_stdin: bool) -> Result<LaunchSpec, Fault> {
-        self.network.refuse_what_is_not_offered()?;
-        let limits: Limits = self.limits.into_limits();
-        let default_output = OutputPolicy::default();
-        let mut volumes = self.files.volume;
-        for volume in &mut volumes {
-            volume.source = around.directory.join(&volume.source);
-        }
-        Ok(LaunchSpec {
-            id: None,
-            name: self.name,
-            command: self.command,
-            env: environment(self.process.env, &self.process.env_file, around)?,
-            user: self.process.user,
-            workdir: self.process.workdir,
-            hostname: self.process.hostname,
-            rootfs: self.files.rootfs.map(|path| around.directory.join(path)),
-            volumes,
-            limits,
-            network: match self.network.network {
-                None | Some(NetworkChoice::Host) => Network::Host,
-                Some(NetworkChoice::None) => Network::None,
-                Some(NetworkChoice::Mapped) => Network::Mapped,
-            },
-            capabilities: Capabilities {
-                add: self.process.cap_add,
-                drop: self.process.cap_drop,
-            },
-            rlimits: self.process.rlimit,
-            seccomp: match self.process.seccomp {
-                None | Some(SeccompChoice::Default) => Seccomp::Default,
-                Some(SeccompChoice::Unconfined) => Seccomp::Unconfined,
-            },
-            devices: self.files.device,
-            terminal: self.tty.then(terminal::size),
-            stdin: with_stdin,
-            remove: self.rm,
-            timeout: self.timeout,
-            grace: self.grace.unwrap_or(model::launch::GRACE_DEFAULT),
-            labels: self.label.into_iter().collect(),
-            output: OutputPolicy {
-                file_bytes: self.log_size.unwrap_or(default_output.file_bytes),
-                files: self.log_files.unwrap_or(default_output.files),
-            },
-        })
-    }
-}
-
-impl NetworkArgs {
-    fn refuse_what_is_not_offered(&self) -> Result<(), Fault> {
-        let refused = [
-            ("--ports", self.ports.is_some()),
-            ("--egress", self.egress.is_some()),
-            ("--ingress", self.ingress.is_some()),
-        ];
-        match refused.iter().find(|(_, given)| *given) {
-            Some((flag, _)) => {
-                Err(Fault::unsupported(*flag, "not available in this version").remedy("leave it out"))
-            }
-            None => Ok(()),
-        }
-    }
-}
-
-/// Files first, flags over them; a name given twice has its last value.
-fn environment(
-    flags: Vec<Variable>,
-    files: &[PathBuf],
-    around: &Surroundings<'_>,
-) -> Result<Vec<(String, String)>, Fault> {
-    let mut variables = Vec::new();
-    for path in files {
-        let text = (around.read_file)(path)?;
-        let lines = parse::env_file(&text).map_err(|(line, error)| {
-            Fault::invalid("--env-file", format!("{}: line {line}: {error}", path.display()))
-        })?;
-        variables.extend(lines);
-    }
-    variables.extend(flags);
-    let mut pairs: Vec<(String, String)> = Vec::new();
-    for (name, value) in variables
-        .into_iter()
-        .filter_map(|variable| variable.resolve(around.variable))
-    {
-        pairs.retain(|(other, _)| *other != name);
-        pairs.push((name, value));
-    }
-    Ok(pairs)
-}
-
-/// For `exec` too: variables from the flags and our own environment.
-pub(crate) fn own_environment(flags: Vec<Variable>) -> Result<Vec<(String, String)>, Failure> {
-    let directory = PathBuf::new();
-    let around = Surroundings {
-        directory: &directory,
-        variable: &own_variable,
-        read_file: &read_file,
-    };
-    Ok(environment(flags, &[], &around)?)
-}
-
-fn own_variable(name: &str) -> Option<String> {
-    std::env::var(name).ok()
-}
-
-fn read_file(path: &Path) -> Result<String, Fault> {
-    std::fs::read_to_string(path)
-        .map_err(|error| Fault::new(FaultKind::Invalid, format!("read {}: {error}", path.display())))
-}
+use crate::run_args::RunArgs;
 
 pub(crate) async fn run(agent: &Agent, format: Format, args: RunArgs) -> Outcome {
-    let directory = std::env::current_dir()
-        .map_err(|error| Fault::failed(format!("find the current directory: {error}")))?;
-    let around = Surroundings {
-        directory: &directory,
-        variable: &own_variable,
-        read_file: &read_file,
-    };
     let (detach, interactive) = (args.detach, args.interactive);
     let with_stdin = interactive || !(detach || terminal::stdin_would_stop_us());
-    let spec = args.spec(&around, with_stdin)?;
+    let spec = args.into_spec(with_stdin)?;
     let label = spec.name.as_ref().map(|name| name.as_str().to_owned());
     let what = label.clone().unwrap_or_else(|| spec.command[0].clone());
     if detach {
@@ -307,10 +30,16 @@ pub(crate) async fn run(agent: &Agent, format: Format, args: RunArgs) -> Outcome
         }
         return Ok(0);
     }
-    in_foreground(agent, &spec, label, &what).await
+    in_foreground(agent, &spec, label, &what, with_stdin).await
 }
 
-async fn in_foreground(agent: &Agent, spec: &LaunchSpec, label: Option<String>, what: &str) -> Outcome {
+async fn in_foreground(
+    agent: &Agent,
+    spec: &LaunchSpec,
+    label: Option<String>,
+    what: &str,
+    with_stdin: bool,
+) -> Outcome {
     let options = SessionOptions {
         terminal: spec.terminal.is_some(),
         detachable: true,
@@ -330,9 +59,15 @@ async fn in_foreground(agent: &Agent, spec: &LaunchSpec, label: Option<String>, 
         output,
         session.inputs(),
     );
+    // A terminal brings an input even if we may not read ours: held, not used, since dropping it closes stdin.
+    let (input, _held) = if with_stdin {
+        (launched.input, None)
+    } else {
+        (None, launched.input)
+    };
     let connected = Connected {
         target: Target::container(agent, &launched.container),
-        input: launched.input,
+        input,
         output: launched.output,
         waiting,
     };
@@ -383,127 +118,4 @@ async fn follow(
         .follow(&endpoint, &id, &output, on_input)
         .await
         .map(|(termination, _)| termination)
-}
-
-#[cfg(test)]
-mod tests {
-    use clap::Parser;
-    use model::{Cpus, Limit};
-
-    use super::*;
-
-    #[derive(Parser)]
-    struct Line {
-        #[command(flatten)]
-        run: RunArgs,
-    }
-
-    fn spec(line: &[&str]) -> Result<LaunchSpec, Fault> {
-        let args = Line::try_parse_from([&["run"], line].concat()).unwrap().run;
-        let around = Surroundings {
-            directory: Path::new("/home/me"),
-            variable: &|name| (name == "LANG").then(|| "C".to_owned()),
-            read_file: &|path| match path.to_str() {
-                Some("good") => Ok("A=file\nB=file\n".to_owned()),
-                Some("bad") => Ok("A=1\n=2\n".to_owned()),
-                _ => Err(Fault::failed("no such file")),
-            },
-        };
-        args.spec(&around, true)
-    }
-
-    #[test]
-    fn flags_become_a_spec() {
-        let spec = spec(&[
-            "--name",
-            "web",
-            "--cpus",
-            "0.5",
-            "--mem",
-            "64MB",
-            "--pids",
-            "max",
-            "-v",
-            "data:/data:ro",
-            "-l",
-            "tier=front",
-            "--timeout",
-            "5m",
-            "--rlimit",
-            "nofile=10:20",
-            "--io-limit",
-            "/dev/vda:read_bps=1MB",
-            "--network",
-            "none",
-            "--seccomp",
-            "unconfined",
-            "--cap-drop",
-            "ALL",
-            "--log-files",
-            "1",
-            "--rm",
-            "--",
-            "sh",
-            "-c",
-            "exit 3",
-        ])
-        .unwrap();
-        assert_eq!(spec.command, ["sh", "-c", "exit 3"]);
-        assert_eq!(spec.limits.cpus, Some(Cpus::from_milli(500)));
-        assert_eq!(spec.limits.mem, Some(Limit::Value(Bytes::mib(64))));
-        assert_eq!(spec.limits.pids, Some(Limit::Max));
-        assert_eq!(spec.limits.io.devices.len(), 1);
-        assert_eq!(spec.volumes[0].source, Path::new("/home/me/data"));
-        assert!(spec.volumes[0].read_only && spec.remove && spec.stdin);
-        assert_eq!((spec.network, spec.seccomp), (Network::None, Seccomp::Unconfined));
-        assert_eq!((spec.output.files, spec.output.file_bytes), (1, Bytes::mib(10)));
-        assert_eq!(spec.labels["tier"], "front");
-        assert_eq!(spec.timeout, Some(Millis::secs(300)));
-    }
-
-    #[test]
-    fn nothing_said_is_the_default() {
-        let wanted = LaunchSpec {
-            command: vec!["true".into()],
-            stdin: true,
-            ..LaunchSpec::default()
-        };
-        assert_eq!(spec(&["true"]).unwrap(), wanted);
-    }
-
-    #[test]
-    fn flags_win_over_files_and_names_are_inherited() {
-        let spec = spec(&[
-            "--env-file",
-            "good",
-            "-e",
-            "B=flag",
-            "-e",
-            "LANG",
-            "-e",
-            "UNSET",
-            "true",
-        ])
-        .unwrap();
-        let wanted = [("A", "file"), ("B", "flag"), ("LANG", "C")].map(|(k, v)| (k.to_owned(), v.to_owned()));
-        assert_eq!(spec.env, wanted);
-    }
-
-    #[test]
-    fn a_bad_env_file_is_named_with_its_line() {
-        let fault = spec(&["--env-file", "bad", "true"]).unwrap_err();
-        assert!(fault.to_string().contains("bad: line 2"), "{fault}");
-    }
-
-    #[test]
-    fn what_is_not_offered_yet_is_refused_and_not_ignored() {
-        for flags in [["--ports", "3"], ["--egress", "1Mbit"], ["--ingress", "1Mbit"]] {
-            let fault = spec(&[flags[0], flags[1], "true"]).unwrap_err();
-            assert_eq!(fault.kind, FaultKind::Unsupported);
-            assert!(
-                fault.to_string().contains("not available in this version"),
-                "{fault}"
-            );
-        }
-    }
 }

@@ -16,6 +16,7 @@ use std::cell::RefCell;
 use std::future::Future;
 use std::io::{self, IsTerminal};
 use std::pin::pin;
+use std::rc::Rc;
 use std::time::Duration;
 
 use client::{Agent, Container, Endpoint, Input, OutputEnd, Process, Waiting};
@@ -73,6 +74,17 @@ impl Target {
                     result => result,
                 }
             }
+        }
+    }
+
+    /// Delivers a signal. The command may be over already; then its end is on its way to us.
+    async fn tell(&self, number: i32) {
+        if let Err(fault) = self.signal(number).await
+            && fault.kind != FaultKind::State
+            && fault.kind != FaultKind::NotFound
+        {
+            let name = crate::parse::signal_name(number);
+            complain(&format!("bulkhead: {name} was not delivered: {fault}"));
         }
     }
 
@@ -194,6 +206,7 @@ impl Session {
             output,
             waiting,
         } = connected;
+        let target = Rc::new(target);
         let raw = if self.options.terminal && io::stdin().is_terminal() {
             Some(RawMode::enter().map_err(|error| Fault::failed(format!("make the terminal raw: {error}")))?)
         } else {
@@ -202,7 +215,7 @@ impl Session {
         let (steps, mut next) = bounded(8);
         let _tasks = self.start_tasks(&steps, input, output, waiting, resume).await;
         for number in std::mem::take(&mut self.early_signals) {
-            self.deliver(&target, number).await;
+            self.deliver(&target, number)?;
         }
         while let Some(step) = next.pop().await {
             match step {
@@ -216,10 +229,10 @@ impl Session {
                 }
                 Step::Stdin(StdinEnd::Finished) => {}
                 Step::Signal(number) if self.detaches(number) => return Ok(SessionEnd::Detached),
-                Step::Signal(number) => self.deliver(&target, number).await,
+                Step::Signal(number) => self.deliver(&target, number)?,
                 // What a local command gets when it writes to a closed pipe.
                 Step::StdoutClosed if self.options.forward_signals => {
-                    self.deliver(&target, Signal::SIGPIPE as i32).await;
+                    self.deliver(&target, Signal::SIGPIPE as i32)?;
                 }
                 Step::StdoutClosed => return Err(Failure::OutputClosed),
             }
@@ -231,34 +244,35 @@ impl Session {
         !self.options.forward_signals && number != Signal::SIGWINCH as i32
     }
 
-    /// Sends a signal on. The command may be over already; then its end is on its way to us.
-    async fn deliver(&mut self, target: &Target, number: i32) {
-        if number == Signal::SIGWINCH as i32 {
-            if self.options.terminal {
-                let _ = target.resize().await;
-            }
-            return;
-        }
+    /// Sends a signal on, without waiting for the answer: an agent that hangs must not keep us from
+    /// noticing the next one.
+    fn deliver(&mut self, target: &Rc<Target>, number: i32) -> Result<(), Failure> {
         let mut number = number;
         if number == Signal::SIGINT as i32 {
             match self.interrupts.note(net::now()) {
                 Pressed::Once => {}
                 Pressed::Again if io::stderr().is_terminal() => {
-                    complain("bulkhead: once more within 2 s kills it")
+                    complain("bulkhead: once more within 2 s kills it");
                 }
                 Pressed::Again => {}
                 Pressed::Enough => number = Signal::SIGKILL as i32,
+                Pressed::Hopeless => {
+                    complain("bulkhead: the agent does not end it; gave up waiting");
+                    return Err(Failure::Status(128 + Signal::SIGINT as u8));
+                }
             }
         }
-        if let Err(fault) = target.signal(number).await
-            && fault.kind != FaultKind::State
-            && fault.kind != FaultKind::NotFound
-        {
-            complain(&format!(
-                "bulkhead: {} was not delivered: {fault}",
-                crate::parse::signal_name(number)
-            ));
-        }
+        let (target, terminal) = (Rc::clone(target), self.options.terminal);
+        net::spawn(async move {
+            if number != Signal::SIGWINCH as i32 {
+                target.tell(number).await;
+            } else if terminal {
+                // Not being able to is no reason to stop.
+                let _ = target.resize().await;
+            }
+        })
+        .detach();
+        Ok(())
     }
 
     async fn start_tasks<R>(

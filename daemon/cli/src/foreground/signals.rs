@@ -18,6 +18,8 @@ pub(super) const FORWARDED: [Signal; 7] = [
 
 /// So many interrupts within the time mean: away with it.
 const INTERRUPTS: usize = 3;
+/// With so many the agent does not do its part either: away with us.
+const INTERRUPTS_HOPELESS: usize = 5;
 const WITHIN: Duration = Duration::from_secs(2);
 
 /// Interrupts of the last moments.
@@ -30,6 +32,7 @@ pub(super) enum Pressed {
     /// One more within the time kills.
     Again,
     Enough,
+    Hopeless,
 }
 
 impl Interrupts {
@@ -39,7 +42,8 @@ impl Interrupts {
         match self.0.len() {
             0 | 1 => Pressed::Once,
             count if count < INTERRUPTS => Pressed::Again,
-            _ => Pressed::Enough,
+            count if count < INTERRUPTS_HOPELESS => Pressed::Enough,
+            _ => Pressed::Hopeless,
         }
     }
 }
@@ -58,6 +62,8 @@ mod tests {
         // The first one is too long ago by now.
         assert_eq!(interrupts.note(at(2100)), Pressed::Again);
         assert_eq!(interrupts.note(at(2200)), Pressed::Enough);
+        assert_eq!(interrupts.note(at(2300)), Pressed::Enough);
+        assert_eq!(interrupts.note(at(2400)), Pressed::Hopeless);
         assert_eq!(interrupts.note(at(9000)), Pressed::Once);
     }
 }

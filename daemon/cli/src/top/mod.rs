@@ -5,11 +5,13 @@
 
 mod chart;
 mod columns;
+mod detail;
 mod render;
 #[cfg(test)]
 mod sample;
 mod screen;
 mod state;
+mod theme;
 
 use std::io::{self, IsTerminal};
 use std::time::Duration;

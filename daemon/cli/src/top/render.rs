@@ -12,62 +12,16 @@ use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 
-use super::chart::{bar, chart};
+use super::chart::chart;
 use super::columns::{Column, GAP, fit};
-use super::state::{History, Mode, Row, TopState};
+use super::detail::detail_lines;
+use super::state::{Mode, Row, TopState};
+use super::theme::{Level, Theme, cell, cpu_most, cpu_share, push_bar, share, tasks_share};
 use crate::human::{self, UNKNOWN};
 use crate::rates;
 
 /// Below this height the table needs every line.
 const DETAIL_FROM_HEIGHT: u16 = 20;
-
-/// Colours that stay apart for the colour-blind (after Okabe and Ito): blue, orange, vermilion. The
-/// same difference is told by shape or weight, so that nothing is lost without colour.
-#[derive(Clone, Copy)]
-struct Theme {
-    colour: bool,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Level {
-    Fine,
-    High,
-    Full,
-}
-
-impl Level {
-    /// Of a share of a ceiling; without one nothing is ever high.
-    fn of(fraction: Option<f64>) -> Self {
-        match fraction {
-            Some(fraction) if fraction >= 0.95 => Self::Full,
-            Some(fraction) if fraction >= 0.80 => Self::High,
-            _ => Self::Fine,
-        }
-    }
-}
-
-impl Theme {
-    fn foreground(self, colour: Color) -> Style {
-        if self.colour {
-            Style::new().fg(colour)
-        } else {
-            Style::new()
-        }
-    }
-    fn level(self, level: Level) -> Style {
-        match level {
-            Level::Fine => self.foreground(Color::Indexed(74)),
-            Level::High => self.foreground(Color::Indexed(214)),
-            Level::Full => self.foreground(Color::Indexed(166)).add_modifier(Modifier::BOLD),
-        }
-    }
-    fn quiet(self) -> Style {
-        Style::new().add_modifier(Modifier::DIM)
-    }
-    fn strong(self) -> Style {
-        Style::new().add_modifier(Modifier::BOLD)
-    }
-}
 
 /// Rows of the table on a screen of this height: a page of the page keys.
 pub(crate) fn page_rows(height: u16) -> usize {
@@ -112,17 +66,6 @@ pub(crate) fn render(frame: &mut Frame<'_>, state: &TopState) {
         ratatui::widgets::Paragraph::new(last_line(state, theme, last.width)),
         last,
     );
-}
-
-/// Pads or cuts to exactly so many cells.
-fn cell(text: &str, width: u16, left: bool) -> String {
-    let width = usize::from(width);
-    let text = human::cut(text, width);
-    if left {
-        format!("{text:<width$}")
-    } else {
-        format!("{text:>width$}")
-    }
 }
 
 fn header_lines(state: &TopState, theme: Theme, width: u16) -> Vec<Line<'static>> {
@@ -203,16 +146,6 @@ fn sums_line(state: &TopState, theme: Theme, width: u16) -> Line<'static> {
     push_bar(&mut line, theme, memory_share, bar_width);
     line.push(Span::raw(tasks_text));
     Line::from(line)
-}
-
-fn share(value: f64, of: f64) -> Option<f64> {
-    (of > 0.0).then(|| value / of)
-}
-
-fn push_bar(line: &mut Vec<Span<'static>>, theme: Theme, fraction: Option<f64>, width: usize) {
-    let (used, rest) = bar(fraction.unwrap_or(0.0), width);
-    line.push(Span::styled(used, theme.level(Level::of(fraction))));
-    line.push(Span::styled(rest, theme.quiet()));
 }
 
 fn table_lines(state: &TopState, theme: Theme, area: Rect) -> Vec<Line<'static>> {
@@ -354,156 +287,6 @@ fn uptime_ms(state: &TopState, row: &Row) -> Option<u64> {
     row.status
         .started_at_ms
         .map(|start| state.now_ms.saturating_sub(start))
-}
-
-/// The most CPU that the container can get, in percent of one: its ceiling, else the host.
-fn cpu_most(state: &TopState, row: &Row) -> f64 {
-    let ceiling = row.status.limits.cpu_ceiling().map(|cpus| cpus.as_f64() * 100.0);
-    ceiling.unwrap_or_else(|| f64::from(state.host.cpus.max(1)) * 100.0)
-}
-
-fn cpu_share(state: &TopState, row: &Row) -> Option<f64> {
-    share(row.rates.cpu_percent?, cpu_most(state, row))
-}
-
-fn tasks_share(row: &Row) -> Option<f64> {
-    share(
-        f64::from(rates::tasks(&row.usage)?),
-        rates::tasks_limit(&row.usage)? as f64,
-    )
-}
-
-fn detail_lines(state: &TopState, row: &Row, theme: Theme, area: Rect) -> Vec<Line<'static>> {
-    let width = usize::from(area.width);
-    let mut title = format!("── {} ", row.label());
-    let id = row.id().get(..12).unwrap_or(row.id());
-    title.push_str(&format!("· {id} · {} ", row.status.state.as_str()));
-    title.push_str(&format!("· {} ", human::command_line(&row.status.command)));
-    let title = human::cut(&title, width);
-    let rule = "─".repeat(width.saturating_sub(title.chars().count()));
-    let mut lines = vec![Line::from(vec![
-        Span::styled(title, theme.strong()),
-        Span::styled(rule, theme.quiet()),
-    ])];
-    lines.extend(charts(
-        state,
-        row,
-        theme,
-        width,
-        usize::from(area.height.saturating_sub(3)),
-    ));
-    lines.push(Line::styled(human::cut(&facts(row), width), Style::new()));
-    lines
-}
-
-/// One chart: what it shows now, its history and the value of its upper edge.
-struct Plot<'a> {
-    title: String,
-    history: &'a History,
-    ceiling: f64,
-    level: Level,
-}
-
-fn plots<'a>(state: &TopState, row: &'a Row) -> [Plot<'a>; 4] {
-    let highest = |history: &History| history.last(usize::MAX).fold(1.0, f64::max);
-    let known = |value: Option<String>| value.unwrap_or_else(|| UNKNOWN.to_owned());
-    let memory_limit = rates::memory_limit(&row.usage);
-    let tasks_limit = rates::tasks_limit(&row.usage);
-    let limit = |text: Option<String>| text.map_or(String::new(), |text| format!(" of {text}"));
-    let ceiling = row
-        .status
-        .limits
-        .cpu_ceiling()
-        .map(|cpus| format!("{:.0}%", cpus.as_f64() * 100.0));
-    [
-        Plot {
-            title: format!(
-                "CPU {}{}",
-                known(row.rates.cpu_percent.map(human::percent)),
-                limit(ceiling)
-            ),
-            history: &row.cpu,
-            ceiling: cpu_most(state, row),
-            level: Level::of(cpu_share(state, row)),
-        },
-        Plot {
-            title: format!(
-                "MEM {}{}",
-                known(row.usage.mem_total_bytes.map(human::bytes)),
-                limit(memory_limit.map(human::bytes))
-            ),
-            history: &row.memory,
-            // Without a ceiling the chart ends at the highest value, a quarter left free.
-            ceiling: memory_limit.map_or_else(|| highest(&row.memory) * 1.25, |limit| limit as f64),
-            level: Level::of(rates::memory_percent(&row.usage).map(|p| p / 100.0)),
-        },
-        Plot {
-            title: format!(
-                "PIDS {}{}",
-                known(rates::tasks(&row.usage).map(|n| n.to_string())),
-                limit(tasks_limit.map(|n| n.to_string()))
-            ),
-            history: &row.tasks,
-            ceiling: tasks_limit.map_or_else(|| highest(&row.tasks) * 1.25, |limit| limit as f64),
-            level: Level::of(tasks_share(row)),
-        },
-        Plot {
-            title: format!(
-                "THROTTLED {}",
-                known(row.rates.throttled_percent.map(human::percent))
-            ),
-            history: &row.throttled,
-            ceiling: 100.0,
-            level: Level::of(row.rates.throttled_percent.map(|p| p / 25.0 * 0.8)),
-        },
-    ]
-}
-
-/// The four charts side by side; on a narrow screen as many as have twelve cells.
-fn charts(state: &TopState, row: &Row, theme: Theme, width: usize, height: usize) -> Vec<Line<'static>> {
-    const CHART_GAP: usize = 2;
-    let count = ((width + CHART_GAP) / (12 + CHART_GAP)).clamp(1, 4);
-    let each = (width - CHART_GAP * (count - 1)) / count;
-    let mut lines: Vec<Vec<Span<'static>>> = vec![Vec::new(); height + 1];
-    for (index, plot) in plots(state, row).iter().take(count).enumerate() {
-        let gap = if index > 0 {
-            " ".repeat(CHART_GAP)
-        } else {
-            String::new()
-        };
-        let drawn = chart(plot.history.last(each), each, height, plot.ceiling);
-        lines[0].push(Span::raw(gap.clone()));
-        lines[0].push(Span::styled(cell(&plot.title, each as u16, true), theme.strong()));
-        for (line, text) in lines[1..].iter_mut().zip(drawn) {
-            line.push(Span::raw(gap.clone()));
-            line.push(Span::styled(text, theme.level(plot.level)));
-        }
-    }
-    lines.into_iter().map(Line::from).collect()
-}
-
-fn facts(row: &Row) -> String {
-    let usage = &row.usage;
-    let mut facts = Vec::new();
-    let mut fact = |name: &str, value: Option<String>| {
-        if let Some(value) = value {
-            facts.push(format!("{name} {value}"));
-        }
-    };
-    fact("peak", usage.mem_peak_bytes.map(human::bytes));
-    fact("hits", usage.mem_limit_hits.map(human::count));
-    fact("OOM", usage.mem_oom_kills.map(human::count));
-    fact("refused", usage.pids_refused.map(human::count));
-    fact(
-        "read",
-        row.rates.io_read_bps.map(|n| human::bytes(n as u64) + "/s"),
-    );
-    fact(
-        "write",
-        row.rates.io_write_bps.map(|n| human::bytes(n as u64) + "/s"),
-    );
-    fact("pid", row.status.pid.map(|pid| pid.to_string()));
-    facts.join("   ")
 }
 
 const KEYS_WIDE: &str = "q quit   ↑↓ select   sort: c cpu  m memory  p pids  n name   / filter   k kill";
