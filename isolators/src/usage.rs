@@ -54,6 +54,14 @@ impl UsageReader {
         usage
     }
 
+    /// The reads of a sample without their meaning: what a benchmark compares with. Returns the bytes read.
+    pub fn read_only(&self, buffer: &mut Vec<u8>) -> usize {
+        self.files
+            .iter()
+            .filter_map(|file| sample(file.fd.as_fd(), buffer).map(<[u8]>::len))
+            .sum()
+    }
+
     /// Descriptors that are kept open.
     pub fn descriptors(&self) -> usize {
         self.files.len()

@@ -1,3 +1,4 @@
-//! Fakes: same names, same refusals, no kernel.
+//! Fakes: the kernel's shapes and refusals without the kernel.
 
+mod cgroup_rules;
 pub mod cgroups;
