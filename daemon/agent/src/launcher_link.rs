@@ -45,6 +45,8 @@ fn gone(why: &str) -> Fault {
 
 async fn drive(mut waiting: Receiver<Asked>, first: launcher::LauncherProcess, instance: String) {
     let mut process = Some(first);
+    // Asked for, but the launcher died before it took it: nothing was cloned, so its successor gets it.
+    let mut untaken = None;
     loop {
         let Some(current) = process.take() else {
             match launcher::start_launcher(init_image::INIT, &instance) {
@@ -56,15 +58,13 @@ async fn drive(mut waiting: Receiver<Asked>, first: launcher::LauncherProcess, i
                     let fault = Fault::from_error(FaultKind::Failed, &error);
                     tracing::error!("restart the launcher: {fault}");
                     // Whoever waits learns why; the next request tries again.
-                    match waiting.pop().await {
-                        Some((_, asker)) => drop(asker.send(Err(fault))),
-                        None => return,
-                    }
+                    let Some((_, asker)) = next(&mut untaken, &mut waiting).await else { return };
+                    drop(asker.send(Err(fault)));
                 }
             }
             continue;
         };
-        let death = serve(&mut waiting, current.socket).await;
+        let death = serve(&mut untaken, &mut waiting, current.socket).await;
         reap(current.pidfd).await;
         match death {
             Some(error) => tracing::error!("the launcher died: {error}"),
@@ -73,21 +73,31 @@ async fn drive(mut waiting: Receiver<Asked>, first: launcher::LauncherProcess, i
     }
 }
 
+async fn next(untaken: &mut Option<Asked>, waiting: &mut Receiver<Asked>) -> Option<Asked> {
+    match untaken.take() {
+        Some(asked) => Some(asked),
+        None => waiting.pop().await,
+    }
+}
+
 /// Serves requests until the launcher dies (then: why) or the queue is closed.
-async fn serve(waiting: &mut Receiver<Asked>, socket: OwnedFd) -> Option<std::io::Error> {
+async fn serve(
+    untaken: &mut Option<Asked>,
+    waiting: &mut Receiver<Asked>,
+    socket: OwnedFd,
+) -> Option<std::io::Error> {
     let socket = match net::Source::new(socket, net::Interest::Readable) {
         Ok(source) => source,
         Err(error) => return Some(error),
     };
     loop {
-        let (wanted, asker) = waiting.pop().await?;
-        let asked = socket.write_with(|fd| launcher::send_request(fd.as_fd(), &wanted)).await;
+        let (wanted, asker) = next(untaken, waiting).await?;
+        if let Err(error) = socket.write_with(|fd| launcher::send_request(fd.as_fd(), &wanted)).await {
+            *untaken = Some((wanted, asker));
+            return Some(error);
+        }
         drop(wanted);
-        let reply = match asked {
-            Ok(()) => socket.read_with(|fd| launcher::receive_reply(fd.as_fd())).await,
-            Err(error) => Err(error),
-        };
-        match reply {
+        match socket.read_with(|fd| launcher::receive_reply(fd.as_fd())).await {
             Ok(reply) => drop(asker.send(Ok(reply))),
             Err(error) => {
                 drop(asker.send(Err(gone(&format!("the launcher went away: {error}")))));

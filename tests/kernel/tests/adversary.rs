@@ -51,7 +51,7 @@ fn ten_thousand_idle_connections_keep_nobody_out() {
         return;
     }
     let agent = Agent::start();
-    kernel::rlimit::raise_descriptors().expect("descriptors for the test itself");
+    kernel::system::raise_descriptors().expect("descriptors for the test itself");
     let before = resident_kb(agent.pid());
     let mut held = Vec::new();
     for _ in 0..10_000 {

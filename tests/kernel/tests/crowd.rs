@@ -34,7 +34,7 @@ fn a_thousand_containers_come_and_go_without_a_trace() {
         let samples = connection.statistics(&[]).await.expect("statistics");
         assert_eq!(samples.len(), 1000);
         assert!(samples.iter().all(|s| s.usage.mem_total_bytes.is_some() && s.usage.processes.is_some()));
-        assert_eq!(connection.drain(Some(model::Millis(0))).await.expect("drain"), 1000);
+        assert_eq!(connection.drain(model::Millis(0)).await.expect("drain"), 1000);
     })
     .expect("the loop");
     eventually("the agent's descriptors are closed", || (descriptors() <= before + 2).then_some(()));

@@ -100,7 +100,7 @@ fn a_fork_bomb_is_contained() {
         return;
     }
     let agent = Agent::start();
-    let bomb = "f() { f | f & }; f; sleep 100";
+    let bomb = "sh -c 'f() { f | f & }; f' & exec sleep 100";
     agent.cli(&["run", "-d", "--name", "bomb", "--pids", "40", "--mem", "64MB", "--", "sh", "-c", bomb]).success();
     let pids = group(&agent, "bomb", "pids");
     for _ in 0..20 {
@@ -110,7 +110,7 @@ fn a_fork_bomb_is_contained() {
     }
     agent.cli(&["run", "--", "true"]).success();
     agent.cli(&["kill", "bomb", "--grace", "0s"]).success();
-    assert_eq!(agent.cli(&["wait", "bomb"]).status, 137);
+    assert_eq!(agent.cli(&["wait", "bomb"]).success().stdout, "137\n");
 }
 
 #[test]

@@ -10,7 +10,7 @@ fn every_bad_request_is_refused_with_its_field() {
     let agent = Agent::start();
     for (arguments, needle) in [
         (&["run", "--no-such-flag", "--", "true"][..], "--no-such-flag"),
-        (&["run", "--mem", "-5MB", "--", "true"], "negative"),
+        (&["run", "--mem=-5MB", "--", "true"], "negative"),
         (&["run", "--mem", "1B", "--", "true"], "mem"),
         (&["run", "--mem", "99999999PB", "--", "true"], "range"),
         (&["run", "--cpus", "0", "--", "true"], "cpus"),

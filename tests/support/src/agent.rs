@@ -5,10 +5,13 @@ use std::io::Write as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::Value;
 
 use crate::{HostSnapshot, eventually};
+
+static AGENTS: AtomicU32 = AtomicU32::new(0);
 
 /// The program under test, beside the test's own binary.
 pub fn bulkhead() -> PathBuf {
@@ -60,13 +63,18 @@ impl Agent {
     }
 
     pub fn start_with(flags: &[&str], environment: &[(&str, &str)]) -> Self {
-        let before = HostSnapshot::take();
-        let directory = tempfile::Builder::new().prefix("bulkhead-test-").tempdir().expect("a scratch directory");
+        // One name for everything: directories, groups, arguments. So it can be found again.
+        let instance = format!("test-{}-{}", std::process::id(), AGENTS.fetch_add(1, Ordering::Relaxed));
+        let before = HostSnapshot::take(&instance);
+        let directory = tempfile::Builder::new()
+            .prefix(&format!("bulkhead-{instance}-"))
+            .tempdir()
+            .expect("a scratch directory");
         let mut agent = Self {
             process: None,
             directory,
             environment: environment.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect(),
-            flags: flags.iter().map(ToString::to_string).collect(),
+            flags: flags.iter().map(ToString::to_string).chain([format!("--instance={instance}")]).collect(),
             before,
         };
         agent.spawn();
