@@ -3,13 +3,13 @@
 use api::client_json;
 use clap::Args;
 use client::{Agent, Inspection};
-use model::{AgentInfo, ContainerStatus, HostReport, Limits};
+use model::{AgentInfo, ContainerStatus, HostReport, IsolatorReport, Limits};
 use serde::Serialize;
 
 use crate::args::Format;
 use crate::failure::{About, Outcome};
 use crate::human::{self, UNKNOWN};
-use crate::output::{print, print_json, terminal_width};
+use crate::output::{print, print_json};
 use crate::parse::signal_name;
 use crate::ps;
 use crate::table::{Align, Table, properties};
@@ -178,12 +178,21 @@ async fn host(agent: &Agent, format: Format) -> Result<(), crate::failure::Failu
     }
 }
 
-const ISOLATOR_COLUMNS: [(&str, Align); 4] = [
+const ISOLATOR_COLUMNS: [(&str, Align); 3] = [
     ("ISOLATOR", Align::Left),
     ("ACTIVE", Align::Left),
     ("MECHANISM", Align::Left),
-    ("MISSING", Align::Left),
 ];
+
+/// By what it works, and what it lacks.
+fn mechanism(isolator: &IsolatorReport) -> String {
+    match (isolator.mechanism.as_str(), isolator.missing.as_str()) {
+        ("", "") => UNKNOWN.to_owned(),
+        (mechanism, "") => mechanism.to_owned(),
+        ("", missing) => format!("missing: {missing}"),
+        (mechanism, missing) => format!("{mechanism}; missing: {missing}"),
+    }
+}
 
 fn host_text(host: &HostReport, info: &AgentInfo) -> String {
     let facts = [
@@ -204,22 +213,11 @@ fn host_text(host: &HostReport, info: &AgentInfo) -> String {
     ];
     let mut table = Table::new(&ISOLATOR_COLUMNS);
     for isolator in &host.isolators {
-        let dash = |text: &str| {
-            if text.is_empty() {
-                UNKNOWN.to_owned()
-            } else {
-                text.to_owned()
-            }
-        };
         let active = if isolator.active { "yes" } else { "no" };
-        table.row([
-            isolator.name.clone(),
-            active.to_owned(),
-            dash(&isolator.mechanism),
-            dash(&isolator.missing),
-        ]);
+        table.row([isolator.name.clone(), active.to_owned(), mechanism(isolator)]);
     }
-    properties(&facts.map(|(key, value)| (key.to_owned(), value))) + "\n" + &table.render(terminal_width())
+    properties(&facts.map(|(key, value)| (key.to_owned(), value))) + "\n" + // Not cut to the terminal: what is missing stands at the end.
+        &table.render(None)
 }
 
 #[cfg(test)]

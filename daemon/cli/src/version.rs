@@ -60,10 +60,10 @@ fn text(agent: &Result<AgentInfo, Fault>) -> String {
     match agent {
         Ok(info) => {
             lines.push(("agent".to_owned(), info.version.clone()));
-            lines.push((
-                "built".to_owned(),
-                format!("{} {}", info.git_sha, info.build_date),
-            ));
+            let built = format!("{} {}", info.git_sha, info.build_date);
+            if !built.trim().is_empty() {
+                lines.push(("built".to_owned(), built.trim().to_owned()));
+            }
             lines.push(("instance".to_owned(), info.instance.clone()));
             lines.push(("pid".to_owned(), info.pid.to_string()));
             lines.push(("started".to_owned(), human::timestamp(info.started_at_ms)));

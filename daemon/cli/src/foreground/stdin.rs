@@ -2,6 +2,7 @@
 
 use std::io::{self, ErrorKind, Read};
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 use client::Input;
 use model::FaultKind;
@@ -65,11 +66,11 @@ pub(super) async fn send(
     let Some(mut input) = inputs.pop().await else {
         return StdinEnd::Finished;
     };
-    while let Some(mut piece) = pieces.pop().await {
-        let detach_at = keys.as_mut().and_then(|keys| keys.find(&piece));
-        if let Some(length) = detach_at {
-            piece.truncate(length);
-        }
+    while let Some(piece) = next_piece(&mut pieces, &mut keys).await {
+        let (piece, detached) = match &mut keys {
+            Some(keys) => keys.filter(piece),
+            None => (piece, false),
+        };
         while let Err(fault) = input.write(&piece).await {
             if fault.kind != FaultKind::Unavailable {
                 return StdinEnd::Finished;
@@ -79,7 +80,7 @@ pub(super) async fn send(
                 None => return StdinEnd::Finished,
             }
         }
-        if detach_at.is_some() {
+        if detached {
             return StdinEnd::Detached;
         }
     }
@@ -88,26 +89,57 @@ pub(super) async fn send(
     StdinEnd::Finished
 }
 
-/// Ctrl-P Ctrl-Q. Ctrl-P is passed on at once, so that a shell's history key works as ever; only
-/// Ctrl-Q after it is kept back.
+/// What was read, or the first of the detach keys when the second one does not follow.
+async fn next_piece(pieces: &mut Receiver<Vec<u8>>, keys: &mut Option<DetachKeys>) -> Option<Vec<u8>> {
+    match keys {
+        Some(keys) if keys.held => match net::timeout(HELD_MAX, pieces.pop()).await {
+            Ok(Some(piece)) => Some(piece),
+            Ok(None) | Err(net::Elapsed) => {
+                keys.held = false;
+                keys.passed = true;
+                Some(vec![DetachKeys::FIRST])
+            }
+        },
+        _ => pieces.pop().await,
+    }
+}
+
+/// Both detach keys are pressed within this time. Longer, and a shell's history key (Ctrl-P) would lag.
+const HELD_MAX: Duration = Duration::from_millis(400);
+
+/// Ctrl-P Ctrl-Q. The first is held back until the second could have followed: passed on at once it would
+/// stay behind in the input of the one who attaches next.
 #[derive(Debug, Default)]
 pub(super) struct DetachKeys {
-    begun: bool,
+    held: bool,
+    /// What comes next is the key that was held back, and is not to be held again.
+    passed: bool,
 }
 
 impl DetachKeys {
     const FIRST: u8 = 0x10;
     const SECOND: u8 = 0x11;
 
-    /// How many bytes of the piece come before the keys were complete.
-    fn find(&mut self, piece: &[u8]) -> Option<usize> {
-        for (index, &byte) in piece.iter().enumerate() {
-            if self.begun && byte == Self::SECOND {
-                return Some(index);
-            }
-            self.begun = byte == Self::FIRST;
+    /// What is to be passed on of a piece, and whether the keys were complete; what follows them is dropped.
+    fn filter(&mut self, piece: Vec<u8>) -> (Vec<u8>, bool) {
+        if std::mem::take(&mut self.passed) {
+            return (piece, false);
         }
-        None
+        let mut passed = Vec::with_capacity(piece.len() + 1);
+        for byte in piece {
+            match (std::mem::take(&mut self.held), byte) {
+                (true, Self::SECOND) => return (passed, true),
+                (was_held, Self::FIRST) => {
+                    passed.extend(was_held.then_some(Self::FIRST));
+                    self.held = true;
+                }
+                (was_held, other) => {
+                    passed.extend(was_held.then_some(Self::FIRST));
+                    passed.push(other);
+                }
+            }
+        }
+        (passed, false)
     }
 }
 
@@ -116,12 +148,38 @@ mod tests {
     use super::*;
 
     #[test]
-    fn detach_keys_are_found_across_pieces() {
+    fn detach_keys_are_found_across_pieces_and_not_passed_on() {
         let mut keys = DetachKeys::default();
-        assert_eq!(keys.find(b"ab\x10"), None);
-        assert_eq!(keys.find(b"\x11rest"), Some(0));
+        assert_eq!(keys.filter(b"ab\x10".to_vec()), (b"ab".to_vec(), false));
+        assert_eq!(keys.filter(b"\x11rest".to_vec()), (Vec::new(), true));
+    }
+
+    #[test]
+    fn other_keys_all_arrive_in_order() {
         let mut keys = DetachKeys::default();
-        assert_eq!(keys.find(b"\x11\x10x\x11"), None);
-        assert_eq!(keys.find(b"a\x10\x10\x11"), Some(3));
+        assert_eq!(
+            keys.filter(b"\x11\x10x\x11".to_vec()),
+            (b"\x11\x10x\x11".to_vec(), false)
+        );
+        assert_eq!(
+            keys.filter(b"a\x10\x10b".to_vec()),
+            (b"a\x10\x10b".to_vec(), false)
+        );
+        assert_eq!(keys.filter(b"a\x10\x10\x11".to_vec()), (b"a\x10".to_vec(), true));
+    }
+
+    #[test]
+    fn a_first_key_without_the_second_arrives_late() {
+        let alone = net::run(net::Config::default(), async {
+            let (sender, mut pieces) = pieces();
+            let mut keys = Some(DetachKeys {
+                held: true,
+                passed: false,
+            });
+            let piece = next_piece(&mut pieces, &mut keys).await;
+            drop(sender);
+            (piece.clone(), keys.unwrap().filter(piece.unwrap()))
+        });
+        assert_eq!(alone.unwrap(), (Some(vec![0x10]), (vec![0x10], false)));
     }
 }
