@@ -177,7 +177,8 @@ fn start<S: AsyncRead + AsyncWrite + Unpin + 'static>(
     let client = bootstrap.client.clone();
     net::spawn(async move {
         let reason = rpc::serve_limited(stream, client, &RpcLimits::default(), guard.handle()).await;
-        tracing::info!(%reason, "connection ended");
+        let loop_statistics = net::statistics();
+        tracing::info!(%reason, ?loop_statistics, "connection ended");
     })
     .detach();
 }

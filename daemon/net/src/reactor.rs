@@ -15,7 +15,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_task::Runnable;
 use mio::unix::SourceFd;
@@ -70,6 +70,7 @@ pub struct Statistics {
     pub timers: usize,
     pub panics: u64,
     pub stalls: u64,
+    /// To the precision of the kernel's timer tick.
     pub longest_turn: Duration,
 }
 
@@ -256,34 +257,35 @@ impl Reactor {
         self.counters.turns.get()
     }
 
-    fn run_tasks(&self, budget: usize) {
+    /// Runs at most `budget` task polls; says how many.
+    fn run_tasks(&self, budget: usize) -> usize {
         if self.executor.remote.has_pending() {
             self.executor.take_in_remote();
         }
-        for _ in 0..budget {
+        let mut ran = 0;
+        while ran < budget {
             let Some(runnable) = self.executor.pop() else {
                 break;
             };
+            ran += 1;
             self.operations.set(OPERATIONS_PER_POLL);
             self.counters.polls.set(self.counters.polls.get() + 1);
             self.executor.run(runnable);
         }
+        ran
     }
 
-    /// Waits for events, dispatches them, fires timers. Returns when the waiting ended.
-    fn wait(&self, root_woken: &AtomicBool, began: Instant, config: &Config) -> io::Result<Instant> {
+    /// Waits for events, dispatches them, fires timers. Returns when the waiting ended, by the coarse clock.
+    fn wait(&self, root_woken: &AtomicBool, began: Duration, config: &Config) -> io::Result<Duration> {
         let busy = self.executor.has_work()
             || root_woken.load(Ordering::SeqCst)
             || !self.executor.remote.park(root_woken);
-        let before = clock::now();
-        self.note_turn(before.saturating_duration_since(began), config);
+        self.note_turn(clock::coarse().saturating_sub(began), config);
         let timeout = if busy {
             Some(Duration::ZERO)
         } else {
-            self.timers
-                .borrow()
-                .next_deadline()
-                .map(|deadline| deadline.saturating_duration_since(before))
+            let deadline = self.timers.borrow().next_deadline();
+            deadline.map(|deadline| deadline.saturating_duration_since(clock::now()))
         };
         let mut events = self.events.borrow_mut();
         let waited = self.poll.borrow_mut().poll(&mut events, timeout);
@@ -293,16 +295,24 @@ impl Reactor {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => events.clear(),
             Err(error) => return Err(error),
         }
-        let after = clock::now();
+        let ended = clock::coarse();
         self.dispatch(&events);
         events.clear();
         drop(events);
+        self.fire_timers();
+        Ok(ended)
+    }
+
+    fn fire_timers(&self) {
+        if self.timers.borrow().len() == 0 {
+            return;
+        }
+        let now = clock::now();
         loop {
-            let expired = self.timers.borrow_mut().pop_expired(after);
+            let expired = self.timers.borrow_mut().pop_expired(now);
             let Some(waker) = expired else { break };
             waker.wake();
         }
-        Ok(after)
     }
 
     fn dispatch(&self, events: &Events) {
@@ -441,17 +451,26 @@ pub fn run<F: Future>(config: Config, root: F) -> io::Result<F::Output> {
     });
     let waker = Waker::from(Arc::clone(&root_waker));
     let mut cx = Context::from_waker(&waker);
-    let mut began = clock::now();
+    let mut began = clock::coarse();
     let output = {
         let mut root = pin!(root);
-        loop {
-            if root_woken_once(&root_waker) {
-                reactor.operations.set(OPERATIONS_PER_POLL);
-                if let Poll::Ready(output) = root.as_mut().poll(&mut cx) {
-                    break output;
+        'turns: loop {
+            // A root and its tasks often work in turns; no look at the kernel is needed in between.
+            let mut left = config.budget.max(1);
+            while left > 0 {
+                if root_woken_once(&root_waker) {
+                    left -= 1;
+                    reactor.operations.set(OPERATIONS_PER_POLL);
+                    if let Poll::Ready(output) = root.as_mut().poll(&mut cx) {
+                        break 'turns output;
+                    }
+                }
+                let ran = reactor.run_tasks(left);
+                left -= ran;
+                if ran == 0 && !root_waker.woken.load(Ordering::Relaxed) {
+                    break;
                 }
             }
-            reactor.run_tasks(config.budget);
             began = reactor.wait(&root_waker.woken, began, &config)?;
         }
     };

@@ -301,6 +301,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Connection<S> {
         loop {
             let Some(deadline) = self.transport.deadline() else {
                 self.grace = None;
+                // A loop without timers sleeps without a timeout, which is cheaper for the kernel.
+                self.alarm = None;
                 return;
             };
             let due = match self.grace {
