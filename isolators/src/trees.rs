@@ -24,7 +24,7 @@ use crate::error::StartError;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TreeId(usize);
 
-/// How root groups are made; tests give a fake.
+/// How root groups are made, and how the hierarchy's own root (the empty name) is opened; tests give a fake.
 pub type MakeRoot<'a> = &'a dyn Fn(&Path, &str, Version) -> Result<Box<dyn Tree>, KernelFileError>;
 
 /// The mounted kernel's.
@@ -38,6 +38,8 @@ pub fn make_kernel_root(
 
 struct Slot {
     mount: PathBuf,
+    /// The hierarchy's own root, above our root group.
+    top: Box<dyn Tree>,
     tree: Box<dyn Tree>,
     /// Names for people: `cpu`, `cpu,cpuacct`, `unified`.
     name: String,
@@ -157,9 +159,11 @@ impl Trees {
             }
             return Ok(TreeId(at));
         }
+        let top = make(mount, "", version).map_err(StartError::Root)?;
         let tree = make(mount, root, version).map_err(StartError::Root)?;
         self.slots.push(Slot {
             mount: mount.to_owned(),
+            top,
             tree,
             name: name.to_owned(),
         });
@@ -179,8 +183,7 @@ impl Trees {
         if tree.version() == Version::V2 {
             return Ok(());
         }
-        let mount =
-            KernelTree::open_root(self.slots[id.0].mount.clone(), Version::V1).map_err(StartError::Root)?;
+        let mount = &*self.slots[id.0].top;
         for file in ["cpuset.cpus", "cpuset.mems"] {
             if !tree
                 .read_text("", file)
@@ -213,9 +216,8 @@ impl Trees {
         if enabled.contains(&name) {
             return Ok(());
         }
-        let mount =
-            KernelTree::open_root(self.slots[id.0].mount.clone(), Version::V2).map_err(StartError::Root)?;
-        enable_in(&mount, name)?;
+        let mount = &*self.slots[id.0].top;
+        enable_in(mount, name)?;
         enable_in(tree, name)?;
         enabled.push(name);
         Ok(())

@@ -89,7 +89,8 @@ pub struct KernelTree {
 }
 
 impl KernelTree {
-    /// Makes the group `root` in the hierarchy mounted at `mount`, if need be, and keeps it open.
+    /// Makes the group `root` in the hierarchy mounted at `mount`, if need be, and keeps it open. The empty
+    /// name is the hierarchy's own root.
     pub fn make_root(mount: &Path, root: &str, version: Version) -> Result<Self, KernelFileError> {
         KernelDir::open(mount)?.make_dir(root)?;
         Self::open_root(mount.join(root), version)
