@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use model::{Bytes, CgroupLayout, Controller, HostSupport};
+use model::{Bytes, Controller, HostSupport};
 
 use crate::cgroup::{MountError, Mounts};
 
@@ -258,15 +258,6 @@ fn has_overlay(kernel_release: &str) -> bool {
 fn resolver_under_run() -> Option<PathBuf> {
     let target = fs::canonicalize("/etc/resolv.conf").ok()?;
     target.starts_with("/run").then_some(target)
-}
-
-/// One line that says which layout was found, for logs.
-pub fn layout_name(layout: CgroupLayout) -> &'static str {
-    match layout {
-        CgroupLayout::V1 => "cgroup v1",
-        CgroupLayout::Hybrid => "cgroup v1 with a v2 tree",
-        CgroupLayout::V2 => "cgroup v2",
-    }
 }
 
 #[cfg(test)]
