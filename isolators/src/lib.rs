@@ -16,6 +16,7 @@ pub mod isolator;
 pub mod memory;
 pub mod pids;
 pub mod set;
+pub mod teardown;
 pub mod trees;
 pub mod usage;
 
@@ -25,5 +26,6 @@ pub use error::{
 };
 pub use isolator::{Isolator, Place};
 pub use kernel::cgroup::freezer::FreezeState;
-pub use set::{Cleanup, IsolatorSet, OomWatch, Prepared, WatchKind};
+pub use set::{IsolatorSet, OomWatch, Prepared, WatchKind};
+pub use teardown::Cleanup;
 pub use usage::{UsageReader, limits_into};
