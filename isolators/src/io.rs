@@ -151,10 +151,11 @@ impl Isolator for IoIsolator {
     fn update(&self, place: Place<'_>, old: &Limits, new: &Limits) -> Result<(), LimitError> {
         let Some(tree) = self.tree else { return Ok(()) };
         let group = place.group(tree);
-        if old.io.weight != new.io.weight {
-            if let Some(file) = &self.weight_file {
+        match &self.weight_file {
+            Some(file) if old.io.weight != new.io.weight => {
                 apply_weight(group, file, new.io.weight.unwrap_or(WEIGHT_DEFAULT))?;
             }
+            _ => {}
         }
         for gone in old
             .io

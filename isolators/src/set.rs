@@ -269,12 +269,7 @@ impl IsolatorSet {
                     return Err(UpdateError::Gone(id.clone()));
                 }
                 // The one that failed may have written a part, so it is taken back too.
-                let rollback = self.isolators[..=index]
-                    .iter()
-                    .rev()
-                    .filter_map(|isolator| isolator.update(place, new, old).err())
-                    .last()
-                    .map(|error| Fault::from_error(model::FaultKind::Failed, &error).message);
+                let rollback = self.roll_back(place, &self.isolators[..=index], new, old);
                 return Err(UpdateError::Limit {
                     isolator: isolator.name(),
                     source,
@@ -283,6 +278,23 @@ impl IsolatorSet {
             }
         }
         Ok(())
+    }
+
+    /// Puts `old` in force again, each isolator whatever the others answer; tells the last failure.
+    fn roll_back(
+        &self,
+        place: Place<'_>,
+        changed: &[Box<dyn Isolator>],
+        new: &Limits,
+        old: &Limits,
+    ) -> Option<String> {
+        let mut failure = None;
+        for isolator in changed.iter().rev() {
+            if let Err(error) = isolator.update(place, new, old) {
+                failure = Some(Fault::from_error(model::FaultKind::Failed, &error).message);
+            }
+        }
+        failure
     }
 
     fn exists(&self, id: &ContainerId) -> bool {
