@@ -28,6 +28,7 @@ fn pidfd_of(pid: u32) -> Source<OwnedFd> {
 }
 
 #[test]
+#[allow(clippy::zombie_processes)] // reaped through the pidfd
 fn ends_of_children_come_as_events() {
     on_loop(async {
         for (script, expected) in [
