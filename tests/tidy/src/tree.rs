@@ -68,9 +68,12 @@ pub fn rust_files() -> Vec<(String, Source)> {
         .collect()
 }
 
-/// Files that only tests see: crates below `tests/`, a crate's own `tests/` directory, a `tests.rs` module.
+/// Files that never reach the product: crates below `tests/`, a crate's own `tests/` and `examples/`, a `tests.rs` module.
 pub fn is_test(file: &str) -> bool {
-    file.starts_with("tests/") || file.contains("/tests/") || file.ends_with("/tests.rs")
+    file.starts_with("tests/")
+        || file.contains("/tests/")
+        || file.contains("/examples/")
+        || file.ends_with("/tests.rs")
 }
 
 /// Fails with all breaches at once and with what to do about them.
