@@ -35,7 +35,7 @@ pub struct IsolatorSet {
 pub struct Prepared {
     /// The v2 group's directory, for CLONE_INTO_CGROUP.
     pub cgroup: Option<OwnedFd>,
-    /// `cgroup.procs` of each v1 group, open for writing.
+    /// `tasks` of each v1 group, open for writing: a single-threaded process joins by writing "0".
     pub cgroup_procs: Vec<OwnedFd>,
 }
 
@@ -219,9 +219,10 @@ impl IsolatorSet {
             match tree.version() {
                 Version::V2 => prepared.cgroup = Some(tree.open_group(id.as_str())?),
                 Version::V1 => {
-                    prepared
-                        .cgroup_procs
-                        .push(tree.open(id.as_str(), "cgroup.procs", Access::Write)?);
+                    // Not cgroup.procs: a write of "0" to `tasks` moves the writing thread alone, which the
+                    // kernel does without its global lock (cgroup_procs_write_start, kernel/cgroup/cgroup.c);
+                    // waiting for that lock takes milliseconds. The one who joins has one thread.
+                    prepared.cgroup_procs.push(tree.open(id.as_str(), "tasks", Access::Write)?);
                 }
             }
         }

@@ -136,31 +136,38 @@ fn reap_joiner(pidfd: OwnedFd) -> Result<(), Fault> {
 
 async fn follow_start(channel: net::Source<OwnedFd>) -> Result<Started, Fault> {
     let (mut process, mut terminal) = (None, None);
-    loop {
+    let failure = loop {
         match channel.read_with(|fd| channel::receive_report(fd.as_fd())).await {
             Ok(Some((Report::Process { .. }, Some(pidfd)))) => process = Some(pidfd),
             Ok(Some((Report::Pty, Some(master)))) => terminal = Some(master),
-            Ok(Some((Report::Started, _))) => {
-                let pidfd = process.ok_or_else(|| Fault::failed("the process started without a pidfd"))?;
-                return Ok(Started { pidfd, terminal });
-            }
-            Ok(Some((report @ Report::Failed { .. }, _))) => {
-                if let Some(pidfd) = process {
-                    reap_joiner(pidfd)?;
-                }
-                return Err(report.into_fault());
-            }
+            Ok(Some((Report::Started, _))) => match process.take() {
+                Some(pidfd) => return Ok(Started { pidfd, terminal }),
+                None => break Fault::failed("the process started without a pidfd"),
+            },
+            Ok(Some((report @ Report::Failed { .. }, _))) => break report.into_fault(),
             Ok(Some(_)) => {}
-            Ok(None) => {
-                if let Some(pidfd) = process {
-                    reap_joiner(pidfd)?;
-                }
-                let message = "the process ended before its program ran (is the container ending?)";
-                return Err(Fault::failed(message));
-            }
-            Err(error) => return Err(Fault::failed(format!("read the child's reports: {error}"))),
+            Ok(None) => break Fault::failed("the process ended before its program ran (is the container ending?)"),
+            Err(error) => break Fault::failed(format!("read the child's reports: {error}")),
         }
+    };
+    if let Some(pidfd) = process {
+        reap_joiner(pidfd)?;
     }
+    reap_stragglers(channel);
+    Err(failure)
+}
+
+/// A process that failed may report so before its maker has handed over its pidfd. Unreaped it would keep the
+/// container's pid namespace from ever ending.
+fn reap_stragglers(channel: net::Source<OwnedFd>) {
+    net::spawn(async move {
+        while let Ok(Some((_, pidfd))) = channel.read_with(|fd| channel::receive_report(fd.as_fd())).await {
+            if let Some(pidfd) = pidfd {
+                let _ = reap_joiner(pidfd);
+            }
+        }
+    })
+    .detach();
 }
 
 fn watch(started: Started, pipes: Pipes, sink: Option<OutputSink>) -> Result<Rc<ExecProcess>, Fault> {

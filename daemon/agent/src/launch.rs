@@ -73,7 +73,7 @@ async fn make_ready(shell: &Shell, id: &ContainerId, spec: &LaunchSpec) -> Resul
         failpoint::pass("launch.directories")?;
         let status = directories.prepare(&job_id, job_spec.rootfs.is_some()).map_err(|e| failed(&e))?;
         failpoint::pass("launch.groups")?;
-        let groups = isolators.prepare(&job_id, &job_spec).map_err(|e| failed(&e))?;
+        let groups = isolators.prepare(&job_id, &job_spec).map_err(Fault::from)?;
         failpoint::pass("launch.prepared")?;
         Ok(Prepared { status, groups })
     })
@@ -295,7 +295,7 @@ pub fn apply_limits(shell: &Rc<Shell>, id: ContainerId, old: Box<Limits>, new: B
         let (isolators, job_id) = (shell.isolators.clone(), id.clone());
         let result = blocking(&shell, move || {
             failpoint::pass("update.apply")?;
-            isolators.update(&job_id, &old, &new).map_err(|e| Fault::from(e))
+            isolators.update(&job_id, &old, &new).map_err(Fault::from)
         })
         .await;
         shell.input(Input::LimitsApplied { id, result });

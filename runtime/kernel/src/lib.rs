@@ -19,7 +19,7 @@ pub mod rlimit;
 pub mod seccomp;
 pub mod signal;
 pub mod socket;
-pub mod system;
 pub mod syscall_numbers;
+pub mod system;
 
 pub use nix::errno::Errno;

@@ -38,7 +38,11 @@ pub fn raise_descriptors() -> io::Result<Limit<u64>> {
     if soft < hard {
         setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
     }
-    Ok(if hard == RLIM_INFINITY { Limit::Max } else { Limit::Value(hard) })
+    Ok(if hard == RLIM_INFINITY {
+        Limit::Max
+    } else {
+        Limit::Value(hard)
+    })
 }
 
 #[cfg(test)]

@@ -93,6 +93,9 @@ fn a_detached_container_is_listed_logged_waited_for_and_killed() {
     eventually("the output is in the log", || (agent.cli(&["logs", "one"]).stdout == "hello\n").then_some(()));
     let exec = agent.cli(&["exec", "one", "--", "sh", "-c", "echo $$; exit 3"]);
     assert_eq!(exec.status, 3, "{exec:?}");
+    for _ in 0..5 {
+        assert_eq!(agent.cli(&["exec", "one", "--", "no-such-command"]).status, 127);
+    }
     agent.cli(&["kill", "one"]).success();
     assert_eq!(agent.cli(&["wait", "one"]).success().stdout, "143\n");
     let ended = agent.container("one").expect("still remembered");

@@ -68,7 +68,7 @@ pub(super) fn populate_v1(group: &Path, hierarchy: &str) -> io::Result<()> {
         "freezer" => &[("freezer.state", "THAWED")],
         _ => &[],
     };
-    fill(group, &[("cgroup.procs", "")])?;
+    fill(group, &[("cgroup.procs", ""), ("tasks", "")])?;
     fill(group, files)
 }
 
@@ -221,7 +221,7 @@ pub(super) fn write(group: &Path, file: &str, value: &str, version: Version) -> 
                 (None, _) => invalid(),
             }
         }
-        "cgroup.procs" => join(group, value),
+        "cgroup.procs" | "tasks" => join(group, value),
         "cgroup.subtree_control" => enable(group, value),
         "devices.deny" if value == "a" => {
             fs::write(group.join("devices.list"), "").map_or(Refused(Errno::EIO), |()| Nothing)
