@@ -52,7 +52,8 @@ pub enum Report {
     Ready,
     /// The master of the terminal travels with it.
     Pty,
-    /// Exec: the process is our child now; its pidfd travels with it.
+    /// Exec: the process is the agent's child now, its pidfd travels with it. The agent must reap it, also
+    /// when `Failed` follows: an unreaped process keeps the container's init from ending.
     Process { pid: i32 },
     /// The command's program is running.
     Started,

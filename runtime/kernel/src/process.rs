@@ -397,6 +397,17 @@ pub fn set_file_mode_mask(mask: u32) {
     unsafe { libc::umask(mask as libc::mode_t) };
 }
 
+/// One write(2) that must take all bytes.
+pub fn write_once(fd: BorrowedFd<'_>, bytes: &[u8]) -> Result<(), Errno> {
+    // SAFETY: pointer and length describe the slice.
+    let count = unsafe { libc::write(fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len()) };
+    if Errno::result(count)? as usize == bytes.len() {
+        Ok(())
+    } else {
+        Err(Errno::EIO)
+    }
+}
+
 /// Closes every descriptor from `first` to `last`, both included; those that are not open do not
 /// matter.
 pub fn close_numbers(first: RawFd, last: RawFd) {

@@ -3,6 +3,7 @@
 use std::ffi::CStr;
 use std::fs;
 use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::PathBuf;
 
 use model::ProcessIdentity;
@@ -10,10 +11,8 @@ use model::ProcessIdentity;
 /// Where procfs is mounted, on the host and in every container.
 pub const MOUNT_POINT: &CStr = c"/proc";
 
-/// Covered in a container: they tell about the host's kernel, its keys or other tenants.
-pub const MASKED: [&str; 12] = [
-    "/proc/acpi",
-    "/proc/asound",
+/// Files covered in a container: they tell about the host's kernel, its keys or other tenants.
+pub const MASKED_FILES: [&str; 9] = [
     "/proc/kcore",
     "/proc/keys",
     "/proc/kpagecgroup",
@@ -21,10 +20,12 @@ pub const MASKED: [&str; 12] = [
     "/proc/kpageflags",
     "/proc/latency_stats",
     "/proc/sched_debug",
-    "/proc/scsi",
     "/proc/timer_list",
     "/proc/timer_stats",
 ];
+
+/// Directories covered for the same reasons.
+pub const MASKED_DIRECTORIES: [&str; 3] = ["/proc/acpi", "/proc/asound", "/proc/scsi"];
 
 /// Read-only in a container: writing there acts on the whole host.
 pub const READ_ONLY: [&str; 5] = [
@@ -66,6 +67,11 @@ pub fn identity(pid: i32, boot_id: &str) -> io::Result<ProcessIdentity> {
 /// The path by which the owner of a process can open one of its descriptors anew.
 pub fn descriptor_path(pid: i32, number: i32) -> PathBuf {
     PathBuf::from(format!("/proc/{pid}/fd/{number}"))
+}
+
+/// The path of the file behind one of our own descriptors, as the root in sight shows it.
+pub fn own_descriptor_target(fd: BorrowedFd<'_>) -> io::Result<PathBuf> {
+    fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))
 }
 
 /// How gladly the kernel kills us when memory runs out.

@@ -9,10 +9,11 @@ use kernel::capability::{self, CapabilitySet};
 use kernel::device;
 use kernel::namespace::{self, NamespaceFlags};
 use kernel::process::{self, Parentage};
+use kernel::procfs;
 use kernel::pty::{self, Pty};
 
 use super::Prepared;
-use super::command::{self, Credentials, Streams};
+use super::command::{self, Credentials, Spawned, Streams};
 use super::rootfs::Root;
 use super::supervise::{self, Kept};
 use crate::channel::{self, Gate, Report};
@@ -79,13 +80,19 @@ fn report_failure(channel: BorrowedFd<'_>, failure: Failure) {
     let _ = channel::send_report(channel, &report, None);
 }
 
-/// A member of every v1 group before anything is allocated on the container's account.
-fn join_groups(fds: &mut ChildFds) -> Result<(), Failure> {
+/// A member of every v1 group before anything is allocated on the container's account. Gives the
+/// directories of the groups.
+fn join_groups(fds: &mut ChildFds) -> Result<Vec<PathBuf>, Failure> {
+    let mut groups = Vec::with_capacity(fds.cgroup_procs.len());
     for procs in fds.cgroup_procs.drain(..) {
         command::write_all(procs.as_fd(), b"0").map_err(Failure::of("join cgroup"))?;
+        if let Ok(mut path) = procfs::own_descriptor_target(procs.as_fd()) {
+            path.pop();
+            groups.push(path);
+        }
     }
     fds.cgroup = None;
-    Ok(())
+    Ok(groups)
 }
 
 /// Pid 1 of a new container. Returns early when the agent went away: nothing has run.
@@ -102,7 +109,7 @@ fn prepare_init(
     new_network: bool,
     prepared: &Prepared,
 ) -> Result<Option<(ChildPlan, Option<Pty>)>, Failure> {
-    join_groups(fds)?;
+    let groups = join_groups(fds)?;
     // After joining: the namespace's root is the group that its maker is in (cgroup_namespaces(7)).
     namespace::unshare(NamespaceFlags::CGROUP).map_err(Failure::of("unshare cgroup namespace"))?;
     if let Some(netns) = fds.netns.take() {
@@ -113,7 +120,7 @@ fn prepare_init(
     let Some(plan) = receive_plan(fds.channel.as_fd())? else {
         return Ok(None);
     };
-    let mut root = Root::default();
+    let mut root = Root::new(groups);
     for step in &plan.steps {
         root.execute(step)?;
     }
@@ -218,11 +225,15 @@ fn start(
         ..
     } = fds;
     match spawned {
-        Err(failure) => {
+        Err(failure)
+        | Ok(Spawned {
+            failure: Some(failure),
+            ..
+        }) => {
             supervise::record_failure(status, &failure);
             Err((channel, failure))
         }
-        Ok((pid, _)) => {
+        Ok(Spawned { pid, .. }) => {
             let _ = channel::send_report(channel.as_fd(), &Report::Started, None);
             let kept_stdout = match terminal {
                 Some(Pty { master, .. }) => Some(master),
@@ -289,15 +300,17 @@ fn exec_steps(fds: &mut ChildFds, own_network: bool, prepared: &Prepared) -> Res
         &streams,
         Parentage::MyParents,
         prepared.oom_score_lowered,
-    );
-    match spawned {
-        Ok((pid, pidfd)) => {
-            let report = Report::Process { pid };
-            let _ = channel::send_report(fds.channel.as_fd(), &report, Some(pidfd.as_fd()));
+    )?;
+    // Also when it has failed: the agent must reap it, or the container's init could never end (it
+    // waits for every process of its namespace, pid_namespaces(7)).
+    let report = Report::Process { pid: spawned.pid };
+    let _ = channel::send_report(fds.channel.as_fd(), &report, Some(spawned.pidfd.as_fd()));
+    match spawned.failure {
+        Some(failure) => Err(failure),
+        None => {
             let _ = channel::send_report(fds.channel.as_fd(), &Report::Started, None);
             Ok(())
         }
-        Err(failure) => Err(failure),
     }
 }
 

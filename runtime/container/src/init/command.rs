@@ -2,7 +2,7 @@
 
 use std::ffi::{CStr, CString};
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use kernel::Errno;
@@ -50,10 +50,9 @@ pub(super) fn read_text(fd: OwnedFd) -> Result<String, Errno> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
+/// One write(2) of few bytes, as kernel interfaces want it.
 pub(super) fn write_all(fd: BorrowedFd<'_>, bytes: &[u8]) -> Result<(), Errno> {
-    let file = fd.try_clone_to_owned().map(File::from);
-    file.and_then(|mut file| file.write_all(bytes))
-        .map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))
+    kernel::process::write_once(fd, bytes)
 }
 
 /// Looks the user up in the container's own files.
@@ -140,6 +139,13 @@ struct Context<'a> {
     failure: Option<(Stage, Errno)>,
 }
 
+/// A process that was made; with a failure it has already ended, but is still to be reaped.
+pub(super) struct Spawned {
+    pub pid: i32,
+    pub pidfd: OwnedFd,
+    pub failure: Option<Failure>,
+}
+
 /// Runs the command in a process of its own and returns once its program is executing.
 pub(super) fn spawn(
     plan: &ProcessPlan,
@@ -147,7 +153,7 @@ pub(super) fn spawn(
     streams: &Streams,
     parentage: Parentage,
     reset_oom_score: bool,
-) -> Result<(i32, OwnedFd), Failure> {
+) -> Result<Spawned, Failure> {
     let home = CString::new(format!("HOME={}", credentials.home)).unwrap_or_default();
     let mut environment: Vec<&CStr> = plan.environment.iter().map(CString::as_c_str).collect();
     if plan.home_from_account {
@@ -174,10 +180,10 @@ pub(super) fn spawn(
     };
     let (pid, pidfd) = process::spawn_suspended(parentage, &mut context, become_command)
         .map_err(Failure::of("clone the command"))?;
-    match context.failure {
-        None => Ok((pid, pidfd)),
-        Some((stage, errno)) => Err(describe(stage, errno, plan, program)),
-    }
+    let failure = context
+        .failure
+        .map(|(stage, errno)| describe(stage, errno, plan, program));
+    Ok(Spawned { pid, pidfd, failure })
 }
 
 fn describe(stage: Stage, errno: Errno, plan: &ProcessPlan, program: &CString) -> Failure {

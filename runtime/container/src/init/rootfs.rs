@@ -32,6 +32,10 @@ pub(super) struct Root {
     /// The `/dev` directory on it.
     dev: Option<OwnedFd>,
     parts: u32,
+    /// Directories on the host of the v1 groups that we have joined.
+    groups: Vec<PathBuf>,
+    held_groups: Vec<(CString, OwnedFd)>,
+    empty: Option<OwnedFd>,
 }
 
 const NO_SUID_NO_DEVICES: MountFlags = MountFlags::NO_SUID.and(MountFlags::NO_DEVICES);
@@ -46,6 +50,13 @@ fn path(text: &CStr) -> &Path {
 }
 
 impl Root {
+    pub fn new(groups: Vec<PathBuf>) -> Self {
+        Self {
+            groups,
+            ..Self::default()
+        }
+    }
+
     pub fn execute(&mut self, step: &Step) -> Result<(), Failure> {
         match step {
             Step::HoldSource { path } => self.hold_source(path),
@@ -68,8 +79,14 @@ impl Root {
             } => self.private_directory(target, *mode, *optional),
             Step::Hide { target, inner } => self.hide(target, inner.as_deref()),
             Step::Sysfs { fresh } => sysfs(*fresh),
-            Step::Cgroups { unified, controllers } => self.cgroups(*unified, controllers),
-            Step::Mask { targets } => targets.iter().try_for_each(|target| self.mask(target)),
+            Step::HoldGroups { hierarchies } => self.hold_groups(hierarchies),
+            Step::Cgroups { unified } => self.cgroups(*unified),
+            Step::Mask { files, directories } => {
+                files.iter().try_for_each(|target| mask_file(target))?;
+                directories
+                    .iter()
+                    .try_for_each(|target| self.mask_directory(target))
+            }
             Step::ReadOnly { targets } => targets.iter().try_for_each(|target| read_only(target)),
             Step::Attach {
                 source,
@@ -217,7 +234,28 @@ impl Root {
         mount::attach_tree(tree.as_fd(), place.as_fd()).map_err(failed)
     }
 
-    fn cgroups(&mut self, unified: bool, controllers: &[CString]) -> Result<(), Failure> {
+    /// Copies of the mounts, not new ones: mounting a v1 hierarchy takes 100 us, and 10 ms whenever it
+    /// meets another mount or unmount of it (`cgroup1_get_tree` sleeps and tries again).
+    fn hold_groups(&mut self, hierarchies: &[(CString, CString)]) -> Result<(), Failure> {
+        for (top, name) in hierarchies {
+            let Some(group) = self.groups.iter().find(|group| group.starts_with(path(top))) else {
+                continue;
+            };
+            let failed = |errno| Failure::at("hold cgroup", group.as_os_str().as_bytes())(errno);
+            let tree = mount::clone_tree(None, group, false).map_err(failed)?;
+            mount::restrict_tree(
+                tree.as_fd(),
+                INERT.and(MountFlags::READ_ONLY),
+                MountFlags::NONE,
+                false,
+            )
+            .map_err(failed)?;
+            self.held_groups.push((name.clone(), tree));
+        }
+        Ok(())
+    }
+
+    fn cgroups(&mut self, unified: bool) -> Result<(), Failure> {
         let top = device::CGROUP_MOUNT_POINT;
         let failed = |errno| Failure::at("mount cgroups at", top.to_bytes())(errno);
         let flags = INERT.and(MountFlags::READ_ONLY);
@@ -227,30 +265,34 @@ impl Root {
         let tree = self
             .part(DIRECTORY_MODE, None, MountFlags::NONE)
             .map_err(failed)?;
-        mount::attach_tree_at(tree.as_fd(), path(top)).map_err(failed)?;
-        for controller in controllers {
-            let name = path(controller);
-            mount::make_directory(tree.as_fd(), name, DIRECTORY_MODE).map_err(failed)?;
-            let target = device::cgroup_directory(controller);
-            mount::mount_filesystem(c"cgroup", &target, flags, Some(controller)).map_err(failed)?;
+        for (name, _) in &self.held_groups {
+            mount::make_directory(tree.as_fd(), path(name), DIRECTORY_MODE).map_err(failed)?;
         }
-        let flags = INERT.and(MountFlags::READ_ONLY);
-        mount::restrict_tree(tree.as_fd(), flags, MountFlags::NONE, false).map_err(failed)
+        mount::restrict_tree(tree.as_fd(), flags, MountFlags::NONE, false).map_err(failed)?;
+        mount::attach_tree_at(tree.as_fd(), path(top)).map_err(failed)?;
+        for (name, group) in self.held_groups.drain(..) {
+            let target = device::cgroup_directory(&name);
+            mount::attach_tree_at(group.as_fd(), path(&target)).map_err(failed)?;
+        }
+        Ok(())
     }
 
-    /// Files are covered by the null device of our own `/dev`, directories by an empty one.
-    fn mask(&mut self, target: &CStr) -> Result<(), Failure> {
+    fn mask_directory(&mut self, target: &CStr) -> Result<(), Failure> {
         let failed = |errno| Failure::at("mask", target.to_bytes())(errno);
-        match mount::bind(device::NULL, target) {
-            Ok(()) | Err(Errno::ENOENT) => Ok(()),
-            Err(Errno::ENOTDIR) => {
-                let tree = self
-                    .part(DIRECTORY_MODE, None, MountFlags::READ_ONLY)
-                    .map_err(failed)?;
-                mount::attach_tree_at(tree.as_fd(), path(target)).map_err(failed)
-            }
-            Err(errno) => Err(failed(errno)),
-        }
+        let place = match mount::locate(None, path(target), Walk::NoLinks) {
+            Err(Errno::ENOENT) => return Ok(()),
+            other => other.map_err(failed)?,
+        };
+        // The first cover is the original of all others, which have its flags.
+        let tree = match &self.empty {
+            Some(first) => mount::clone_tree(Some(first.as_fd()), Path::new(""), false).map_err(failed)?,
+            None => self
+                .part(DIRECTORY_MODE, None, MountFlags::READ_ONLY)
+                .map_err(failed)?,
+        };
+        mount::attach_tree(tree.as_fd(), place.as_fd()).map_err(failed)?;
+        self.empty.get_or_insert(tree);
+        Ok(())
     }
 
     fn attach(&mut self, source: u32, target: &CStr, read_only: bool) -> Result<(), Failure> {
@@ -272,6 +314,15 @@ impl Root {
             errno => failed(errno),
         })?;
         mount::attach_tree(tree.as_fd(), place.as_fd()).map_err(failed)
+    }
+}
+
+/// Covers a file with the null device of our own `/dev`. Never to be tried on a directory: a bind mount
+/// that fails that late waits for a grace period of RCU, half a millisecond.
+fn mask_file(target: &CStr) -> Result<(), Failure> {
+    match mount::bind(device::NULL, target) {
+        Ok(()) | Err(Errno::ENOENT) => Ok(()),
+        Err(errno) => Err(Failure::at("mask", target.to_bytes())(errno)),
     }
 }
 

@@ -61,6 +61,11 @@ pub(super) fn steps(spec: &LaunchSpec, host: &HostSupport, ctx: &PlanContext) ->
             path: c_path(&field, &path)?,
         });
     }
+    if host.layout != CgroupLayout::V2 {
+        steps.push(Step::HoldGroups {
+            hierarchies: hierarchies(host)?,
+        });
+    }
     root(spec, host, ctx, &mut steps)?;
     steps.push(Step::Processes);
     steps.push(Step::Devices {
@@ -79,11 +84,13 @@ pub(super) fn steps(spec: &LaunchSpec, host: &HostSupport, ctx: &PlanContext) ->
     steps.push(Step::Sysfs {
         fresh: spec.rootfs.is_some() || spec.network != Network::Host,
     });
-    steps.push(cgroups(host)?);
+    steps.push(Step::Cgroups {
+        unified: host.layout == CgroupLayout::V2,
+    });
     let texts = |paths: &[&str]| -> Result<Vec<CString>, Fault> {
         paths.iter().map(|path| c_text("", path.as_bytes())).collect()
     };
-    let masked: Vec<&str> = procfs::MASKED
+    let directories: Vec<&str> = procfs::MASKED_DIRECTORIES
         .iter()
         .chain(&device::SYSFS_MASKED)
         .copied()
@@ -92,7 +99,8 @@ pub(super) fn steps(spec: &LaunchSpec, host: &HostSupport, ctx: &PlanContext) ->
         targets: texts(&procfs::READ_ONLY)?,
     });
     steps.push(Step::Mask {
-        targets: texts(&masked)?,
+        files: texts(&procfs::MASKED_FILES)?,
+        directories: texts(&directories)?,
     });
     steps.extend(attachments);
     steps.push(Step::Hostname { name: hostname(ctx)? });
@@ -249,14 +257,9 @@ fn hide(ctx: &PlanContext, sandbox_target: &Path, steps: &mut Vec<Step>) -> Resu
     Ok(())
 }
 
-fn cgroups(host: &HostSupport) -> Result<Step, Fault> {
-    if host.layout == CgroupLayout::V2 {
-        return Ok(Step::Cgroups {
-            unified: true,
-            controllers: Vec::new(),
-        });
-    }
-    // Controllers that are mounted together (`cpu,cpuacct`) have one root and must be named together.
+/// Roots of the v1 hierarchies that a container is shown, and the name of each there.
+fn hierarchies(host: &HostSupport) -> Result<Vec<(CString, CString)>, Fault> {
+    // Controllers that are mounted together (`cpu,cpuacct`) have one root.
     let mut shown: Vec<(PathBuf, String)> = Vec::new();
     for (controller, name) in SHOWN_CONTROLLERS {
         let Some(mount) = host
@@ -274,14 +277,15 @@ fn cgroups(host: &HostSupport) -> Result<Step, Fault> {
             None => shown.push((mount.root.clone(), name.to_owned())),
         }
     }
-    let controllers = shown
+    shown
         .iter()
-        .map(|(_, names)| c_text("", names.as_bytes()))
-        .collect::<Result<_, _>>()?;
-    Ok(Step::Cgroups {
-        unified: false,
-        controllers,
-    })
+        .map(|(root, names)| {
+            Ok((
+                c_path("controllers", root)?,
+                c_text("controllers", names.as_bytes())?,
+            ))
+        })
+        .collect()
 }
 
 /// `HOST_NAME_MAX` of Linux.

@@ -17,6 +17,11 @@ pub enum Step {
     HoldDevice {
         path: CString,
     },
+    /// Takes the v1 groups that the child has joined below these roots; the second is the name that each
+    /// gets in the container.
+    HoldGroups {
+        hierarchies: Vec<(CString, CString)>,
+    },
     /// The host's root and everything mounted below it: private, read-only, no devices, no
     /// set-user-id.
     HostRoot,
@@ -48,14 +53,15 @@ pub enum Step {
     Sysfs {
         fresh: bool,
     },
-    /// The container's own groups, read-only, as it sees them in its cgroup namespace. None: empty.
+    /// The container's own groups, read-only: of the v2 tree as the cgroup namespace shows it, or those of
+    /// v1 that were held.
     Cgroups {
         unified: bool,
-        controllers: Vec<CString>,
     },
     /// Covers kernel interfaces that must not be read. Absent ones are passed over.
     Mask {
-        targets: Vec<CString>,
+        files: Vec<CString>,
+        directories: Vec<CString>,
     },
     /// Kernel interfaces that must not be written. Absent ones are passed over.
     ReadOnly {
@@ -94,6 +100,13 @@ impl fmt::Display for Step {
         match self {
             Self::HoldSource { path } => write!(f, "hold the tree at {}", Shown(path)),
             Self::HoldDevice { path } => write!(f, "note the device {}", Shown(path)),
+            Self::HoldGroups { hierarchies } => {
+                let names: Vec<_> = hierarchies
+                    .iter()
+                    .map(|(_, name)| name.to_string_lossy())
+                    .collect();
+                write!(f, "hold own v1 cgroups {}", names.join(" "))
+            }
             Self::HostRoot => f.write_str("root: the host's, private, read-only, nosuid, nodev"),
             Self::OverlayRoot { lower, layers } => {
                 write!(
@@ -128,11 +141,9 @@ impl fmt::Display for Step {
             }
             Self::Sysfs { fresh: true } => f.write_str("mount sysfs read-only"),
             Self::Sysfs { fresh: false } => f.write_str("the host's sysfs, read-only, nothing mounted below"),
-            Self::Cgroups { unified, controllers } => {
-                let unified = if *unified { "unified " } else { "" };
-                write!(f, "mount own cgroups read-only: {unified}{}", list(controllers))
-            }
-            Self::Mask { targets } => write!(f, "mask {}", list(targets)),
+            Self::Cgroups { unified: true } => f.write_str("mount own cgroup of the v2 tree read-only"),
+            Self::Cgroups { unified: false } => f.write_str("show own v1 cgroups read-only"),
+            Self::Mask { files, directories } => write!(f, "mask {} {}", list(files), list(directories)),
             Self::ReadOnly { targets } => write!(f, "make read-only {}", list(targets)),
             Self::Attach {
                 source,

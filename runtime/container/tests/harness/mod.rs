@@ -125,7 +125,7 @@ impl World {
             stderr,
             status,
             terminal: None,
-            ended: false,
+            ended: None,
         })
     }
 
@@ -177,7 +177,7 @@ pub struct Running<'w> {
     pub stderr: File,
     pub status: File,
     pub terminal: Option<File>,
-    ended: bool,
+    ended: Option<process::Exit>,
 }
 
 #[derive(Debug)]
@@ -214,10 +214,13 @@ impl Running<'_> {
     }
 
     pub fn reap(&mut self) -> process::Exit {
+        if let Some(exit) = self.ended {
+            return exit;
+        }
         let deadline = Instant::now() + DEADLINE;
         loop {
             if let Some(exit) = process::wait_pidfd(&self.pidfd, false).expect("wait") {
-                self.ended = true;
+                self.ended = Some(exit);
                 return exit;
             }
             assert!(Instant::now() < deadline, "the container did not end");
@@ -252,6 +255,11 @@ impl Running<'_> {
             }
         };
         process::wait_pidfd(&joiner, true).expect("reap the joiner");
+        if result.is_err() {
+            if let Some(failed) = &process {
+                process::wait_pidfd(failed, true).expect("reap the failed process");
+            }
+        }
         result?;
         let exit = process::wait_pidfd(process.expect("pidfd"), true)
             .expect("wait")
@@ -262,9 +270,11 @@ impl Running<'_> {
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        if !self.ended {
+        if self.ended.is_none() {
             let _ = process::pidfd_send_signal(&self.pidfd, 9);
-            let _ = process::wait_pidfd(&self.pidfd, true);
+            if !std::thread::panicking() {
+                self.reap();
+            }
         }
     }
 }
