@@ -7,8 +7,9 @@ pub static INIT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/bulkhead-init
 
 #[cfg(test)]
 mod tests {
-    /// What every launcher costs in memory once, and what a copy into a memory file takes in time.
-    const BYTES_MAX: usize = 900 << 10;
+    /// Paid once an agent: all inits share the pages of one memory file. A static C library is half of it,
+    /// the standard library's own backtraces a quarter.
+    const BYTES_MAX: usize = 1280 << 10;
 
     #[test]
     fn the_program_is_small_and_static() {

@@ -4,6 +4,7 @@
 pub mod account;
 pub mod capability;
 pub mod cgroup;
+pub mod descriptor;
 pub mod device;
 pub mod fake;
 pub mod file;

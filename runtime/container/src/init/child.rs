@@ -55,7 +55,6 @@ impl Failure {
 }
 
 pub(super) fn run(request: CloneRequest, prepared: &Prepared) -> ! {
-    let _ = process::new_session();
     let result = match request.kind {
         CloneKind::Init => init(request.fds, request.namespaces.net, prepared),
         CloneKind::Exec => exec(request.fds, request.namespaces.net, prepared),

@@ -100,10 +100,9 @@ impl Root {
     }
 
     fn hold_source(&mut self, source: &CStr) -> Result<(), Failure> {
-        let failed = |errno| Failure::at("open source", source.to_bytes())(errno);
-        let place = mount::locate(None, path(source), Walk::Host).map_err(failed)?;
+        let tree = mount::clone_tree(None, path(source), true);
         self.sources
-            .push(mount::clone_tree(Some(place.as_fd()), Path::new(""), true).map_err(failed)?);
+            .push(tree.map_err(Failure::at("open source", source.to_bytes()))?);
         Ok(())
     }
 
