@@ -81,7 +81,11 @@ async fn take_down(shell: &Rc<Shell>, id: &ContainerId, remove: bool) -> (Cleanu
             failpoint::pass("cleanup.groups").map_err(|f| f.to_string())?;
             match isolators.cleanup(&job_id) {
                 Ok(isolators::Cleanup::Done) => {}
-                Ok(busy) => return Err(busy.to_string()),
+                Ok(busy) => {
+                    // Nothing may be in it by now: what got in some other way goes as well.
+                    let _ = isolators.kill_all(&job_id);
+                    return Err(busy.to_string());
+                }
                 Err(error) => return Err(crate::launch::failed(&error).to_string()),
             }
             failpoint::pass("cleanup.runtime").map_err(|f| f.to_string())?;

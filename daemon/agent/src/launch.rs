@@ -147,7 +147,7 @@ async fn clone_init(shell: &Rc<Shell>, id: &ContainerId) -> Result<ProcessIdenti
 
 /// Follows the init: its reports in order, then its end. One task, so that an end is never told before the
 /// reports that came before it.
-async fn supervise(shell: Rc<Shell>, id: ContainerId) {
+pub async fn supervise(shell: Rc<Shell>, id: ContainerId) {
     let Some(resources) = shell.resources(&id) else { return };
     watch_memory(&shell, &id, &resources);
     follow_reports(&shell, &id, &resources).await;
@@ -155,7 +155,7 @@ async fn supervise(shell: Rc<Shell>, id: ContainerId) {
     if let Err(error) = net::wait_pidfd(&init).await {
         tracing::error!(container = %id, "wait for the init: {error}");
     }
-    let end = read_end(&shell, &id);
+    let end = read_end(&shell.directories.status(&id), &id);
     shell.input(Input::Exited { id, end });
 }
 
@@ -238,9 +238,9 @@ async fn follow_memory(shell: &Rc<Shell>, id: &ContainerId, watch: isolators::Oo
     }
 }
 
-fn read_end(shell: &Shell, id: &ContainerId) -> EndReport {
-    let path = shell.directories.status(id);
-    let record = std::fs::File::open(&path).map(|file| container::status::read_status(&file));
+/// What the init wrote before it ended.
+pub fn read_end(path: &std::path::Path, id: &ContainerId) -> EndReport {
+    let record = std::fs::File::open(path).map(|file| container::status::read_status(&file));
     match record {
         Ok(Ok(Some(record))) => match record.signal() {
             Some(signal) => EndReport { exit_code: None, signal: Some(signal) },

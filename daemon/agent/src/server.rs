@@ -62,7 +62,8 @@ async fn serve(config: Config) -> Result<(), Fault> {
         ..Settings::default()
     };
     tell(&config, &host, &isolators, &settings);
-    let core = AgentCore::new(settings, 0);
+    // Event numbers grow over restarts, so that a subscriber's place stays meaningful.
+    let core = AgentCore::new(settings, net::wall_ms() * 1000);
     let networks = NetworkPool::new(config.network_pool, pool.clone());
     let shell = Shell::new(Parts { config, directories, host, isolators, pool, launcher, networks, core });
     crate::recovery::recover(&shell).await?;

@@ -7,6 +7,7 @@
 //!     stdout stdout.1 …            its output, rotated
 //!     stderr stderr.1 …
 //!     overlay/{upper,work}         changes to a --rootfs directory
+//!   set-aside/<id>.checkpoint      records that could not be read
 //! <runtime_dir>/                   survives a crash of the agent, not a reboot
 //!   agent.sock  lock  boot_id
 //!   containers/<id>/
@@ -101,6 +102,17 @@ impl Directories {
 
     pub fn status(&self, id: &ContainerId) -> PathBuf {
         self.container_runtime(id).join("status")
+    }
+
+    pub fn boot_id(&self) -> PathBuf {
+        self.runtime.join("boot_id")
+    }
+
+    /// Where a checkpoint that can't be read is kept; makes the directory.
+    pub fn set_aside(&self, id: &ContainerId) -> Result<PathBuf, DirectoryError> {
+        let directory = self.work.join("set-aside");
+        make_private(&directory)?;
+        Ok(directory.join(format!("{id}.checkpoint")))
     }
 
     /// Where the sandbox is seen from inside a container that looks at the host's root.

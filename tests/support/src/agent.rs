@@ -151,6 +151,10 @@ impl Agent {
         }
     }
 
+    pub fn is_alive(&mut self) -> bool {
+        self.process.as_mut().is_some_and(|p| matches!(p.try_wait(), Ok(None)))
+    }
+
     /// SIGTERM; containers run on.
     pub fn stop(&mut self) {
         if let Some(mut process) = self.process.take() {
