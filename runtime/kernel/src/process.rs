@@ -71,11 +71,14 @@ pub fn clone_as_sibling(
     let result = unsafe { libc::syscall(libc::SYS_clone3, &raw const args, mem::size_of_val(&args)) };
     match Errno::result(result)? {
         0 => Ok(Cloned::Child),
-        // SAFETY: the kernel stored a new descriptor that nobody else owns.
-        pid => Ok(Cloned::Parent {
-            pid: pid as i32,
-            pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) },
-        }),
+        pid => {
+            // SAFETY: the kernel stored a new descriptor that nobody else owns.
+            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+            Ok(Cloned::Parent {
+                pid: pid as i32,
+                pidfd,
+            })
+        }
     }
 }
 

@@ -255,10 +255,8 @@ impl Running<'_> {
             }
         };
         process::wait_pidfd(&joiner, true).expect("reap the joiner");
-        if result.is_err() {
-            if let Some(failed) = &process {
-                process::wait_pidfd(failed, true).expect("reap the failed process");
-            }
+        if let (Err(_), Some(failed)) = (&result, &process) {
+            process::wait_pidfd(failed, true).expect("reap the failed process");
         }
         result?;
         let exit = process::wait_pidfd(process.expect("pidfd"), true)
