@@ -59,6 +59,8 @@ pub fn main() -> ! {
     let _ = process::close_from(SOCKET_FD + 1);
     let _ = process::set_name(c"bulkhead-init");
     process::set_file_mode_mask(0);
+    // The agent's directory is nothing that an init should hold.
+    let _ = process::change_directory(c"/");
     let prepared = prepare();
     loop {
         match request::receive_request(socket.as_fd()) {

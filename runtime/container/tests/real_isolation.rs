@@ -287,3 +287,37 @@ fn volumes_are_seen_read_only_or_writable() {
     let fault = world.run(&spec).unwrap_err();
     assert!(fault.message.contains("open source /no/such/source"), "{fault}");
 }
+
+#[test]
+fn a_network_namespace_from_the_pool_has_loopback_up_and_nothing_else() {
+    let world = World::new();
+    let mut spec = shell("ls /sys/class/net; cat /sys/class/net/lo/flags");
+    spec.network = model::Network::None;
+    let mut running = world
+        .prepare_with(&spec, |request| {
+            request.fds.netns = Some(container::netpool::make_empty_netns().unwrap())
+        })
+        .unwrap();
+    running.open_gate().unwrap();
+    assert_eq!(running.wait().stdout, "lo\n0x9\n");
+    let mut running = world
+        .prepare_with(&spec, |request| request.namespaces.net = true)
+        .unwrap();
+    running.open_gate().unwrap();
+    assert_eq!(running.wait().stdout, "lo\n0x9\n");
+}
+
+#[test]
+fn a_null_device_that_the_container_replaced_is_not_opened_for_an_exec() {
+    let world = World::new();
+    let parent = shell("rm /dev/null; ln -s /proc/kmsg /dev/null; touch ready; sleep 60 < /dev/zero");
+    let running = world.start(&parent).unwrap();
+    let ready = running.context.sandbox.join("ready");
+    harness::wait_until("the command is ready", || ready.exists());
+    let exec = model::ExecSpec {
+        command: vec!["readlink".into(), "/proc/self/fd/0".into()],
+        ..Default::default()
+    };
+    let (_, output) = running.exec(&parent, &exec).unwrap();
+    assert!(!output.contains("kmsg"), "{output}");
+}

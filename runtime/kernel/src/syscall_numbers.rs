@@ -34,8 +34,6 @@ pub const FAMILIES_DENIED: [u32; 2] = [libc::AF_ALG as u32, libc::AF_VSOCK as u3
 mod newer {
     use super::c_long;
     pub const OPEN_TREE_ATTR: c_long = 467;
-    pub const STATMOUNT: c_long = 457;
-    pub const LISTMOUNT: c_long = 458;
     pub const LSM_SET_SELF_ATTR: c_long = 460;
     pub const FSMOUNT: c_long = 432;
 }
@@ -92,8 +90,6 @@ pub const DENIED: &[c_long] = &[
     libc::SYS_fspick,
     libc::SYS_mount_setattr,
     newer::OPEN_TREE_ATTR,
-    newer::STATMOUNT,
-    newer::LISTMOUNT,
     newer::LSM_SET_SELF_ATTR,
     // Memory of others on other nodes.
     libc::SYS_move_pages,

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 
 use kernel::Errno;
 use kernel::capability::{self, CapabilitySet};
-use kernel::device;
 use kernel::namespace::{self, NamespaceFlags};
 use kernel::process::{self, Parentage};
 use kernel::procfs;
@@ -163,6 +162,9 @@ fn confine(process: &ProcessPlan, prepared: &Prepared) -> Result<(), Failure> {
 }
 
 /// Standard streams of the command: the terminal, or what was given; without stdin, end of file.
+///
+/// The null device is the launcher's own. The one in a container that has run is whatever the container
+/// made of it, and would be opened with all our rights (the class of CVE-2025-31133).
 fn streams(fds: &mut ChildFds, terminal: Option<&Pty>) -> Result<Streams, Failure> {
     if let Some(terminal) = terminal {
         let copy = || {
@@ -180,7 +182,9 @@ fn streams(fds: &mut ChildFds, terminal: Option<&Pty>) -> Result<Streams, Failur
     }
     let or_null = |fd: Option<OwnedFd>| match fd {
         Some(fd) => Ok(fd),
-        None => device::open_null().map_err(Failure::of("open the null device")),
+        None => {
+            process::duplicate_above(std::io::stdin().as_fd(), 3).map_err(Failure::of("copy the null device"))
+        }
     };
     Ok(Streams {
         stdin: or_null(fds.stdin.take())?,

@@ -38,7 +38,7 @@ fn host() -> HostSupport {
         pressure: false,
         last_capability: 40,
         // All but SYS_RESOURCE.
-        bounding_capabilities: (1 << 41) - 1 & !(1 << 24),
+        bounding_capabilities: ((1 << 41) - 1) & !(1 << 24),
         resolver_under_run: None,
     }
 }
