@@ -24,7 +24,8 @@ pub fn plan_context(shell: &Shell, id: &ContainerId, spec: &LaunchSpec) -> PlanC
         sandbox: directories.sandbox(id),
         sandbox_target: match spec.rootfs {
             Some(_) => SANDBOX_IN_ROOTFS.into(),
-            None => directories.sandbox_inside(),
+            // The same path inside and outside; around it all is hidden.
+            None => directories.sandbox(id),
         },
         hidden: vec![directories.work().to_owned(), directories.runtime().to_owned()],
         overlay_dir: spec.rootfs.is_some().then(|| directories.overlay(id)),

@@ -115,11 +115,6 @@ impl Directories {
         Ok(directory.join(format!("{id}.checkpoint")))
     }
 
-    /// Where the sandbox is seen from inside a container that looks at the host's root.
-    pub fn sandbox_inside(&self) -> PathBuf {
-        self.work.join("sandbox")
-    }
-
     /// Containers that have a folder in the runtime directory. A name that is no id is not ours and left alone.
     pub fn known(&self) -> Result<Vec<ContainerId>, DirectoryError> {
         let path = self.runtime.join("containers");

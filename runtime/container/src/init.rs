@@ -39,6 +39,9 @@ pub const KEPT_STDERR_FD: i32 = 5;
 /// the death of all.
 const INIT_OOM_SCORE_ADJUSTMENT: i32 = -900;
 
+/// The soft limit of open files that commands start with: the kernel's own default (INR_OPEN_CUR).
+const DESCRIPTORS_SOFT: u64 = 1024;
+
 /// What the launcher prepares once for all its clones.
 struct Prepared {
     filter: Filter,
@@ -61,6 +64,8 @@ pub fn main() -> ! {
     process::set_file_mode_mask(0);
     // The agent's directory is nothing that an init should hold.
     let _ = process::change_directory(c"/");
+    // The agent has raised its own to hold a thousand containers.
+    let _ = kernel::rlimit::lower_soft_descriptors(DESCRIPTORS_SOFT);
     let prepared = prepare();
     loop {
         match request::receive_request(socket.as_fd()) {

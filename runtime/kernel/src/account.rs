@@ -57,6 +57,12 @@ pub fn supplementary_groups(group: &str, user: &str) -> Vec<u32> {
     found
 }
 
+/// Makes a user and a group the owners of what is at `path`.
+pub fn give(path: &std::path::Path, uid: u32, gid: u32) -> Result<(), nix::errno::Errno> {
+    let (uid, gid) = (nix::unistd::Uid::from_raw(uid), nix::unistd::Gid::from_raw(gid));
+    nix::unistd::chown(path, Some(uid), Some(gid))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

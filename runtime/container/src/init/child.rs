@@ -194,6 +194,15 @@ fn streams(fds: &mut ChildFds, terminal: Option<&Pty>) -> Result<Streams, Failur
     })
 }
 
+/// A command that is not root has to be able to write its own directory.
+fn give_sandbox(plan: &ProcessPlan, credentials: &Credentials) -> Result<(), Failure> {
+    let Some(sandbox) = plan.sandbox.as_ref().filter(|_| credentials.uid != 0 || credentials.gid != 0) else {
+        return Ok(());
+    };
+    kernel::account::give(sandbox, credentials.uid, credentials.gid)
+        .map_err(Failure::at("give the sandbox to the user", sandbox.as_os_str().as_bytes()))
+}
+
 /// From the gate on.
 fn start(
     mut fds: ChildFds,
@@ -203,7 +212,9 @@ fn start(
 ) -> Result<(), (OwnedFd, Failure)> {
     let ready = match command::credentials(&plan.process) {
         Err(failure) => Err(failure),
-        Ok(credentials) => streams(&mut fds, terminal.as_ref()).map(|streams| (credentials, streams)),
+        Ok(credentials) => give_sandbox(&plan.process, &credentials)
+            .and_then(|()| streams(&mut fds, terminal.as_ref()))
+            .map(|streams| (credentials, streams)),
     };
     let (credentials, streams) = match ready {
         Err(failure) => return Err((fds.channel, failure)),

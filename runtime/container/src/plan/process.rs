@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use kernel::capability::{self, CapabilitySet};
 use kernel::rlimit;
@@ -53,6 +53,8 @@ pub struct ProcessPlan {
     /// Effective, permitted, inheritable and ambient of a command run by another user.
     pub ambient: u64,
     pub rlimits: Vec<RlimitPlan>,
+    /// Directory to be given to the user that the command runs as; none for exec.
+    pub sandbox: Option<PathBuf>,
     pub seccomp: bool,
     pub terminal: Option<TerminalSize>,
 }
@@ -112,6 +114,7 @@ pub(super) fn of_launch(
         capabilities: granted.0,
         ambient: added.0,
         rlimits: rlimits(&spec.rlimits)?,
+        sandbox: Some(ctx.sandbox_target.clone()),
         seccomp: spec.seccomp == Seccomp::Default,
         terminal: spec.terminal,
     };
@@ -145,6 +148,7 @@ pub(super) fn of_exec(
         capabilities: granted.0,
         ambient: added.0,
         rlimits: rlimits(&parent.rlimits)?,
+        sandbox: None,
         seccomp: parent.seccomp == Seccomp::Default,
         terminal: exec.terminal,
     };
