@@ -6,11 +6,11 @@ use std::time::Duration;
 use serde_json::Value;
 use support::{Agent, eventually, skip_unless_root};
 
-/// The container's group in the hierarchy of `controller`, as `inspect` tells it.
+/// The container's group that has `controller`, as `inspect` tells it: its own hierarchy (v1) or the unified one.
 fn group(agent: &Agent, name: &str, controller: &str) -> PathBuf {
     let inspected = agent.cli(&["inspect", name, "-o", "json"]).json();
     let detail = &inspected["detail"];
-    let path = detail[format!("cgroup.{controller}")].as_str();
+    let path = detail[format!("cgroup.{controller}")].as_str().or_else(|| detail["cgroup.unified"].as_str());
     PathBuf::from(path.unwrap_or_else(|| panic!("no group of {controller} in {inspected}")))
 }
 

@@ -2,15 +2,25 @@
 
 use std::time::{Duration, Instant};
 
+/// Factor to every deadline: an emulated machine is slow (`scripts/vm` sets it).
+const SLOW: &str = "BULKHEAD_TEST_SLOW";
+
+/// `seconds` on an ordinary machine, more on one that is told to be slow.
+pub fn patience(seconds: u64) -> Duration {
+    let factor = std::env::var(SLOW).ok().and_then(|text| text.parse().ok()).unwrap_or(1);
+    Duration::from_secs(seconds * factor)
+}
+
 /// Asks again and again until `look` gives a value; panics with `what` after ten seconds.
 #[track_caller]
 pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let allowed = patience(10);
+    let deadline = Instant::now() + allowed;
     loop {
         if let Some(value) = look() {
             return value;
         }
-        assert!(Instant::now() < deadline, "did not come about within 10 s: {what}");
+        assert!(Instant::now() < deadline, "did not come about within {} s: {what}", allowed.as_secs());
         std::thread::sleep(Duration::from_millis(5));
     }
 }

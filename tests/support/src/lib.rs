@@ -6,7 +6,7 @@ mod eventually;
 mod host;
 
 pub use agent::{Agent, Answer, bulkhead};
-pub use eventually::eventually;
+pub use eventually::{eventually, patience};
 pub use host::HostSnapshot;
 
 /// True when this test can't run here; says why, so that a skip is never mistaken for a pass.
