@@ -37,6 +37,9 @@ pub struct Flags {
     /// Address of the HTTP server (/metrics, /monitor/statistics, …), or `none`
     #[arg(long, value_name = "ADDRESS", default_value = HTTP_ADDRESS, env = "BULKHEAD_HTTP")]
     pub http: String,
+    /// TCP address for clients on this host, loopback only; they show the token in RUNTIME_DIR/token [default: none]
+    #[arg(long, value_name = "ADDRESS", env = "BULKHEAD_LISTEN")]
+    pub listen: Option<String>,
     /// Tells this agent's cgroups from those of others on this host [default: from RUNTIME_DIR]
     #[arg(long, value_name = "NAME", env = "BULKHEAD_INSTANCE")]
     pub instance: Option<String>,
@@ -68,6 +71,7 @@ struct FileFlags {
     runtime_dir: Option<PathBuf>,
     socket: Option<PathBuf>,
     http: Option<String>,
+    listen: Option<String>,
     instance: Option<String>,
     max_containers: Option<usize>,
     sample_interval: Option<String>,
@@ -95,6 +99,7 @@ pub struct Config {
     pub runtime_dir: PathBuf,
     pub socket: PathBuf,
     pub http: Option<HttpAddress>,
+    pub listen: Option<SocketAddr>,
     /// Empty for the default instance.
     pub instance: String,
     pub max_containers: usize,
@@ -160,6 +165,7 @@ impl Config {
             "none" | "" => None,
             text => Some(HttpAddress { address: http_address(text)?, explicit: http_explicit }),
         };
+        let listen = flags.listen.as_deref().filter(|text| *text != "none").map(listen_address).transpose()?;
         let instance = match flags.instance {
             Some(name) => {
                 let checked: Result<model::ContainerName, _> = name.parse();
@@ -193,6 +199,7 @@ impl Config {
             runtime_dir,
             socket,
             http,
+            listen,
             instance,
             max_containers: flags.max_containers,
             sample_interval: flags.sample_interval,
@@ -228,6 +235,21 @@ fn http_address(text: &str) -> Result<SocketAddr, ConfigError> {
     })
 }
 
+/// Without TLS a token would travel in the clear, and whoever reads it is root on this host.
+fn listen_address(text: &str) -> Result<SocketAddr, ConfigError> {
+    let refused = |message: &str| ConfigError::Value {
+        flag: "listen",
+        value: text.to_owned(),
+        message: message.to_owned(),
+    };
+    let address: SocketAddr =
+        text.parse().map_err(|_| refused("is not an address like 127.0.0.1:5061 or [::1]:5061"))?;
+    if !address.ip().is_loopback() {
+        return Err(refused("is not a loopback address; reach it from elsewhere through an SSH tunnel"));
+    }
+    Ok(address)
+}
+
 fn read_file(path: &Path) -> Result<(PathBuf, FileFlags), ConfigError> {
     let text = std::fs::read_to_string(path)
         .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
@@ -256,6 +278,9 @@ fn merge(
     take!(work_dir, runtime_dir, http, max_containers, workers, network_pool, log);
     if !given("socket") {
         flags.socket = file.socket.or(flags.socket.take());
+    }
+    if !given("listen") {
+        flags.listen = file.listen.or(flags.listen.take());
     }
     if !given("instance") {
         flags.instance = file.instance.or(flags.instance.take());
@@ -321,6 +346,8 @@ mod tests {
         for args in [
             &["--workers=0"][..],
             &["--http=nowhere"],
+            &["--listen=0.0.0.0:5061"],
+            &["--listen=5061"],
             &["--instance=../x"],
             &["--sample-interval=1ms"],
             &["--work-dir=/"],

@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::launch::failed;
 use crate::launcher_link::LauncherLink;
 use crate::network_pool::NetworkPool;
-use crate::service::GateService;
+use crate::service::{GateService, Proof};
 use crate::shell::{Parts, Shell};
 use crate::work_dir::Directories;
 
@@ -71,6 +71,7 @@ async fn serve(config: Config) -> Result<(), Fault> {
     net::spawn(crate::statistics::keep_sampling(shell.clone())).detach();
     serve_http(&shell)?;
     let clients = serve_clients(&shell)?;
+    let tcp_clients = serve_tcp_clients(&shell)?;
     let mut signals = Signals::new(&[Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP])
         .map_err(|e| Fault::failed(format!("watch signals: {e}")))?;
     tracing::info!(socket = %shell.config.socket.display(), "ready");
@@ -84,7 +85,7 @@ async fn serve(config: Config) -> Result<(), Fault> {
             Err(error) => return Err(Fault::failed(format!("read signals: {error}"))),
         }
     }
-    drop(clients);
+    drop((clients, tcp_clients));
     let _ = std::fs::remove_file(&shell.config.socket);
     if shell.core().living() == 0 {
         shell.isolators.remove_root();
@@ -136,21 +137,45 @@ fn serve_clients(shell: &Rc<Shell>) -> Result<net::Task<()>, Fault> {
     Ok(net::spawn(async move {
         let limits = net::rpc::RpcLimits::default();
         let error = net::accept_loop(&listener, &limit, |stream, guard| {
-            shell.metrics.connections.increment();
-            serve_client(&shell, stream, guard, &limits);
+            let proof = Proof::Peer(stream.peer().ok());
+            serve_client(&shell, stream, proof, guard, &limits);
         })
         .await;
         tracing::error!("the clients' socket is broken: {error}; restart the agent (containers run on)");
     }))
 }
 
-fn serve_client(
+fn serve_tcp_clients(shell: &Rc<Shell>) -> Result<Option<net::Task<()>>, Fault> {
+    let Some(address) = shell.config.listen else { return Ok(None) };
+    let token: Rc<str> = shell.directories.token().map_err(|e| failed(&e))?.into();
+    let listener = net::TcpListener::bind(address).map_err(|error| {
+        let fault = Fault::failed(format!("listen on {address}: {error}")).field("listen");
+        fault.remedy("choose another --listen address")
+    })?;
+    tracing::info!(address = %listener.local_address(), "listening for clients; BULKHEAD_TOKEN is in the runtime directory");
+    let limit = net::ConnectionLimit::new(CONNECTIONS_MAX);
+    let shell = shell.clone();
+    Ok(Some(net::spawn(async move {
+        let limits = net::rpc::RpcLimits::default();
+        let error = net::accept_loop(&listener, &limit, |stream, guard| {
+            serve_client(&shell, stream, Proof::Token(token.clone()), guard, &limits);
+        })
+        .await;
+        tracing::error!("the clients' TCP socket is broken: {error}; restart the agent (containers run on)");
+    })))
+}
+
+fn serve_client<S>(
     shell: &Rc<Shell>,
-    stream: net::UnixStream,
+    stream: S,
+    proof: Proof,
     guard: net::ConnectionGuard,
     limits: &net::rpc::RpcLimits,
-) {
-    let gate = GateService { shell: shell.clone(), peer: stream.peer().ok(), connection: guard.handle() };
+) where
+    S: futures::AsyncRead + futures::AsyncWrite + Unpin + 'static,
+{
+    shell.metrics.connections.increment();
+    let gate = GateService { shell: shell.clone(), proof, connection: guard.handle() };
     let gate: wire::agent_capnp::gate::Client = capnp_rpc::new_client(gate);
     let connection = net::rpc::serve_limited(stream, gate.client, limits, guard.handle());
     net::spawn(async move {

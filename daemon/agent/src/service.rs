@@ -36,9 +36,16 @@ pub(crate) use attempt;
 /// The bootstrap capability of one connection.
 pub struct GateService {
     pub shell: Rc<Shell>,
-    /// Of the unix socket's other end.
-    pub peer: Option<net::Peer>,
+    pub proof: Proof,
     pub connection: net::ConnectionHandle,
+}
+
+/// By what a client shows who it is.
+pub enum Proof {
+    /// The unix socket's other end, as the kernel tells.
+    Peer(Option<net::Peer>),
+    /// TCP: the token that lies in the runtime directory, which only root and the agent's user can read.
+    Token(Rc<str>),
 }
 
 impl gate::Server for GateService {
@@ -49,8 +56,8 @@ impl gate::Server for GateService {
     ) -> Result<(), capnp::Error> {
         let params = params.get()?;
         let client = params.get_client()?.to_str().unwrap_or("?").to_owned();
-        attempt!(results, self.admit());
-        tracing::debug!(client, peer = ?self.peer, "client authenticated");
+        attempt!(results, self.admit(params.get_token()?));
+        tracing::debug!(client, "client authenticated");
         // From here on it is not the first to go when connections run out.
         self.connection.protect();
         let agent: agent::Client = capnp_rpc::new_client(AgentService { shell: self.shell.clone() });
@@ -62,17 +69,27 @@ impl gate::Server for GateService {
 impl GateService {
     /// The socket is 0600, so that only its owner and root get here; whoever was handed the descriptor
     /// by them is judged by its credentials all the same.
-    fn admit(&self) -> Result<(), Fault> {
+    fn admit(&self, token: &[u8]) -> Result<(), Fault> {
         let own = kernel::system::effective_uid();
-        match &self.peer {
-            Some(peer) if peer.uid == 0 || peer.uid == own => Ok(()),
-            Some(peer) => {
+        match &self.proof {
+            Proof::Peer(Some(peer)) if peer.uid == 0 || peer.uid == own => Ok(()),
+            Proof::Peer(Some(peer)) => {
                 let message = format!("user {} may not use this agent", peer.uid);
                 Err(Fault::new(FaultKind::Denied, message).remedy("run the client as root"))
             }
-            None => Err(Fault::new(FaultKind::Denied, "the connection has no credentials")),
+            Proof::Peer(None) => Err(Fault::new(FaultKind::Denied, "the connection has no credentials")),
+            Proof::Token(wanted) if equal_in_constant_time(wanted.as_bytes(), token) => Ok(()),
+            Proof::Token(_) => {
+                let fault = Fault::new(FaultKind::Denied, "the token is not this agent's").field("token");
+                Err(fault.remedy("set BULKHEAD_TOKEN to what is in the agent's RUNTIME_DIR/token"))
+            }
         }
     }
+}
+
+/// Takes the same time wherever the first difference is.
+fn equal_in_constant_time(one: &[u8], other: &[u8]) -> bool {
+    one.len() == other.len() && one.iter().zip(other).fold(0, |different, (a, b)| different | (a ^ b)) == 0
 }
 
 pub struct AgentService {

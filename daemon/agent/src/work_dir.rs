@@ -9,7 +9,7 @@
 //!     overlay/{upper,work}         changes to a --rootfs directory
 //!   set-aside/<id>.checkpoint      records that could not be read
 //! <runtime_dir>/                   survives a crash of the agent, not a reboot
-//!   agent.sock  lock  boot_id
+//!   agent.sock  lock  boot_id  token
 //!   containers/<id>/
 //!     checkpoint                   who it is: written before its command may run
 //!     status                       wait status of its command, written by its init
@@ -106,6 +106,21 @@ impl Directories {
 
     pub fn boot_id(&self) -> PathBuf {
         self.runtime.join("boot_id")
+    }
+
+    /// What TCP clients have to show: made at the first call, readable by its owner only.
+    pub fn token(&self) -> Result<String, DirectoryError> {
+        let path = self.runtime.join("token");
+        match fs::read_to_string(&path) {
+            Ok(text) if text.trim().len() >= 32 => return Ok(text.trim().to_owned()),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(DirectoryError::Read { path, source }),
+        }
+        let token = kernel::system::random_hex()
+            .map_err(|source| DirectoryError::Read { path: path.clone(), source })?;
+        write_atomically(&path, token.as_bytes())?;
+        Ok(token)
     }
 
     /// Where a checkpoint that can't be read is kept; makes the directory.
