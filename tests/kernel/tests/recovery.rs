@@ -82,7 +82,10 @@ fn a_waiting_client_gets_its_answer_from_the_next_agent() {
     }
     let mut agent = Agent::start();
     agent.cli(&["run", "-d", "--name", "w", "--", "sh", "-c", "sleep 1; exit 5"]).success();
+    let descriptors = || std::fs::read_dir(format!("/proc/{}/fd", agent.pid())).expect("the agent lives").count();
+    let before = descriptors();
     let mut wait = agent.command(&["wait", "w"]).stdout(std::process::Stdio::piped()).spawn().expect("start a client");
+    eventually("the client is connected", || (descriptors() > before).then_some(()));
     std::thread::sleep(std::time::Duration::from_millis(200));
     agent.kill_hard();
     agent.spawn();
