@@ -418,6 +418,11 @@ impl IsolatorSet {
             .collect()
     }
 
+    /// Our root groups, one in each hierarchy.
+    pub fn roots(&self) -> Vec<PathBuf> {
+        self.trees.all().map(|tree| self.trees.tree(tree).path().to_owned()).collect()
+    }
+
     /// Removes our root groups where nothing is in them.
     pub fn remove_root(&self) {
         for tree in self.trees.all().rev() {

@@ -411,7 +411,8 @@ impl AgentCore {
         c.cleanup_attempts += 1;
         let first = c.status.state != ContainerState::Killing || c.cleanup_attempts == 1;
         c.status.state = ContainerState::Killing;
-        let remove = c.spec.remove;
+        // A command that never ran left nothing worth keeping.
+        let remove = c.spec.remove || matches!(c.doom, Some(Doom::Failed(_)));
         self.set_alarm(id, None);
         if first {
             self.emit_state(now, id);

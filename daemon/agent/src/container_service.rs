@@ -38,8 +38,7 @@ impl ContainerService {
 
     fn input(&self) -> Option<InputService> {
         let resources = self.shell.resources(&self.id)?;
-        let stdin = resources.stdin.borrow();
-        stdin.as_ref().map(|stdin| InputService(stdin.hold()))
+        resources.stdin.as_ref().map(|stdin| InputService(stdin.hold()))
     }
 }
 

@@ -64,9 +64,10 @@ async fn take_down(shell: &Rc<Shell>, id: &ContainerId, remove: bool) -> (Cleanu
         resources.prepared.borrow_mut().take();
         resources.channel.borrow_mut().take();
         resources.init.borrow_mut().take();
-        if let Some(stdin) = resources.stdin.borrow_mut().take() {
-            stdin.close();
+        if let Some(stdin) = &resources.stdin {
+            stdin.end_for_good();
         }
+        resources.terminal.borrow_mut().take();
     }
     let finished = match &resources {
         Some(resources) => net::timeout(OUTPUT_PATIENCE, wait_for_output(&resources.output, remove)).await.is_ok(),

@@ -22,15 +22,20 @@ pub async fn handle(shell: Rc<Shell>, request: Request) -> Response {
     let path = request.uri().path().to_owned();
     let jsonp = query(&request, "jsonp");
     let json = |value: Result<serde_json::Value, Fault>| answer(value, jsonp.as_deref());
+    // Mesos serves everything below its process' name too.
+    let path = path.strip_prefix("/slave(1)").unwrap_or(&path);
     match path.trim_end_matches('/') {
         "/health" => net::http::text(StatusCode::OK, TEXT, String::new()),
         "/version" => json(Ok(mesos::version(&crate::about::info(&shell)))),
-        "/metrics/snapshot" | "/stats.json" | "/slave(1)/stats.json" => {
+        "/metrics/snapshot" | "/stats.json" => {
             json(Ok(mesos::metrics_snapshot(&crate::metrics::snapshot(&shell))))
         }
-        "/monitor/statistics" | "/monitor/statistics.json" | "/slave(1)/monitor/statistics"
-        | "/slave(1)/monitor/statistics.json" => json(statistics(&shell).await),
-        "/containers" | "/slave(1)/containers" => json(containers(&shell).await),
+        "/monitor/statistics" | "/monitor/statistics.json" => json(statistics(&shell).await),
+        "/containers" => json(containers(&shell).await),
+        "/state" | "/state.json" => {
+            let hostname = kernel::system::host_name();
+            json(Ok(mesos::state(&crate::about::info(&shell), &hostname, shell.host.cpus, shell.host.memory)))
+        }
         "/metrics" => match prometheus(&shell).await {
             Ok(text) => net::http::text(StatusCode::OK, PROMETHEUS, text),
             Err(fault) => broken(&fault),
@@ -67,7 +72,17 @@ async fn measured(shell: &Rc<Shell>) -> Result<Vec<(ContainerStatus, Option<Usag
     let mut samples: std::collections::HashMap<ContainerId, Usage> =
         crate::statistics::sample(shell, &[]).await?.into_iter().collect();
     let core = shell.core();
-    Ok(core.list(false).map(|status| (status.clone(), samples.remove(&status.id))).collect())
+    let measured = core.list(false).map(|status| (status.clone(), samples.remove(&status.id)));
+    // Where nothing limits a container, Mesos tells what the host has.
+    let told = measured.map(|(status, usage)| {
+        let usage = usage.map(|mut usage| {
+            usage.cpus_limit.get_or_insert(f64::from(shell.host.cpus));
+            usage.mem_limit_bytes.get_or_insert(shell.host.memory.get());
+            usage
+        });
+        (status, usage)
+    });
+    Ok(told.collect())
 }
 
 async fn statistics(shell: &Rc<Shell>) -> Result<serde_json::Value, Fault> {

@@ -10,6 +10,8 @@ use agent_core::Input;
 use container::channel::{self, Report};
 use container::{ChildFds, CloneKind, CloneRequest, Namespaces};
 use model::{ContainerId, ContainerState, ExecSpec, Fault, FaultKind, Network, Reason, Termination};
+use net::queue::oneshot;
+
 use crate::changed::Changed;
 
 use crate::launch::{Pipes, blocking, failed, held, open_channel, plan_context, source, unknown};
@@ -24,7 +26,7 @@ const CHUNK: usize = 64 << 10;
 /// hangs it up), and the task that reaps it stays until it has ended.
 pub struct ExecProcess {
     pidfd: Rc<net::Source<OwnedFd>>,
-    stdin: RefCell<Option<Rc<Stdin>>>,
+    stdin: Option<Rc<Stdin>>,
     terminal: Option<Rc<net::Source<File>>>,
     end: Rc<End>,
     /// Ends when the output has been taken; cancelled with its holder.
@@ -39,7 +41,7 @@ struct End {
 
 impl ExecProcess {
     pub fn stdin(&self) -> Option<Rc<Stdin>> {
-        self.stdin.borrow().clone()
+        self.stdin.clone()
     }
 
     pub fn terminal(&self) -> Option<Rc<net::Source<File>>> {
@@ -114,14 +116,34 @@ pub async fn start(
             target: Some(target),
         },
     };
+    let (sender, receiver) = oneshot();
+    let (task_shell, task_id) = (shell.clone(), id.clone());
+    // In a task of its own: once something is cloned it has to be reaped, whatever becomes of who asked.
+    net::spawn(async move {
+        let started = clone_process(&task_shell, &task_id, request, channel).await;
+        let process = started.and_then(|started| watch(started, pipes, sink));
+        if process.is_ok() {
+            task_shell.input(Input::Execed { id: task_id, spec: Box::new(spec) });
+        }
+        // Nobody waits any more: the process loses its terminal and pipes, and is reaped all the same.
+        let _ = sender.send(process);
+    })
+    .detach();
+    receiver.await.unwrap_or_else(|_| Err(Fault::failed("the exec was abandoned")))
+}
+
+async fn clone_process(
+    shell: &Rc<Shell>,
+    id: &ContainerId,
+    request: CloneRequest,
+    channel: OwnedFd,
+) -> Result<Started, Fault> {
     let reply = shell.launcher.clone_child(request).await?;
     let (_, joiner) =
         reply.result.map_err(|errno| Fault::failed(format!("clone a process for container {id}: {errno}")))?;
     reap_joiner(joiner)?;
-    channel::open_gate(channel.as_fd()).map_err(|e| Fault::failed(format!("open the gate: {e}")))?;
-    let started = follow_start(source(channel)?).await?;
-    shell.input(Input::Execed { id: id.clone(), spec: Box::new(spec) });
-    watch(started, pipes, sink)
+    // There is no gate for an exec: it has nothing to be checkpointed.
+    follow_start(source(channel)?).await
 }
 
 /// The process that entered the namespaces ends when it has made the real one.
@@ -181,11 +203,14 @@ fn watch(started: Started, pipes: Pipes, sink: Option<OutputSink>) -> Result<Rc<
     })
     .detach();
     let terminal = started.terminal.map(file_source).transpose()?.map(Rc::new);
-    let stdin = match (&terminal, pipes.stdin) {
-        (Some(master), _) => Some(Stdin::terminal(master.clone())),
-        (None, Some(end)) => Some(Stdin::pipe(end).map_err(|e| failed(&e))?),
-        (None, None) => None,
-    };
+    let stdin = (terminal.is_some() || pipes.stdin.is_some()).then(Rc::<Stdin>::default);
+    if let Some(stdin) = &stdin {
+        match (&terminal, pipes.stdin) {
+            (Some(master), _) => stdin.open_terminal(master.clone()),
+            (None, Some(end)) => stdin.open_pipe(end).map_err(|e| failed(&e))?,
+            (None, None) => {}
+        }
+    }
     let mut outputs = Vec::new();
     if let Some(master) = &terminal {
         outputs.push((1, master.clone()));
@@ -196,7 +221,7 @@ fn watch(started: Started, pipes: Pipes, sink: Option<OutputSink>) -> Result<Rc<
         }
     }
     let pump = net::spawn(pump(outputs, sink));
-    Ok(Rc::new(ExecProcess { pidfd, stdin: RefCell::new(stdin), terminal, end, _pump: pump }))
+    Ok(Rc::new(ExecProcess { pidfd, stdin, terminal, end, _pump: pump }))
 }
 
 /// Straight from the pipe to the client: a slow client slows the process, as a pipe would.

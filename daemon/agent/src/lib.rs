@@ -26,6 +26,7 @@ mod shell;
 mod sink;
 mod statistics;
 mod stdin;
+mod turns;
 mod work_dir;
 
 use std::io::IsTerminal;

@@ -95,6 +95,8 @@ struct Stream {
     number: u8,
     file: Arc<Mutex<Lazy>>,
     written: Cell<u64>,
+    /// Bytes that no file could take (a full disk).
+    lost: Cell<u64>,
     at_end: Cell<bool>,
     _pump: RefCell<Option<net::Task<()>>>,
 }
@@ -105,6 +107,7 @@ struct Place([Cell<u64>; 2]);
 /// What one transfer came to.
 struct Transfer {
     bytes: u64,
+    lost: u64,
     /// Logical end of the file now.
     end: Option<u64>,
     /// The pipe had more when the job stopped.
@@ -138,6 +141,7 @@ impl ContainerOutput {
             let stream = Rc::new(Stream {
                 number,
                 written: Cell::new(0),
+                lost: Cell::new(0),
                 file: Arc::new(Mutex::new(file)),
                 at_end: Cell::new(false),
                 _pump: RefCell::new(None),
@@ -206,11 +210,23 @@ impl ContainerOutput {
                 cursors.push((number, opened.map_err(|e| failed(&e))?.map_err(|e| failed(&e))?));
             }
         }
+        // Without `live` the end is where the files end now, however fast they grow.
+        let mut ends = Vec::new();
+        for (_, cursor) in &cursors {
+            let end = if want.live { u64::MAX } else { cursor.end().map_err(|e| failed(&e))? };
+            ends.push(end);
+        }
+        let mut lost_told = [0; 2];
         loop {
             let changed = self.changed.notified();
             let ended = self.ended.get();
             let mut moved = false;
-            for (number, cursor) in std::mem::take(&mut cursors) {
+            for (index, (number, cursor)) in std::mem::take(&mut cursors).into_iter().enumerate() {
+                if cursor.offset() >= ends[index] {
+                    cursors.push((number, cursor));
+                    continue;
+                }
+                moved |= self.tell_lost(number, &mut lost_told, sink).await?;
                 let (cursor, sent) = self.send_some(number, cursor, sink).await?;
                 moved |= sent;
                 if let Some(place) = place.as_ref().filter(|_| sent) {
@@ -226,6 +242,18 @@ impl ContainerOutput {
                 changed.await;
             }
         }
+    }
+
+    /// Says what was lost since the last time.
+    async fn tell_lost(&self, number: u8, told: &mut [u64; 2], sink: &OutputSink) -> Result<bool, Fault> {
+        let lost = self.streams.borrow().iter().find(|s| s.number == number).map_or(0, |s| s.lost.get());
+        let told = &mut told[usize::from(number) - 1];
+        let new = lost - *told;
+        *told = lost;
+        if new > 0 {
+            sink.gap(number, new).await?;
+        }
+        Ok(new > 0)
     }
 
     /// One chunk, if there is one. The cursor travels to the worker and back.
@@ -298,7 +326,9 @@ async fn pump(output: Rc<ContainerOutput>, stream: Rc<Stream>, source: net::Sour
         let moved = output.pool.run(move || transfer(&pipe, &file, room)).await;
         let Ok(moved) = moved else { break };
         if let Some(error) = moved.error {
-            tracing::error!(directory = %output.directory.display(), "output lost: {error}");
+            // Followers are told by a gap. The command goes on: a full disk is no reason to stop a service.
+            stream.lost.set(stream.lost.get() + moved.lost);
+            tracing::error!(directory = %output.directory.display(), bytes = moved.lost, "output lost: {error}");
         }
         if let Some(end) = moved.end {
             stream.written.set(end);
@@ -321,7 +351,7 @@ fn transfer(pipe: &File, file: &Mutex<Lazy>, room: usize) -> Transfer {
     BUFFER.with_borrow_mut(|buffer| {
         buffer.resize(TRANSFER_MAX, 0);
         let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut moved = Transfer { bytes: 0, end: None, more: false, at_end: false, error: None };
+        let mut moved = Transfer { bytes: 0, lost: 0, end: None, more: false, at_end: false, error: None };
         let mut pipe = pipe;
         loop {
             match pipe.read(&mut buffer[..room]) {
@@ -333,7 +363,10 @@ fn transfer(pipe: &File, file: &Mutex<Lazy>, room: usize) -> Transfer {
                     moved.bytes += count as u64;
                     match file.append(&buffer[..count]) {
                         Ok(end) => moved.end = Some(end),
-                        Err(error) => moved.error = Some(error),
+                        Err(error) => {
+                            moved.lost += count as u64;
+                            moved.error = Some(error);
+                        }
                     }
                     if moved.bytes >= room as u64 {
                         moved.more = true;

@@ -22,7 +22,6 @@ use crate::checkpoint::{STDERR, STDOUT, TERMINAL};
 use crate::launch::{blocking, failed, source};
 use crate::resources::Resources;
 use crate::shell::Shell;
-use crate::stdin::Stdin;
 use crate::work_dir::{Directories, write_atomically};
 
 /// Tries of taking down one leftover before the agent starts without it.
@@ -205,12 +204,18 @@ fn take_over(resources: &Rc<Resources>, living: Living) -> Result<(), Fault> {
                 let master = net::Source::new(std::fs::File::from(copy), net::Interest::Readable)
                     .map_err(|e| Fault::failed(format!("watch the terminal: {e}")))?;
                 let master = Rc::new(master);
-                *resources.stdin.borrow_mut() = Some(Stdin::terminal(master.clone()));
+                if let Some(stdin) = &resources.stdin {
+                    stdin.open_terminal(master.clone());
+                }
                 *resources.terminal.borrow_mut() = Some(master);
                 first = Some(fd);
             }
             _ => {}
         }
+    }
+    // A pipe's writing end was the earlier agent's own: the command has read end of file.
+    if let Some(stdin) = resources.stdin.as_ref().filter(|_| resources.terminal.borrow().is_none()) {
+        stdin.close();
     }
     resources.output.start(first, second).map_err(|e| Fault::failed(format!("take over the output: {e}")))
 }

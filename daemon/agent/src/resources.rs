@@ -11,6 +11,7 @@ use model::LaunchSpec;
 
 use crate::output::ContainerOutput;
 use crate::stdin::Stdin;
+use crate::turns::Turns;
 
 /// Made when a container is admitted, dropped when it is forgotten.
 pub struct Resources {
@@ -21,11 +22,14 @@ pub struct Resources {
     pub init: RefCell<Option<Rc<net::Source<OwnedFd>>>>,
     /// Our end of the channel, until the command runs.
     pub channel: RefCell<Option<Rc<net::Source<OwnedFd>>>>,
-    pub stdin: RefCell<Option<Rc<Stdin>>>,
+    /// Present when the command has one that can be written to.
+    pub stdin: Option<Rc<Stdin>>,
     /// The pseudo terminal's master.
     pub terminal: RefCell<Option<Rc<net::Source<File>>>>,
     /// Opened at the first sample: a container that is never measured costs no descriptors.
     pub usage: RefCell<Option<Arc<UsageReader>>>,
+    /// Checkpoints are written one after the other, in the order in which they were wished for.
+    pub checkpoints: Turns,
     /// Watches the memory ceiling; dropped, and so cancelled, before the cgroups go.
     pub watch: RefCell<Option<net::Task<()>>>,
 }
@@ -43,9 +47,10 @@ impl Resources {
             prepared: RefCell::new(None),
             init: RefCell::new(None),
             channel: RefCell::new(None),
-            stdin: RefCell::new(None),
+            stdin: (spec.stdin || spec.terminal.is_some()).then(Rc::default),
             terminal: RefCell::new(None),
             usage: RefCell::new(None),
+            checkpoints: Turns::default(),
             watch: RefCell::new(None),
         })
     }

@@ -24,6 +24,8 @@ const WORKER_QUEUE: usize = 4096;
 const DESCRIPTORS_PER_CONTAINER: u64 = 16;
 /// Descriptors that the agent needs for itself and its clients.
 const DESCRIPTORS_RESERVED: u64 = 2048;
+/// What it opens before the first client comes: loop, workers, directories, cgroup roots, listeners, launches under way.
+const DESCRIPTORS_OWN: u64 = 64;
 /// Connections to the socket at one time. The rest is refused, those that never said a word first.
 const CONNECTIONS_MAX: usize = 1024;
 const HTTP_CONNECTIONS_MAX: usize = 256;
@@ -51,14 +53,15 @@ async fn serve(config: Config) -> Result<(), Fault> {
     let host = kernel::host::probe().map_err(|e| failed(&e))?;
     let descriptors = kernel::system::raise_descriptors()
         .map_err(|e| Fault::failed(format!("raise the limit of open files: {e}")))?;
-    let (directories, _lock) = Directories::open(&config.work_dir, &config.runtime_dir).map_err(|e| failed(&e))?;
+    let (directories, _locks) = Directories::open(&config.work_dir, &config.runtime_dir).map_err(|e| failed(&e))?;
     // First of all processes, while this one is small and has one thread.
     let launcher = LauncherLink::start(&config.instance).map_err(|e| failed(&e))?;
     let isolators = IsolatorSet::new(&host, &config.cgroup_root()).map_err(|e| failed(&e))?;
+    let _instance = lock_instance(&isolators, &config)?;
     let pool = net::Pool::new(config.workers, WORKER_QUEUE)
         .map_err(|e| Fault::failed(format!("start the worker threads: {e}")))?;
     let settings = Settings {
-        containers_max: containers_max(&config, descriptors),
+        containers_max: containers_max(&config, descriptors)?,
         ..Settings::default()
     };
     tell(&config, &host, &isolators, &settings);
@@ -93,12 +96,41 @@ async fn serve(config: Config) -> Result<(), Fault> {
     Ok(())
 }
 
+/// Two agents with other directories but the same groups would end each other's containers. The lock is on the
+/// root group itself: it goes with its holder and leaves no file.
+fn lock_instance(isolators: &IsolatorSet, config: &Config) -> Result<Vec<std::fs::File>, Fault> {
+    let mut locks = Vec::new();
+    for path in isolators.roots() {
+        let directory = std::fs::File::open(&path)
+            .map_err(|e| Fault::failed(format!("open control group {}: {e}", path.display())))?;
+        match directory.try_lock() {
+            Ok(()) => locks.push(directory),
+            Err(std::fs::TryLockError::WouldBlock) => {
+                let message = format!("another agent uses the control group {}", path.display());
+                let fault = Fault::new(FaultKind::Conflict, message).field("instance");
+                return Err(fault.remedy("give this one its own --instance, --runtime-dir and --work-dir"));
+            }
+            Err(std::fs::TryLockError::Error(error)) => {
+                let name = config.cgroup_root();
+                return Err(Fault::failed(format!("lock control group {name} at {}: {error}", path.display())));
+            }
+        }
+    }
+    Ok(locks)
+}
+
 /// No more containers than there are descriptors for: a launch refused is better than a container that
 /// can't be watched.
-fn containers_max(config: &Config, descriptors: Limit<u64>) -> usize {
-    let Some(descriptors) = descriptors.value() else { return config.max_containers };
-    let affordable = descriptors.saturating_sub(DESCRIPTORS_RESERVED) / DESCRIPTORS_PER_CONTAINER;
-    let affordable = usize::try_from(affordable).unwrap_or(usize::MAX).max(16);
+fn containers_max(config: &Config, descriptors: Limit<u64>) -> Result<usize, Fault> {
+    let Some(descriptors) = descriptors.value() else { return Ok(config.max_containers) };
+    // A small limit is for a small host: most of it may go into containers.
+    let reserved = DESCRIPTORS_RESERVED.min(descriptors / 4).max(DESCRIPTORS_OWN);
+    let affordable = descriptors.saturating_sub(reserved) / DESCRIPTORS_PER_CONTAINER;
+    let affordable = usize::try_from(affordable).unwrap_or(usize::MAX);
+    if affordable == 0 {
+        let message = format!("{descriptors} open files are not enough for a single container");
+        return Err(Fault::new(FaultKind::Exhausted, message).remedy("raise the hard limit (ulimit -Hn) to 1024 or more"));
+    }
     if affordable < config.max_containers {
         tracing::info!(
             descriptors,
@@ -106,7 +138,7 @@ fn containers_max(config: &Config, descriptors: Limit<u64>) -> usize {
             config.max_containers
         );
     }
-    config.max_containers.min(affordable)
+    Ok(config.max_containers.min(affordable))
 }
 
 fn tell(config: &Config, host: &model::HostSupport, isolators: &IsolatorSet, settings: &Settings) {

@@ -9,6 +9,7 @@ use wire::agent_capnp::{agent, gate, subscription};
 
 use crate::container_service::ContainerService;
 use crate::output::Follow;
+use crate::resources::Resources;
 use crate::shell::Shell;
 use crate::sink::{InputService, OutputSink};
 
@@ -72,6 +73,12 @@ impl GateService {
     fn admit(&self, token: &[u8]) -> Result<(), Fault> {
         let own = kernel::system::effective_uid();
         match &self.proof {
+            // Root in a container is root to the socket as well, if the container can reach it by some path that
+            // is not hidden from it; a read-only mount does not keep anybody from connecting.
+            Proof::Peer(Some(peer)) if !kernel::procfs::shares_pid_namespace(peer.pid).unwrap_or(false) => {
+                let message = format!("process {} is in a container, or gone", peer.pid);
+                Err(Fault::new(FaultKind::Denied, message).remedy("run the client on the host"))
+            }
             Proof::Peer(Some(peer)) if peer.uid == 0 || peer.uid == own => Ok(()),
             Proof::Peer(Some(peer)) => {
                 let message = format!("user {} may not use this agent", peer.uid);
@@ -123,22 +130,25 @@ impl AgentService {
             Some(id) => id.clone(),
             None => new_id()?,
         };
+        let spec = crate::launch::resolve_paths(shell, spec).await?;
         crate::launch::admit(shell, &id, &spec)?;
-        let wants_input = spec.stdin || spec.terminal.is_some();
-        if shell.core().status(&id).is_none() {
+        let known = shell.core().status(&id).is_some();
+        if !known {
             let directory = shell.directories.container_work(&id);
-            shell.hold(&id, crate::resources::Resources::new(&spec, directory, shell.pool.clone()));
+            shell.hold(&id, Resources::new(&spec, directory, shell.pool.clone()));
         }
-        // Followed from before the command starts, so that no byte is missed.
-        if let (Some(sink), Some(resources)) = (output, shell.resources(&id)) {
-            let follow = Follow::all_from_start(lossless);
-            let task = resources.output.follow(follow, sink);
-            net::spawn(async move {
-                if let Err(fault) = task.await {
-                    tracing::debug!("an attached client went away: {fault}");
-                }
-            })
-            .detach();
+        // Held before the command starts: a client that goes away meanwhile lets go of its stdin. Without output
+        // nobody is attached, and stdin waits for whoever attaches.
+        let resources = crate::launch::held(shell, &id)?;
+        let attached = output.is_some();
+        let mut input =
+            resources.stdin.as_ref().filter(|_| attached && !known).map(|s| InputService(s.hold()));
+        // Followed from before the command starts, so that no byte is missed. If the launch is refused, the task is
+        // dropped, and with it the client's sink.
+        let mut follower = None;
+        let mut output = output;
+        if !known {
+            follower = output.take().map(|sink| follow_all(&resources, lossless, sink));
         }
         let asked = shell.ask(|ticket| Input::Launch { ticket, id: id.clone(), spec: Box::new(spec) }).await;
         let existed = match asked {
@@ -149,13 +159,24 @@ impl AgentService {
                 return Err(fault);
             }
         };
-        let input = if wants_input {
-            shell.resources(&id).and_then(|r| r.stdin.borrow().as_ref().map(|s| InputService(s.hold())))
-        } else {
-            None
-        };
+        if known {
+            follower = output.take().map(|sink| follow_all(&resources, lossless, sink));
+            input = resources.stdin.as_ref().filter(|_| attached).map(|s| InputService(s.hold()));
+        }
+        if let Some(task) = follower {
+            task.detach();
+        }
         Ok((id, existed, input))
     }
+}
+
+fn follow_all(resources: &Rc<Resources>, lossless: bool, sink: OutputSink) -> net::Task<()> {
+    let following = resources.output.follow(Follow::all_from_start(lossless), sink);
+    net::spawn(async move {
+        if let Err(fault) = following.await {
+            tracing::debug!("an attached client went away: {fault}");
+        }
+    })
 }
 
 impl agent::Server for AgentService {

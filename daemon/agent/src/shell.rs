@@ -95,6 +95,7 @@ impl Shell {
         if self.busy.replace(true) {
             return;
         }
+        let _bomb = AbortOnPanic;
         loop {
             let Some(input) = self.inbox.borrow_mut().pop_front() else { break };
             let mut wishes = Vec::new();
@@ -197,6 +198,19 @@ impl Shell {
     pub fn set_sandbox(&self, id: &ContainerId) {
         let path = self.directories.sandbox(id);
         self.core.borrow_mut().set_sandbox(id, path);
+    }
+}
+
+/// A core that panicked half-way can not be trusted, and an agent that goes on without it would hang in silence. Its
+/// successor adopts every container.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!("the agent's core panicked; aborting so that a new agent can take over");
+            std::process::abort();
+        }
     }
 }
 

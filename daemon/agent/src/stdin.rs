@@ -1,7 +1,6 @@
 //! What a client types, on its way to the command.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -10,57 +9,52 @@ use std::rc::Rc;
 use model::{Fault, FaultKind};
 
 use crate::changed::Changed;
+use crate::turns::Turns;
 
-/// The writing end of a command's stdin: a pipe, or the master of its terminal. Clients share it.
+/// The writing end of a command's stdin: a pipe, or the master of its terminal. Clients share it. It exists before
+/// the command does, so that a client that goes away during the launch is noticed.
+#[derive(Default)]
 pub struct Stdin {
-    end: RefCell<Option<Rc<net::Source<File>>>>,
-    terminal: bool,
+    end: RefCell<End>,
     /// Clients that hold it; a pipe is closed with the last one.
     holders: Cell<usize>,
-    /// Writes in the order of their calls, the one at work in front: calls of a stream run concurrently.
-    writers: RefCell<VecDeque<u64>>,
-    writes: Cell<u64>,
-    moved: Changed,
+    /// Calls of a stream run concurrently; their bytes must not.
+    writers: Turns,
+    opened: Changed,
 }
 
-/// A place among the writers, left however the write ends.
-struct Turn<'a>(&'a Stdin, u64);
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        self.0.writers.borrow_mut().retain(|n| *n != self.1);
-        self.0.moved.notify();
-    }
+#[derive(Default)]
+enum End {
+    #[default]
+    NotYet,
+    Pipe(Rc<net::Source<File>>),
+    Terminal(Rc<net::Source<File>>),
+    Closed,
 }
 
 impl Stdin {
-    pub fn pipe(end: OwnedFd) -> io::Result<Rc<Self>> {
-        kernel::socket::set_nonblocking(end.as_fd())?;
-        let end = net::Source::new(File::from(end), net::Interest::Writable)?;
-        Ok(Self::new(Rc::new(end), false))
+    /// Takes over the pipe; if it was closed before there was one, the command reads end of file.
+    pub fn open_pipe(&self, end: OwnedFd) -> io::Result<()> {
+        if matches!(*self.end.borrow(), End::NotYet) {
+            kernel::socket::set_nonblocking(end.as_fd())?;
+            let end = net::Source::new(File::from(end), net::Interest::Writable)?;
+            *self.end.borrow_mut() = End::Pipe(Rc::new(end));
+        }
+        self.opened.notify();
+        Ok(())
     }
 
-    pub fn terminal(master: Rc<net::Source<File>>) -> Rc<Self> {
-        Self::new(master, true)
-    }
-
-    fn new(end: Rc<net::Source<File>>, terminal: bool) -> Rc<Self> {
-        Rc::new(Self {
-            end: RefCell::new(Some(end)),
-            terminal,
-            holders: Cell::new(0),
-            writers: RefCell::default(),
-            writes: Cell::new(0),
-            moved: Changed::default(),
-        })
+    pub fn open_terminal(&self, master: Rc<net::Source<File>>) {
+        *self.end.borrow_mut() = End::Terminal(master);
+        self.opened.notify();
     }
 
     /// Writes all of it, as fast as the command reads.
     pub async fn write(&self, mut data: &[u8]) -> Result<(), Fault> {
-        let _turn = self.turn().await;
+        let _turn = self.writers.next().await;
         let closed = || Fault::new(FaultKind::State, "the command's stdin is closed");
         while !data.is_empty() {
-            let Some(end) = self.end.borrow().clone() else { return Err(closed()) };
+            let Some(end) = self.end().await else { return Err(closed()) };
             let written = end.write_with(|mut end| end.write(data)).await;
             match written {
                 Ok(count) => data = &data[count..],
@@ -71,31 +65,38 @@ impl Stdin {
         Ok(())
     }
 
-    /// As [`Self::close`], after every write that was asked for before.
-    pub async fn close_in_turn(&self) {
-        let _turn = self.turn().await;
-        self.close();
+    async fn end(&self) -> Option<Rc<net::Source<File>>> {
+        loop {
+            let opened = self.opened.notified();
+            match &*self.end.borrow() {
+                End::Pipe(end) | End::Terminal(end) => return Some(end.clone()),
+                End::Closed => return None,
+                End::NotYet => {}
+            }
+            opened.await;
+        }
     }
 
-    async fn turn(&self) -> Turn<'_> {
-        let number = self.writes.get();
-        self.writes.set(number + 1);
-        self.writers.borrow_mut().push_back(number);
-        let turn = Turn(self, number);
-        loop {
-            let moved = self.moved.notified();
-            if self.writers.borrow().front() == Some(&number) {
-                return turn;
-            }
-            moved.await;
-        }
+    /// As [`Self::close`], after every write that was asked for before.
+    pub async fn close_in_turn(&self) {
+        let _turn = self.writers.next().await;
+        self.close();
     }
 
     /// The command reads end of file. A terminal can not be closed: there the person types it.
     pub fn close(&self) {
-        if !self.terminal {
-            self.end.borrow_mut().take();
+        let mut end = self.end.borrow_mut();
+        if !matches!(*end, End::Terminal(_)) {
+            *end = End::Closed;
         }
+        drop(end);
+        self.opened.notify();
+    }
+
+    /// The command is over: nothing is held open any more.
+    pub fn end_for_good(&self) {
+        *self.end.borrow_mut() = End::Closed;
+        self.opened.notify();
     }
 
     pub fn hold(self: &Rc<Self>) -> StdinHold {

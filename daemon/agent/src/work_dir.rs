@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! <work_dir>/                      survives a reboot
+//!   lock
 //!   containers/<id>/
 //!     sandbox/                     the container's own directory, the only part it can see and write
 //!     stdout stdout.1 …            its output, rotated
@@ -51,25 +52,19 @@ pub struct Directories {
 }
 
 impl Directories {
-    /// Makes both, readable by nobody else, and takes the lock that keeps a second agent out.
-    pub fn open(work: &Path, runtime: &Path) -> Result<(Self, File), DirectoryError> {
-        let this = Self { work: work.to_owned(), runtime: runtime.to_owned() };
+    /// Makes both, readable by nobody else, and takes the locks that keep a second agent out.
+    pub fn open(work: &Path, runtime: &Path) -> Result<(Self, [File; 2]), DirectoryError> {
         for path in [work.to_owned(), runtime.to_owned(), work.join("containers"), runtime.join("containers")] {
             make_private(&path)?;
         }
-        let path = runtime.join("lock");
-        let lock = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(|source| DirectoryError::Open { path: path.clone(), source })?;
-        match lock.try_lock() {
-            Ok(()) => Ok((this, lock)),
-            Err(fs::TryLockError::WouldBlock) => Err(DirectoryError::Locked { path: runtime.to_owned() }),
-            Err(fs::TryLockError::Error(source)) => Err(DirectoryError::Open { path, source }),
-        }
+        // Without links: children follow none, and hide these very places.
+        let real = |path: &Path| {
+            path.canonicalize().map_err(|source| DirectoryError::Open { path: path.to_owned(), source })
+        };
+        let (work, runtime) = (&*real(work)?, &*real(runtime)?);
+        let this = Self { work: work.to_owned(), runtime: runtime.to_owned() };
+        let locks = [lock(runtime)?, lock(work)?];
+        Ok((this, locks))
     }
 
     pub fn work(&self) -> &Path {
@@ -149,7 +144,6 @@ impl Directories {
         OpenOptions::new()
             .create_new(true)
             .write(true)
-            .read(true)
             .mode(0o600)
             .open(&path)
             .map_err(|source| DirectoryError::Open { path, source })
@@ -205,6 +199,22 @@ pub fn write_atomically(path: &Path, content: &[u8]) -> Result<(), DirectoryErro
     })
 }
 
+fn lock(directory: &Path) -> Result<File, DirectoryError> {
+    let path = directory.join("lock");
+    let lock = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(&path)
+        .map_err(|source| DirectoryError::Open { path: path.clone(), source })?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(fs::TryLockError::WouldBlock) => Err(DirectoryError::Locked { path: directory.to_owned() }),
+        Err(fs::TryLockError::Error(source)) => Err(DirectoryError::Open { path, source }),
+    }
+}
+
 fn make_private(path: &Path) -> Result<(), DirectoryError> {
     DirBuilder::new()
         .recursive(true)
@@ -228,12 +238,64 @@ fn ignore_missing(result: io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// `remove_dir_all` of the standard library does not follow links and is safe against a tree that
-/// changes under it; by now nothing runs that could change it.
+/// Removes a tree of any depth and shape with a handful of descriptors and no recursion: a container can nest
+/// directories deeper than a stack is high. What lies deeper than one level is lifted up and comes in its turn. Links
+/// are removed, never followed. By now nothing runs that could change the tree under us.
 fn remove_tree(path: &Path) -> Result<(), DirectoryError> {
-    ignore_missing(fs::remove_dir_all(path))
-        .map_err(|source| DirectoryError::Remove { path: path.to_owned(), source })
+    let failed = |path: &Path| {
+        let path = path.to_owned();
+        move |source| DirectoryError::Remove { path, source }
+    };
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed(path)(error)),
+        Ok(facts) if !facts.is_dir() => return fs::remove_file(path).map_err(failed(path)),
+        Ok(_) => {}
+    }
+    let mut lifted = 0u64;
+    loop {
+        let mut empty = true;
+        for entry in fs::read_dir(path).map_err(failed(path))? {
+            let entry = entry.map_err(failed(path))?;
+            empty = false;
+            let place = entry.path();
+            if entry.file_type().map_err(failed(&place))?.is_dir() {
+                empty_directory(&place, path, &mut lifted).map_err(failed(&place))?;
+            } else {
+                ignore_missing(fs::remove_file(&place)).map_err(failed(&place))?;
+            }
+        }
+        if empty {
+            return ignore_missing(fs::remove_dir(path)).map_err(failed(path));
+        }
+    }
 }
+
+/// Removes `directory`, lifting its own directories into `top`.
+fn empty_directory(directory: &Path, top: &Path, lifted: &mut u64) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if !entry.file_type()?.is_dir() {
+            ignore_missing(fs::remove_file(entry.path()))?;
+            continue;
+        }
+        if fs::remove_dir(entry.path()).is_ok() {
+            continue;
+        }
+        loop {
+            *lifted += 1;
+            // A name that is taken fails, or replaces an empty directory; both are fine.
+            match fs::rename(entry.path(), top.join(format!(".lifted-{lifted}"))) {
+                Err(error) if error.raw_os_error().is_some_and(|number| TAKEN.contains(&number)) => {}
+                result => break result?,
+            }
+        }
+    }
+    ignore_missing(fs::remove_dir(directory))
+}
+
+/// EEXIST, ENOTEMPTY, ENOTDIR: something else has the name.
+const TAKEN: [i32; 3] = [17, 39, 20];
 
 #[cfg(test)]
 mod tests {
@@ -244,8 +306,36 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (work, run) = (dir.path().join("w"), dir.path().join("r"));
         let (_dirs, _lock) = Directories::open(&work, &run).unwrap();
-        let error = Directories::open(&work, &run).unwrap_err();
-        assert!(matches!(error, DirectoryError::Locked { .. }), "{error}");
+        let other = dir.path().join("other");
+        for (work, run) in [(&work, &run), (&work, &other), (&other, &run)] {
+            let error = Directories::open(work, run).unwrap_err();
+            assert!(matches!(error, DirectoryError::Locked { .. }), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_tree_deeper_than_any_stack_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let outside = dir.path().join("outside");
+        fs::create_dir(&outside).unwrap();
+        fs::write(outside.join("kept"), b"x").unwrap();
+        let top = dir.path().join("top");
+        fs::create_dir(&top).unwrap();
+        std::os::unix::fs::symlink(&outside, top.join("link")).unwrap();
+        fs::write(top.join(".lifted-1"), b"in the way").unwrap();
+        // Built from the inside out, as no path may be that long.
+        let mut inner = top.join("d0");
+        fs::create_dir(&inner).unwrap();
+        for n in 1..20_000 {
+            let outer = top.join(format!("d{n}"));
+            fs::create_dir(&outer).unwrap();
+            fs::write(outer.join("file"), b"x").unwrap();
+            fs::rename(&inner, outer.join("d")).unwrap();
+            inner = outer;
+        }
+        remove_tree(&top).unwrap();
+        assert!(!top.exists());
+        assert!(outside.join("kept").exists());
     }
 
     #[test]

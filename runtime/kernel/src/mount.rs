@@ -338,6 +338,18 @@ pub fn make_link(dir: BorrowedFd<'_>, name: &CStr, to: &CStr) -> Result<(), Errn
     Errno::result(result).map(drop)
 }
 
+/// procfs, sysfs, cgroups or terminals: places that nothing of a container's making may cover.
+pub fn is_kernel_interface(place: impl AsFd) -> Result<bool, Errno> {
+    const KINDS: [u64; 5] = [
+        libc::PROC_SUPER_MAGIC as u64,
+        libc::SYSFS_MAGIC as u64,
+        libc::CGROUP_SUPER_MAGIC as u64,
+        libc::CGROUP2_SUPER_MAGIC as u64,
+        libc::DEVPTS_SUPER_MAGIC as u64,
+    ];
+    filesystem_magic(place).map(|kind| KINDS.contains(&(kind as u64)))
+}
+
 /// A number that tells filesystems apart: `f_type` of statfs(2).
 pub fn filesystem_magic(fd: impl AsFd) -> Result<i64, Errno> {
     // SAFETY: statfs is plain data for which all zeroes is valid.

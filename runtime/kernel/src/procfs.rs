@@ -49,6 +49,12 @@ fn parse_start_time(stat: &str) -> Option<u64> {
 }
 
 /// Differs after every boot of this host.
+/// Whether a process is in our own pid namespace. Errors when it is gone.
+pub fn shares_pid_namespace(pid: i32) -> io::Result<bool> {
+    let own = fs::read_link("/proc/self/ns/pid")?;
+    Ok(fs::read_link(format!("/proc/{pid}/ns/pid"))? == own)
+}
+
 pub fn boot_id() -> io::Result<String> {
     Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?
         .trim_end()

@@ -27,6 +27,11 @@ pub fn random_hex() -> io::Result<String> {
     Ok(format!("{:032x}", u128::from_be_bytes(bytes)))
 }
 
+/// uname(2)'s node name.
+pub fn host_name() -> String {
+    nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
 pub fn effective_uid() -> u32 {
     nix::unistd::geteuid().as_raw()
 }

@@ -162,3 +162,81 @@ fn a_container_without_network_has_loopback_only() {
     let seen = inside(&agent, &["--network", "none"], "tail -n +3 /proc/net/dev | cut -d: -f1 | tr -d ' '");
     assert_eq!(seen, "lo");
 }
+
+#[test]
+fn a_tree_too_deep_for_a_stack_ends_nobody() {
+    if skip_unless_root() {
+        return;
+    }
+    let agent = Agent::start();
+    let deep = "import os\nfor i in range(60000): os.mkdir('d'); os.chdir('d')\nprint('made')";
+    let answer = agent.cli(&["run", "--rm", "--", "/usr/bin/python3", "-c", deep]);
+    assert_eq!((answer.status, answer.stdout.trim()), (0, "made"), "{answer:?}");
+    assert_eq!(inside(&agent, &[], "echo still here"), "still here");
+}
+
+#[test]
+fn a_container_is_no_client_of_the_agent() {
+    if skip_unless_root() {
+        return;
+    }
+    let agent = Agent::start();
+    // The operator himself puts the socket within reach: its peer is still in a container.
+    let directory = agent.runtime_dir().display().to_string();
+    let program = support::bulkhead();
+    let program_directory = program.parent().expect("a directory").display().to_string();
+    let answer = agent.cli(&[
+        "run", "--rm", "-v", &format!("{directory}:/tmp/socket"), "-v", &format!("{program_directory}:/tmp/program:ro"),
+        "--", "/tmp/program/bulkhead", "ps", "--agent", "unix:/tmp/socket/agent.sock",
+    ]);
+    assert_ne!(answer.status, 0, "{answer:?}");
+    assert!(answer.stderr.contains("in a container"), "{answer:?}");
+}
+
+#[test]
+fn a_link_in_a_volumes_source_is_not_followed_after_admission() {
+    if skip_unless_root() {
+        return;
+    }
+    let agent = Agent::start();
+    let (real, shared) = (agent.directory().join("real"), agent.directory().join("shared"));
+    std::fs::create_dir(&real).expect("a directory");
+    std::fs::create_dir_all(shared.join("sub")).expect("a directory");
+    std::fs::write(shared.join("sub/mark"), "inside").expect("a file");
+    // A living container that may change the directory.
+    let holder = format!("{}:/tmp/v", shared.display());
+    agent.cli(&["run", "-d", "--name", "holder", "-v", &holder, "--", "sleep", "1000"]).success();
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let (sub, link) = (shared.join("sub"), shared.join("link"));
+    std::os::unix::fs::symlink("/", &link).expect("a link");
+    std::thread::scope(|scope| {
+        // As a container that shares the parent directory could: the name is now a directory, now a link to the root.
+        scope.spawn(|| {
+            let aside = shared.join("aside");
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                let _ = std::fs::rename(&sub, &aside);
+                let _ = std::fs::rename(&link, &sub);
+                let _ = std::fs::rename(&sub, &link);
+                let _ = std::fs::rename(&aside, &sub);
+            }
+        });
+        let volume = format!("{}:/tmp/v", sub.display());
+        let probe = "touch /tmp/v/etc/probe 2>/dev/null && echo ESCAPED; true";
+        let run = ["run", "--rm", "-v", &volume, "--", "sh", "-c", probe];
+        let escaped = (0..60).find_map(|_| Some(agent.cli(&run)).filter(|a| a.stdout.contains("ESCAPED")));
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert!(escaped.is_none(), "{escaped:?}");
+    });
+    assert!(!std::path::Path::new("/etc/probe").exists());
+}
+
+#[test]
+fn an_exec_without_stdin_does_not_open_the_containers_null_device() {
+    if skip_unless_root() {
+        return;
+    }
+    let agent = Agent::start();
+    agent.cli(&["run", "-d", "--name", "c", "--", "sh", "-c", "rm -f /dev/null; ln -s /proc/1/mem /dev/null; sleep 100"]).success();
+    let link = agent.cli(&["exec", "c", "--", "readlink", "/proc/self/fd/0"]);
+    assert!(!link.stdout.contains("mem"), "{link:?}");
+}

@@ -26,6 +26,7 @@ fn every_bad_request_is_refused_with_its_field() {
         (&["run", "--network", "mapped", "--", "true"], "not available"),
         (&["run", "--name", "../x", "--", "true"], "name"),
         (&["run", "--cpuset-cpus", "4095", "--", "true"], "cpuset"),
+        (&["run", "--timeout", "0", "--", "true"], "timeout"),
         (&["kill", "nobody"], "nobody"),
         (&["logs", "nobody"], "nobody"),
         (&["inspect", "nobody"], "nobody"),
@@ -80,6 +81,26 @@ fn a_second_agent_on_the_same_directories_is_refused() {
     assert!(!output.status.success());
     assert!(String::from_utf8_lossy(&output.stderr).contains("another agent"), "{output:?}");
     agent.cli(&["run", "--", "true"]).success();
+}
+
+#[test]
+fn a_second_agent_on_the_same_control_groups_is_refused() {
+    if skip_unless_root() {
+        return;
+    }
+    let agent = Agent::start();
+    agent.cli(&["run", "-d", "--name", "safe", "--", "sleep", "100"]).success();
+    let other = tempfile::tempdir().expect("a directory");
+    let output = std::process::Command::new(bulkhead())
+        .args(["agent", "--http=none"])
+        .arg(format!("--instance={}", agent.instance()))
+        .arg(format!("--work-dir={}/work", other.path().display()))
+        .arg(format!("--runtime-dir={}/run", other.path().display()))
+        .output()
+        .expect("run a second agent");
+    assert!(!output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("another agent"), "{output:?}");
+    assert_eq!(agent.container("safe").expect("untouched")["state"], "running");
 }
 
 #[test]

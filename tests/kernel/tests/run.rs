@@ -151,3 +151,70 @@ fn a_terminal_is_a_terminal() {
     assert!(log.contains("/dev/pts/"), "{log:?}");
     assert!(log.contains("to-stderr"), "{log:?}");
 }
+
+#[test]
+fn many_execs_at_once_all_tell_their_own_status_and_leave_no_zombie() {
+    if skip_unless_root() {
+        return;
+    }
+    let agent = Agent::start();
+    agent.cli(&["run", "-d", "--name", "busy", "--", "sleep", "100"]).success();
+    let children: Vec<_> = (0..30)
+        .map(|n| {
+            let script = format!("exit {}", n % 7);
+            let mut exec = agent.command(&["exec", "busy", "--", "sh", "-c", &script]);
+            (n % 7, exec.spawn().expect("start a client"))
+        })
+        .collect();
+    for (wanted, mut child) in children {
+        assert_eq!(child.wait().expect("an end").code(), Some(wanted));
+    }
+    agent.cli(&["kill", "busy", "--grace", "0s"]).success();
+    assert_eq!(agent.cli(&["wait", "busy"]).success().stdout, "137\n");
+}
+
+#[test]
+fn logs_without_following_end_on_a_busy_writer() {
+    if skip_unless_root() {
+        return;
+    }
+    let agent = Agent::start();
+    agent.cli(&["run", "-d", "--name", "yes", "--log-size", "1MB", "--", "yes"]).success();
+    eventually("it writes", || (!agent.cli(&["logs", "--tail", "1", "yes"]).stdout.is_empty()).then_some(()));
+    let logs = agent.cli(&["logs", "yes"]);
+    assert!(logs.stdout.len() < 64 << 20, "{} bytes", logs.stdout.len());
+    agent.cli(&["kill", "yes", "--grace", "0s"]).success();
+}
+
+#[test]
+fn a_launch_that_failed_leaves_no_directory() {
+    if skip_unless_root() {
+        return;
+    }
+    let agent = Agent::start();
+    assert_eq!(agent.cli(&["run", "--", "/no/such/command"]).status, 127);
+    assert_eq!(std::fs::read_dir(agent.work_dir().join("containers")).expect("work directory").count(), 0);
+}
+
+#[test]
+fn a_full_disk_is_told_and_the_command_goes_on() {
+    if skip_unless_root() {
+        return;
+    }
+    // A small disk of its own, in a directory that goes with the test.
+    let scratch = tempfile::tempdir().expect("a directory");
+    let mount = |arguments: &[&str]| std::process::Command::new("mount").args(arguments).status().expect("mount");
+    let disk = scratch.path().join("disk");
+    std::fs::create_dir(&disk).expect("a directory");
+    let path = disk.display().to_string();
+    assert!(mount(&["-t", "tmpfs", "-o", "size=512k", "tmpfs", &path]).success());
+    {
+        let agent = Agent::start_with(&[&format!("--work-dir={path}/work")], &[]);
+        let script = "head -c 3000000 /dev/zero | tr '\\0' x; exit 4";
+        let answer = agent.cli(&["run", "--", "sh", "-c", script]);
+        assert_eq!(answer.status, 4, "{:?}", answer.stderr);
+        assert!(answer.stdout.len() < 3_000_000);
+        assert!(answer.stderr.contains("lost") || answer.stderr.contains("missed"), "{}", answer.stderr);
+    }
+    assert!(std::process::Command::new("umount").arg(&path).status().expect("umount").success());
+}

@@ -81,6 +81,10 @@ impl Agent {
         agent
     }
 
+    pub fn instance(&self) -> &str {
+        self.before.instance()
+    }
+
     pub fn directory(&self) -> &Path {
         self.directory.path()
     }
@@ -120,7 +124,11 @@ impl Agent {
         let mut command = Command::new(bulkhead());
         command
             .arg("agent")
-            .arg(format!("--work-dir={}", self.work_dir().display()))
+            .args(if self.flags.iter().any(|f| f.starts_with("--work-dir")) {
+                None
+            } else {
+                Some(format!("--work-dir={}", self.work_dir().display()))
+            })
             .arg(format!("--runtime-dir={}", self.runtime_dir().display()))
             .args(if self.flags.iter().any(|f| f.starts_with("--http")) { &[][..] } else { &["--http=none"][..] })
             .args(&self.flags)

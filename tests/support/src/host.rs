@@ -25,6 +25,10 @@ impl HostSnapshot {
         }
     }
 
+    pub fn instance(&self) -> &str {
+        &self.instance
+    }
+
     /// Waits until nothing is there that was not there before.
     #[track_caller]
     pub fn assert_nothing_new(&self) {

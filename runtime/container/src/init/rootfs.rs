@@ -100,9 +100,16 @@ impl Root {
     }
 
     fn hold_source(&mut self, source: &CStr) -> Result<(), Failure> {
-        let tree = mount::clone_tree(None, path(source), true);
-        self.sources
-            .push(tree.map_err(Failure::at("open source", source.to_bytes()))?);
+        let failed = |errno| match errno {
+            // The agent has resolved the path. A link that is there now was put there since: by another
+            // container, to lead us elsewhere.
+            Errno::ELOOP => Failure::at("open source", source.to_bytes())(errno)
+                .because("a link has appeared in the path since the launch was admitted"),
+            errno => Failure::at("open source", source.to_bytes())(errno),
+        };
+        let place = mount::locate(None, path(source), Walk::NoLinks).map_err(failed)?;
+        let tree = mount::clone_tree(Some(place.as_fd()), Path::new(""), true).map_err(failed)?;
+        self.sources.push(tree);
         Ok(())
     }
 
@@ -312,6 +319,10 @@ impl Root {
                 .because("mount point does not exist, and the container's root is read-only there"),
             errno => failed(errno),
         })?;
+        // The plan refuses these by their names; an image can lead to them by a link.
+        if mount::is_kernel_interface(place.as_fd()).map_err(failed)? {
+            return Err(failed(Errno::EPERM).because("the mount point leads into a kernel file system"));
+        }
         mount::attach_tree(tree.as_fd(), place.as_fd()).map_err(failed)
     }
 }
@@ -332,7 +343,7 @@ fn overlay_root(lower: &CStr, layers: &CStr) -> Result<(), Failure> {
     let place =
         mount::locate(None, path(layers), Walk::Host).map_err(Failure::at("open", layers.to_bytes()))?;
     let image =
-        mount::locate(None, path(lower), Walk::Host).map_err(Failure::at("open rootfs", lower.to_bytes()))?;
+        mount::locate(None, path(lower), Walk::NoLinks).map_err(Failure::at("open rootfs", lower.to_bytes()))?;
     if !mount::facts(&image).map_err(failed)?.is_directory() {
         return Err(failed(Errno::ENOTDIR));
     }

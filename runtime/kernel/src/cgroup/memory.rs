@@ -42,6 +42,7 @@ pub fn apply(group: Group<'_>, want: &MemorySettings, page: u64) -> Result<(), L
 }
 
 const V1_HARD: &str = "memory.limit_in_bytes";
+const V1_SOCKETS: &str = "memory.kmem.tcp.limit_in_bytes";
 const V1_WITH_SWAP: &str = "memory.memsw.limit_in_bytes";
 
 fn apply_v1(group: Group<'_>, want: &MemorySettings, page: u64) -> Result<(), LimitError> {
@@ -71,6 +72,14 @@ fn apply_v1(group: Group<'_>, want: &MemorySettings, page: u64) -> Result<(), Li
     }
     if let (false, Some(target)) = (swap_first, with_swap) {
         set_v1(group, V1_WITH_SWAP, target, page)?;
+    }
+    if let Some(hard) = want.hard {
+        // Unlike v2, v1 counts TCP buffers apart from the rest: without this a container holds as much memory
+        // in unread sockets as the host allows to all. UDP has no such limit there.
+        match set_v1(group, V1_SOCKETS, hard, page) {
+            Err(LimitError::File(error)) if error.is_absent() => {}
+            result => result?,
+        }
     }
     match want.soft {
         Some(soft) => set_v1(group, "memory.soft_limit_in_bytes", Limit::Value(soft), page),
