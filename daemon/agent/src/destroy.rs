@@ -61,7 +61,7 @@ async fn take_down(shell: &Rc<Shell>, id: &ContainerId, remove: bool) -> (Cleanu
     if let Some(resources) = &resources {
         resources.watch.borrow_mut().take();
         resources.usage.borrow_mut().take();
-        resources.prepared.borrow_mut().take();
+        resources.newborn.borrow_mut().take();
         resources.channel.borrow_mut().take();
         resources.init.borrow_mut().take();
         if let Some(stdin) = &resources.stdin {

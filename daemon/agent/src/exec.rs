@@ -138,7 +138,8 @@ async fn clone_process(
     request: CloneRequest,
     channel: OwnedFd,
 ) -> Result<Started, Fault> {
-    let reply = shell.launcher.clone_child(request).await?;
+    let launcher = shell.launcher.clone();
+    let reply = blocking(shell, move || launcher.clone_child(&request)).await?;
     let (_, joiner) =
         reply.result.map_err(|errno| Fault::failed(format!("clone a process for container {id}: {errno}")))?;
     reap_joiner(joiner)?;

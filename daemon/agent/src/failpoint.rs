@@ -20,10 +20,10 @@ static ARMED: OnceLock<Option<Mutex<HashMap<String, Action>>>> = OnceLock::new()
 
 /// Every step that asks, in the order of a container's life. Tests walk this list.
 pub const STEPS: &[&str] = &[
+    "fork.network",
     "launch.directories",
     "launch.groups",
     "launch.prepared",
-    "fork.network",
     "fork.plan",
     "fork.pipes",
     "fork.clone",

@@ -12,7 +12,8 @@ use container::plan::{self, ChildPlan, PlanContext};
 use model::{ContainerId, Fault, FaultKind, LaunchSpec, Limits, Network, ProcessIdentity};
 
 use crate::failpoint;
-use crate::resources::{Prepared, Resources};
+use crate::launcher_link::LauncherLink;
+use crate::resources::{Newborn, Resources, end_and_reap};
 use crate::shell::Shell;
 
 /// Where the child of this container finds its things.
@@ -143,90 +144,110 @@ const OUTPUT_BYTES_MIN: u64 = 4096;
 pub fn prepare(shell: &Rc<Shell>, id: ContainerId, spec: Box<LaunchSpec>) {
     let shell = shell.clone();
     net::spawn(async move {
-        let result = make_ready(&shell, &id, &spec).await;
+        let result = make_ready(&shell, &id, spec).await;
         shell.input(Input::Prepared { id, result });
     })
     .detach();
 }
 
-async fn make_ready(shell: &Shell, id: &ContainerId, spec: &LaunchSpec) -> Result<(), Fault> {
+/// Everything up to the gate in one job: between the steps nobody has to be woken. The core asks for the two halves
+/// one after the other; the second is then already there.
+async fn make_ready(shell: &Shell, id: &ContainerId, spec: Box<LaunchSpec>) -> Result<(), Fault> {
     let resources = held(shell, id)?;
-    let (directories, isolators) = (shell.directories.clone(), shell.isolators.clone());
-    let (job_id, job_spec) = (id.clone(), spec.clone());
-    let prepared = blocking(shell, move || {
-        failpoint::pass("launch.directories")?;
-        let status = directories.prepare(&job_id, job_spec.rootfs.is_some()).map_err(|e| failed(&e))?;
-        failpoint::pass("launch.groups")?;
-        let groups = isolators.prepare(&job_id, &job_spec).map_err(Fault::from)?;
-        failpoint::pass("launch.prepared")?;
-        Ok(Prepared { status, groups })
-    })
-    .await?;
-    *resources.prepared.borrow_mut() = Some(prepared);
-    shell.set_sandbox(id);
-    Ok(())
-}
-
-pub fn fork(shell: &Rc<Shell>, id: ContainerId) {
-    let shell = shell.clone();
-    net::spawn(async move {
-        match clone_init(&shell, &id).await {
-            Ok(identity) => {
-                shell.input(Input::Forked { id: id.clone(), result: Ok(identity) });
-                supervise(shell, id).await;
-            }
-            Err(fault) => shell.input(Input::Forked { id, result: Err(fault) }),
-        }
-    })
-    .detach();
-}
-
-async fn clone_init(shell: &Rc<Shell>, id: &ContainerId) -> Result<ProcessIdentity, Fault> {
-    let resources = held(shell, id)?;
-    let spec = shell.core().spec(id).cloned().ok_or_else(|| unknown(id))?;
-    let prepared = resources.prepared.borrow_mut().take().ok_or_else(|| unknown(id))?;
     failpoint::pass("fork.network")?;
     let netns = match spec.network {
         Network::None => Some(shell.networks.take().await?),
         Network::Host | Network::Mapped => None,
     };
-    failpoint::pass("fork.plan")?;
-    let plan = plan::launch_plan(&spec, &shell.host, &plan_context(shell, id, &spec))?;
+    let context = plan_context(shell, id, &spec);
+    let (directories, isolators) = (shell.directories.clone(), shell.isolators.clone());
+    let (host, launcher) = (shell.host.clone(), shell.launcher.clone());
+    let newborn = blocking(shell, move || {
+        let id = &context.id;
+        failpoint::pass("launch.directories")?;
+        let status = directories.prepare(id, spec.rootfs.is_some()).map_err(|e| failed(&e))?;
+        failpoint::pass("launch.groups")?;
+        let groups = isolators.prepare(id, &spec).map_err(Fault::from)?;
+        failpoint::pass("launch.prepared")?;
+        failpoint::pass("fork.plan")?;
+        let plan = plan::launch_plan(&spec, &host, &context)?;
+        clone_init(&launcher, &host.boot_id, &spec, &plan, status, groups, netns)
+    })
+    .await?;
+    *resources.newborn.borrow_mut() = Some(newborn);
+    shell.set_sandbox(id);
+    Ok(())
+}
+
+/// Runs on a worker.
+fn clone_init(
+    launcher: &LauncherLink,
+    boot_id: &str,
+    spec: &LaunchSpec,
+    plan: &ChildPlan,
+    status: std::fs::File,
+    groups: isolators::Prepared,
+    netns: Option<OwnedFd>,
+) -> Result<Newborn, Fault> {
     failpoint::pass("fork.pipes")?;
-    let (channel, child_channel) = open_channel(&plan)?;
-    let pipes = Pipes::open(&spec)?;
+    let (channel, child_channel) = open_channel(plan)?;
+    let mut pipes = Pipes::open(spec)?;
     let request = CloneRequest {
         kind: CloneKind::Init,
         namespaces: Namespaces::default(),
         fds: ChildFds {
             channel: child_channel,
-            stdin: pipes.child_stdin,
-            stdout: pipes.child_stdout,
-            stderr: pipes.child_stderr,
-            keep_stdout: pipes.keep_stdout,
-            keep_stderr: pipes.keep_stderr,
-            status: Some(prepared.status.into()),
-            cgroup: prepared.groups.cgroup,
-            cgroup_procs: prepared.groups.cgroup_procs,
+            stdin: pipes.child_stdin.take(),
+            stdout: pipes.child_stdout.take(),
+            stderr: pipes.child_stderr.take(),
+            keep_stdout: pipes.keep_stdout.take(),
+            keep_stderr: pipes.keep_stderr.take(),
+            status: Some(status.into()),
+            cgroup: groups.cgroup,
+            cgroup_procs: groups.cgroup_procs,
             netns,
             target: None,
         },
     };
     failpoint::pass("fork.clone")?;
-    let reply = shell.launcher.clone_child(request).await?;
-    let (pid, pidfd) = reply
-        .result
-        .map_err(|errno| Fault::failed(format!("clone the init of container {id}: {errno}")))?;
-    *resources.init.borrow_mut() = Some(Rc::new(source(pidfd)?));
+    let reply = launcher.clone_child(&request)?;
+    let (pid, pidfd) = reply.result.map_err(|errno| Fault::failed(format!("clone the init: {errno}")))?;
+    let identity = failpoint::pass("fork.identity").and_then(|()| {
+        let start_time = kernel::procfs::start_time(pid)
+            .map_err(|e| Fault::failed(format!("read the start time of the init, process {pid}: {e}")))?;
+        Ok(ProcessIdentity { pid, start_time, boot_id: boot_id.to_owned() })
+    });
+    match identity {
+        Ok(identity) => Ok(Newborn::new(pidfd, identity, channel, &mut pipes)),
+        Err(fault) => {
+            end_and_reap(&pidfd);
+            Err(fault)
+        }
+    }
+}
+
+pub fn fork(shell: &Rc<Shell>, id: ContainerId) {
+    match take_over(shell, &id) {
+        Ok(identity) => {
+            shell.input(Input::Forked { id: id.clone(), result: Ok(identity) });
+            net::spawn(supervise(shell.clone(), id)).detach();
+        }
+        Err(fault) => shell.input(Input::Forked { id, result: Err(fault) }),
+    }
+}
+
+fn take_over(shell: &Rc<Shell>, id: &ContainerId) -> Result<ProcessIdentity, Fault> {
+    let resources = held(shell, id)?;
+    let mut newborn = resources.newborn.borrow_mut().take().ok_or_else(|| unknown(id))?;
+    let channel = newborn.channel.take().ok_or_else(|| unknown(id))?;
     *resources.channel.borrow_mut() = Some(Rc::new(source(channel)?));
-    if let (Some(stdin), Some(end)) = (&resources.stdin, pipes.stdin) {
+    if let (Some(stdin), Some(end)) = (&resources.stdin, newborn.stdin.take()) {
         stdin.open_pipe(end).map_err(|e| failed(&e))?;
     }
-    resources.output.start(pipes.stdout, pipes.stderr).map_err(|e| failed(&e))?;
-    failpoint::pass("fork.identity")?;
-    let start_time = kernel::procfs::start_time(pid)
-        .map_err(|e| Fault::from_error(FaultKind::Failed, &e).field("pid"))?;
-    Ok(ProcessIdentity { pid, start_time, boot_id: shell.host.boot_id.clone() })
+    resources.output.start(newborn.stdout.take(), newborn.stderr.take()).map_err(|e| failed(&e))?;
+    let pidfd = newborn.take_pidfd().ok_or_else(|| unknown(id))?;
+    *resources.init.borrow_mut() = Some(Rc::new(source(pidfd)?));
+    Ok(newborn.identity.clone())
 }
 
 /// Follows the init: its reports in order, then its end. One task, so that an end is never told before the

@@ -1,114 +1,98 @@
-//! The agent's end of the launcher: one request at a time, restarted if it dies.
+//! The agent's end of the launcher: one request at a time, restarted if it dies. Called on workers: a clone takes a
+//! fifth of a millisecond, and so the loop is not woken between a container's groups and its init.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd as _;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use container::launcher;
+use container::launcher::{self, LauncherProcess, StartError};
 use container::{CloneReply, CloneRequest};
 use model::{Fault, FaultKind};
-use net::queue::{OneshotSender, Receiver, Sender, bounded, oneshot};
 
-/// Requests waiting for the launcher. Each is a launch that a client waits for; the launcher takes a fifth
-/// of a millisecond for one, so a full queue is a quarter of a second of work.
-const WAITING_MAX: usize = 1024;
+/// A launcher that has not answered by then is stopped or stuck, and is replaced.
+const PATIENCE: Duration = Duration::from_secs(10);
 
-type Asked = (CloneRequest, OneshotSender<Result<CloneReply, Fault>>);
-
-/// Sends clone requests; cheap to share.
+/// Cheap to share.
 #[derive(Clone)]
 pub struct LauncherLink {
-    requests: Sender<Asked>,
+    process: Arc<Mutex<Option<LauncherProcess>>>,
+    instance: Arc<str>,
 }
 
 impl LauncherLink {
-    /// Starts the first launcher and the task that talks to it.
-    pub fn start(instance: &str) -> Result<Self, launcher::StartError> {
+    /// Starts the first launcher.
+    pub fn start(instance: &str) -> Result<Self, StartError> {
         let process = launcher::start_launcher(init_image::INIT, instance)?;
-        let (requests, waiting) = bounded(WAITING_MAX);
-        net::spawn(drive(waiting, process, instance.to_owned())).detach();
-        Ok(Self { requests })
+        Ok(Self { process: Arc::new(Mutex::new(Some(process))), instance: instance.into() })
     }
 
-    /// Clones a child. An error of kind `Unavailable` means that the launcher died; whether the child
-    /// exists is not known, but it ends by itself when its channel is closed.
-    pub async fn clone_child(&self, request: CloneRequest) -> Result<CloneReply, Fault> {
-        let (sender, receiver) = oneshot();
-        if self.requests.push((request, sender)).await.is_err() {
-            return Err(gone("the agent is stopping"));
-        }
-        receiver.await.unwrap_or_else(|_| Err(gone("the launcher went away")))
-    }
-}
-
-fn gone(why: &str) -> Fault {
-    Fault::new(FaultKind::Unavailable, why)
-}
-
-async fn drive(mut waiting: Receiver<Asked>, first: launcher::LauncherProcess, instance: String) {
-    let mut process = Some(first);
-    // Asked for, but the launcher died before it took it: nothing was cloned, so its successor gets it.
-    let mut untaken = None;
-    loop {
-        let Some(current) = process.take() else {
-            match launcher::start_launcher(init_image::INIT, &instance) {
-                Ok(started) => {
-                    tracing::warn!(pid = started.pid, "launcher restarted");
-                    process = Some(started);
+    /// Clones a child. After an error of kind `Unavailable` it is not known whether there is one; it ends by itself when its
+    /// channel is closed.
+    pub fn clone_child(&self, request: &CloneRequest) -> Result<CloneReply, Fault> {
+        let mut place = self.process.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let fresh = place.is_none();
+            let process = self.running(&mut place)?;
+            if let Err(error) = send(process, request) {
+                // Not taken, so nothing was cloned: a successor gets it.
+                bury(&mut place, &error);
+                if fresh {
+                    return Err(gone(&error));
                 }
-                Err(error) => {
-                    let fault = Fault::from_error(FaultKind::Failed, &error);
-                    tracing::error!("restart the launcher: {fault}");
-                    // Whoever waits learns why; the next request tries again.
-                    let Some((_, asker)) = next(&mut untaken, &mut waiting).await else { return };
-                    drop(asker.send(Err(fault)));
-                }
+                continue;
             }
-            continue;
-        };
-        let death = serve(&mut untaken, &mut waiting, current.socket).await;
-        reap(current.pidfd).await;
-        match death {
-            Some(error) => tracing::error!("the launcher died: {error}"),
-            None => return,
+            return receive(process).map_err(|error| {
+                bury(&mut place, &error);
+                gone(&error)
+            });
         }
     }
-}
 
-async fn next(untaken: &mut Option<Asked>, waiting: &mut Receiver<Asked>) -> Option<Asked> {
-    match untaken.take() {
-        Some(asked) => Some(asked),
-        None => waiting.pop().await,
+    fn running<'a>(
+        &self,
+        place: &'a mut MutexGuard<'_, Option<LauncherProcess>>,
+    ) -> Result<&'a LauncherProcess, Fault> {
+        if place.is_none() {
+            let started = launcher::start_launcher(init_image::INIT, &self.instance)
+                .map_err(|error| Fault::from_error(FaultKind::Failed, &error))?;
+            tracing::warn!(pid = started.pid, "launcher restarted");
+            **place = Some(started);
+        }
+        place.as_ref().ok_or_else(|| Fault::failed("no launcher"))
     }
 }
 
-/// Serves requests until the launcher dies (then: why) or the queue is closed.
-async fn serve(
-    untaken: &mut Option<Asked>,
-    waiting: &mut Receiver<Asked>,
-    socket: OwnedFd,
-) -> Option<std::io::Error> {
-    let socket = match net::Source::new(socket, net::Interest::Readable) {
-        Ok(source) => source,
-        Err(error) => return Some(error),
-    };
+fn gone(error: &std::io::Error) -> Fault {
+    Fault::new(FaultKind::Unavailable, format!("the launcher went away: {error}"))
+}
+
+fn send(process: &LauncherProcess, request: &CloneRequest) -> std::io::Result<()> {
     loop {
-        let (wanted, asker) = next(untaken, waiting).await?;
-        if let Err(error) = socket.write_with(|fd| launcher::send_request(fd.as_fd(), &wanted)).await {
-            *untaken = Some((wanted, asker));
-            return Some(error);
-        }
-        drop(wanted);
-        match socket.read_with(|fd| launcher::receive_reply(fd.as_fd())).await {
-            Ok(reply) => drop(asker.send(Ok(reply))),
-            Err(error) => {
-                drop(asker.send(Err(gone(&format!("the launcher went away: {error}")))));
-                return Some(error);
+        match launcher::send_request(process.socket.as_fd(), request) {
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                kernel::socket::wait_writable(process.socket.as_fd(), PATIENCE)?;
             }
+            result => return result,
         }
     }
 }
 
-async fn reap(pidfd: OwnedFd) {
-    if let Ok(source) = net::Source::new(pidfd, net::Interest::Readable) {
-        let _ = net::wait_pidfd(&source).await;
+fn receive(process: &LauncherProcess) -> std::io::Result<CloneReply> {
+    loop {
+        match launcher::receive_reply(process.socket.as_fd()) {
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                kernel::socket::wait_readable(process.socket.as_fd(), PATIENCE)?;
+            }
+            result => return result,
+        }
+    }
+}
+
+/// Ends what is left of it and reaps it.
+fn bury(place: &mut MutexGuard<'_, Option<LauncherProcess>>, error: &std::io::Error) {
+    tracing::error!("the launcher died: {error}");
+    if let Some(process) = place.take() {
+        let _ = kernel::process::pidfd_send_signal(&process.pidfd, kernel::signal::KILL);
+        let _ = kernel::process::wait_pidfd(&process.pidfd, true);
     }
 }

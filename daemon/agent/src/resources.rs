@@ -7,8 +7,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use isolators::UsageReader;
-use model::LaunchSpec;
+use model::{LaunchSpec, ProcessIdentity};
 
+use crate::launch::Pipes;
 use crate::output::ContainerOutput;
 use crate::stdin::Stdin;
 use crate::turns::Turns;
@@ -17,7 +18,7 @@ use crate::turns::Turns;
 pub struct Resources {
     pub output: Rc<ContainerOutput>,
     /// Between `Prepare` and `Fork`.
-    pub prepared: RefCell<Option<Prepared>>,
+    pub newborn: RefCell<Option<Newborn>>,
     /// The init, from `Fork` until it has ended.
     pub init: RefCell<Option<Rc<net::Source<OwnedFd>>>>,
     /// Our end of the channel, until the command runs.
@@ -34,17 +35,54 @@ pub struct Resources {
     pub watch: RefCell<Option<net::Task<()>>>,
 }
 
-/// What a worker made for the fork.
-pub struct Prepared {
-    pub status: std::fs::File,
-    pub groups: isolators::Prepared,
+/// What a worker made: a child at its gate, and our ends of what it was given. Unless it is taken over, dropping it ends
+/// and reaps the child.
+pub struct Newborn {
+    pub identity: ProcessIdentity,
+    pub channel: Option<OwnedFd>,
+    pub stdin: Option<OwnedFd>,
+    pub stdout: Option<OwnedFd>,
+    pub stderr: Option<OwnedFd>,
+    pidfd: Option<OwnedFd>,
+}
+
+impl Newborn {
+    pub fn new(pidfd: OwnedFd, identity: ProcessIdentity, channel: OwnedFd, pipes: &mut Pipes) -> Self {
+        Self {
+            identity,
+            channel: Some(channel),
+            stdin: pipes.stdin.take(),
+            stdout: pipes.stdout.take(),
+            stderr: pipes.stderr.take(),
+            pidfd: Some(pidfd),
+        }
+    }
+
+    /// From here on somebody else waits for it.
+    pub fn take_pidfd(&mut self) -> Option<OwnedFd> {
+        self.pidfd.take()
+    }
+}
+
+impl Drop for Newborn {
+    fn drop(&mut self) {
+        if let Some(pidfd) = self.pidfd.take() {
+            end_and_reap(&pidfd);
+        }
+    }
+}
+
+/// For a child that never got through its gate: it has done nothing that could keep it from dying at once.
+pub fn end_and_reap(pidfd: &OwnedFd) {
+    let _ = kernel::process::pidfd_send_signal(pidfd, kernel::signal::KILL);
+    let _ = kernel::process::wait_pidfd(pidfd, true);
 }
 
 impl Resources {
     pub fn new(spec: &LaunchSpec, directory: std::path::PathBuf, pool: net::Pool) -> Rc<Self> {
         Rc::new(Self {
             output: ContainerOutput::new(directory, spec.output, pool),
-            prepared: RefCell::new(None),
+            newborn: RefCell::new(None),
             init: RefCell::new(None),
             channel: RefCell::new(None),
             stdin: (spec.stdin || spec.terminal.is_some()).then(Rc::default),

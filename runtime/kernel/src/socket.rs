@@ -30,6 +30,32 @@ pub fn pair(kind: Kind) -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(unsafe { (OwnedFd::from_raw_fd(fds[0]), OwnedFd::from_raw_fd(fds[1])) })
 }
 
+/// Waits until reading may succeed.
+///
+/// # Errors
+/// `TimedOut` after `patience`.
+pub fn wait_readable(fd: BorrowedFd<'_>, patience: std::time::Duration) -> io::Result<()> {
+    wait(fd, nix::poll::PollFlags::POLLIN, patience)
+}
+
+/// As [`wait_readable`], for writing.
+pub fn wait_writable(fd: BorrowedFd<'_>, patience: std::time::Duration) -> io::Result<()> {
+    wait(fd, nix::poll::PollFlags::POLLOUT, patience)
+}
+
+fn wait(fd: BorrowedFd<'_>, events: nix::poll::PollFlags, patience: std::time::Duration) -> io::Result<()> {
+    use nix::poll::{PollFd, PollTimeout, poll};
+    let timeout = PollTimeout::try_from(patience).unwrap_or(PollTimeout::MAX);
+    loop {
+        match poll(&mut [PollFd::new(fd, events)], timeout) {
+            Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
+            Ok(_) => return Ok(()),
+            Err(nix::errno::Errno::EINTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
 pub fn set_nonblocking(fd: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: F_GETFL and F_SETFL take integers.
     let flags = Errno::result(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) })?;

@@ -95,7 +95,10 @@ fn the_launchers_death_hurts_no_container_and_no_later_launch() {
 /// The agent's child that has no pid namespace of its own and is not a container's init.
 fn launcher_of(agent: i32) -> i32 {
     eventually("the launcher runs", || {
-        let children = std::fs::read_to_string(format!("/proc/{agent}/task/{agent}/children")).ok()?;
+        // Children are listed by the thread that made them.
+        let threads = std::fs::read_dir(format!("/proc/{agent}/task")).ok()?;
+        let lists = threads.flatten().map(|t| std::fs::read_to_string(t.path().join("children")).unwrap_or_default());
+        let children = lists.collect::<Vec<_>>().join(" ");
         children.split_whitespace().filter_map(|pid| pid.parse::<i32>().ok()).find(|pid| {
             let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             let own = std::fs::read_link(format!("/proc/{pid}/ns/pid")).ok();
