@@ -12,6 +12,7 @@ pub mod clock;
 mod executor;
 pub mod http;
 pub mod limit;
+mod memory;
 pub mod metrics;
 pub mod queue;
 mod reactor;

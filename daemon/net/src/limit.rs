@@ -4,6 +4,8 @@
 //! outstanding is closed for the new one. If there is none, the new one is refused. So ten thousand silent connections
 //! cost a bounded number of descriptors and never keep a working client out. Running out of descriptors (`EMFILE`) is
 //! survived: an idle connection is closed, and accepting pauses for a moment.
+//!
+//! All connections of a limit also share a budget of memory (see [`ConnectionLimit::with_memory`]).
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -18,6 +20,7 @@ use nix::errno::Errno;
 use slab::Slab;
 
 use crate::clock;
+use crate::memory::{Account, Budget};
 use crate::reactor;
 use crate::timer::sleep;
 
@@ -26,6 +29,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// The same complaint is logged at most once in this time.
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What all connections of a limit may hold together unless told otherwise: eight of the largest messages.
+const MEMORY_MAX: usize = 64 << 20;
 
 /// Something that accepts connections.
 pub trait Listener: 'static {
@@ -48,6 +54,8 @@ pub struct ConnectionCounters {
     pub refused: u64,
     /// Accepts that failed because the system was out of descriptors or memory.
     pub exhausted: u64,
+    /// Bytes that connections hold now beyond the little that each has of its own.
+    pub memory: usize,
 }
 
 impl fmt::Display for ConnectionCounters {
@@ -58,10 +66,11 @@ impl fmt::Display for ConnectionCounters {
             evicted,
             refused,
             exhausted,
+            memory,
         } = self;
         write!(
             formatter,
-            "open {open}, accepted {accepted}, evicted {evicted}, refused {refused}, exhausted {exhausted}"
+            "open {open}, accepted {accepted}, evicted {evicted}, refused {refused}, exhausted {exhausted}, memory {memory}"
         )
     }
 }
@@ -75,12 +84,13 @@ struct Table {
     entries: RefCell<Slab<Rc<Entry>>>,
     counters: Cell<ConnectionCounters>,
     complaint: RateLimited,
+    budget: Rc<Budget>,
 }
 
 /// The table of what each connection is doing. Time is the loop's turn number: free to read, and only the order matters.
 struct Entry {
     last_active: Cell<u64>,
-    protected: Cell<bool>,
+    account: Account,
     calls: Cell<usize>,
     evicted: Cell<bool>,
     /// The connection's own task.
@@ -89,11 +99,18 @@ struct Entry {
 
 impl ConnectionLimit {
     pub fn new(maximum: usize) -> Self {
+        Self::with_memory(maximum, MEMORY_MAX)
+    }
+
+    /// With a budget for what all connections hold in partly received messages, open calls and answers that were not
+    /// taken. The connection that asks for more is closed ([`crate::rpc::CloseReason::NoMemory`]); the others go on.
+    pub fn with_memory(maximum: usize, memory_max: usize) -> Self {
         Self(Rc::new(Table {
             maximum: maximum.max(1),
             entries: RefCell::default(),
             counters: Cell::default(),
             complaint: RateLimited::default(),
+            budget: Budget::new(memory_max),
         }))
     }
 
@@ -106,7 +123,7 @@ impl ConnectionLimit {
         }
         let entry = Rc::new(Entry {
             last_active: Cell::new(turn_number()),
-            protected: Cell::new(false),
+            account: Account::new(&table.budget),
             calls: Cell::new(0),
             evicted: Cell::new(false),
             waiter: Cell::new(None),
@@ -126,7 +143,7 @@ impl ConnectionLimit {
         let mut entries = table.entries.borrow_mut();
         let victim = entries
             .iter()
-            .filter(|(_, entry)| !entry.protected.get() && entry.calls.get() == 0)
+            .filter(|(_, entry)| !entry.account.is_trusted() && entry.calls.get() == 0)
             .min_by_key(|(_, entry)| entry.last_active.get())
             .map(|(key, _)| key);
         let Some(key) = victim else { return false };
@@ -144,6 +161,7 @@ impl ConnectionLimit {
     pub fn counters(&self) -> ConnectionCounters {
         ConnectionCounters {
             open: self.0.entries.borrow().len(),
+            memory: self.0.budget.used(),
             ..self.0.counters.get()
         }
     }
@@ -192,9 +210,22 @@ impl Drop for ConnectionGuard {
 pub struct ConnectionHandle(Rc<Entry>);
 
 impl ConnectionHandle {
-    /// The peer is known: never close this connection to make room.
+    /// The peer is known: never close this connection to make room, and take its large messages.
     pub fn protect(&self) {
-        self.0.protected.set(true);
+        self.0.account.trust();
+    }
+
+    pub fn is_protected(&self) -> bool {
+        self.0.account.is_trusted()
+    }
+
+    /// See [`Account::hold`]. The error is the size of the whole budget.
+    pub(crate) fn hold(&self, bytes: usize) -> Result<(), usize> {
+        if self.0.account.hold(bytes) {
+            Ok(())
+        } else {
+            Err(self.0.account.budget().maximum())
+        }
     }
 
     pub fn touch(&self) {

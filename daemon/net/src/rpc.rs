@@ -1,16 +1,20 @@
 //! Cap'n Proto RPC over any byte stream, hardened against peers that are slow, greedy or hostile.
 //!
-//! What capnp-rpc does not do by itself and is done here:
-//! - its write queue has no bound: a server reads nothing more while its peer does not take what was written, and cuts the
+//! What is done here around capnp-rpc:
+//! - what it writes has no bound: a server reads nothing more while its peer does not take what was written, and cuts the
 //!   peer off when nothing moved for [`RpcLimits::write_deadline`];
-//! - it allocates what a message header promises: the framing is followed as bytes arrive, and a promise beyond
-//!   [`RpcLimits::message_bytes_max`] ends the connection first;
+//! - memory for a message grows with what has arrived of it, not with what its header promises; a promise beyond
+//!   [`RpcLimits::message_bytes_max`] (beyond 64 KiB before the peer has authenticated) ends the connection;
 //! - it waits for ever for the rest of a message: [`RpcLimits::read_deadline`];
-//! - it keeps parameters and results until they are answered and finished: number and size of open calls are bounded.
+//! - it keeps parameters and results until they are answered and finished: number and size of open calls are bounded;
+//! - all this together is bounded for all connections of a [`crate::ConnectionLimit`] by one budget.
 //!
 //! A client never stops reading (else both sides could wait for each other); its own calls bound what it has to write.
 
+mod calls;
 mod frame;
+mod network;
+mod output;
 mod transport;
 
 use std::future::Future;
@@ -18,20 +22,24 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use capnp::capability::FromClientHook;
 use capnp::message::ReaderOptions;
+use capnp_rpc::RpcSystem;
 use capnp_rpc::rpc_twoparty_capnp::Side;
-use capnp_rpc::{RpcSystem, twoparty};
 use futures::io::{AsyncRead, AsyncWrite};
+use futures::task::AtomicWaker;
 
 use crate::clock;
 use crate::executor::Panicked;
 use crate::limit::{ConnectionHandle, Evicted};
 use crate::timer::{Sleep, sleep_until};
-use transport::{ReadEnd, Transport, WriteEnd};
+use network::Network;
+use transport::Transport;
 
 /// An overdue peer gets so much more, in case it was us who slept: after a stop or a suspended machine the bytes are in
 /// the kernel, but not yet read.
@@ -41,6 +49,13 @@ const GRACE: Duration = Duration::from_millis(100);
 const FAREWELL: Duration = Duration::from_secs(1);
 
 const POLLS_AFTER_FAILURE: u32 = 100;
+
+/// Before the peer has authenticated it needs a few hundred bytes; the largest token fits as well. Everything that is
+/// large comes after.
+const STRANGER_MESSAGE_BYTES_MAX: usize = 64 << 10;
+
+/// The RPC system often has to be polled again at once; so often it is, before other tasks have their turn.
+const ROUNDS: u32 = 8;
 
 /// Bounds of one connection.
 #[derive(Debug, Clone)]
@@ -58,8 +73,6 @@ pub struct RpcLimits {
     pub open_calls_max: usize,
     /// Parameters, then results, of those calls.
     pub open_bytes_max: usize,
-    /// Unacknowledged bytes of a streaming method, for each capability.
-    pub stream_window_bytes: usize,
 }
 
 impl Default for RpcLimits {
@@ -71,8 +84,8 @@ impl Default for RpcLimits {
             write_deadline: Duration::from_secs(30),
             first_message_deadline: Duration::from_secs(30),
             open_calls_max: 16_384,
-            open_bytes_max: 64 << 20,
-            stream_window_bytes: 64 << 10,
+            // Half of what all connections share by default.
+            open_bytes_max: 32 << 20,
         }
     }
 }
@@ -102,6 +115,8 @@ pub enum CloseReason {
     Silent { seconds: u64 },
     #[error("{calls} calls with {bytes} bytes are unanswered or unfinished")]
     TooManyCalls { calls: usize, bytes: usize },
+    #[error("it would hold {bytes} bytes of memory, and the {budget} bytes for all connections are taken")]
+    NoMemory { bytes: usize, budget: usize },
     #[error("closed to make room for another connection")]
     Evicted,
     #[error("stream failed")]
@@ -178,11 +193,34 @@ where
 pub struct Connection<S: AsyncRead + AsyncWrite + Unpin + 'static> {
     rpc: Option<RpcSystem<Side>>,
     transport: Rc<Transport<S>>,
+    wakes: Arc<Wakes>,
+    rpc_waker: Waker,
     evicted: Option<Evicted>,
     alarm: Option<Sleep>,
     grace: Option<Grace>,
     polls_after_failure: u32,
     ending: Option<Ending>,
+}
+
+/// Gathers what wakes the RPC system: while it is being polled it wakes itself several times for each message, which is
+/// no business of the event loop.
+struct Wakes {
+    woken: AtomicBool,
+    driving: AtomicBool,
+    task: AtomicWaker,
+}
+
+impl Wake for Wakes {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        let news = !self.woken.swap(true, Ordering::SeqCst);
+        if news && !self.driving.load(Ordering::SeqCst) {
+            self.task.wake();
+        }
+    }
 }
 
 /// The deadline has passed, but the peer's bytes may be there and only not yet read.
@@ -213,10 +251,7 @@ where
         Role::Server => Side::Server,
         Role::Client => Side::Client,
     };
-    let read = ReadEnd(Rc::clone(&transport));
-    let write = WriteEnd(Rc::clone(&transport));
-    let mut network = twoparty::VatNetwork::new(read, write, side, limits.reader_options());
-    network.set_window_size(limits.stream_window_bytes);
+    let network = Network::new(Rc::clone(&transport), side, limits.reader_options());
     (transport, RpcSystem::new(Box::new(network), bootstrap))
 }
 
@@ -234,9 +269,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Connection<S> {
     }
 
     fn from_parts(transport: Rc<Transport<S>>, rpc: RpcSystem<Side>, evicted: Option<Evicted>) -> Self {
+        let wakes = Arc::new(Wakes {
+            woken: AtomicBool::new(true),
+            driving: AtomicBool::new(false),
+            task: AtomicWaker::new(),
+        });
         Self {
             rpc: Some(rpc),
             transport,
+            rpc_waker: Waker::from(Arc::clone(&wakes)),
+            wakes,
             evicted,
             alarm: None,
             grace: None,
@@ -249,8 +291,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Connection<S> {
         self.transport.traffic()
     }
 
-    fn poll_rpc(&mut self, cx: &mut Context<'_>) -> Option<CloseReason> {
+    /// Polls the RPC system as long as it has something to do, and writes what it has sent.
+    fn drive(&mut self) -> Option<CloseReason> {
+        self.transport.drain();
+        for _ in 0..ROUNDS {
+            if !self.wakes.woken.swap(false, Ordering::SeqCst) && !self.transport.has_failed() {
+                return None;
+            }
+            let ended = self.poll_rpc();
+            self.transport.drain();
+            if ended.is_some() {
+                return ended;
+            }
+        }
+        None
+    }
+
+    fn poll_rpc(&mut self) -> Option<CloseReason> {
         let rpc = self.rpc.as_mut()?;
+        let cx = &mut Context::from_waker(&self.rpc_waker);
         let polled = catch_unwind(AssertUnwindSafe(|| Pin::new(rpc).poll(cx)));
         let reason = match polled {
             Ok(Poll::Pending) => return None,
@@ -341,24 +400,40 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Future for Connection<S> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<CloseReason> {
         let this = &mut *self;
-        this.transport.set_driver(cx.waker());
+        this.wakes.task.register(cx.waker());
         if let Some(evicted) = &mut this.evicted
             && Pin::new(evicted).poll(cx).is_ready()
         {
             this.evicted = None;
             this.transport.fail(CloseReason::Evicted);
         }
+        this.transport.begin_driving(cx.waker());
+        this.wakes.driving.store(true, Ordering::SeqCst);
+        let polled = this.poll_driving(cx);
+        this.wakes.driving.store(false, Ordering::SeqCst);
+        this.transport.end_driving();
+        if polled.is_pending() && this.rpc.is_some() && this.wakes.woken.load(Ordering::SeqCst) {
+            cx.waker().wake_by_ref();
+        }
+        polled
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Connection<S> {
+    fn poll_driving(&mut self, cx: &mut Context<'_>) -> Poll<CloseReason> {
+        let this = self;
         if this.ending.is_none() {
-            this.check_deadlines(cx);
-            let ended = this.poll_rpc(cx);
-            this.transport.drain();
-            // A deadline may have come into being during this poll; it has to be waited for.
+            if this.alarm.is_some() {
+                this.check_deadlines(cx);
+            }
+            let ended = this.drive();
+            // A deadline may have come into being; it has to be waited for.
             if ended.is_none() {
                 this.check_deadlines(cx);
             }
             let Some(reason) = ended.or_else(|| this.give_up_waiting()) else {
                 if this.transport.has_failed() {
-                    // Its two ends have been woken and will tell the RPC system.
+                    // Its reader has been woken and will tell the RPC system.
                     cx.waker().wake_by_ref();
                 }
                 return Poll::Pending;
@@ -388,5 +463,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Future for Connection<S> {
 impl<S: AsyncRead + AsyncWrite + Unpin + 'static> Drop for Connection<S> {
     fn drop(&mut self) {
         self.end_rpc();
+        self.transport.close();
     }
 }

@@ -1,33 +1,32 @@
-//! Follows Cap'n Proto's stream framing as bytes pass: where messages begin and end, how large they are, and what kind of
-//! RPC message each one is. Pure; never allocates; takes any bytes.
+//! Cap'n Proto's stream framing: puts messages together as bytes arrive, and tells what kind of RPC message each one is.
+//! Pure; takes any bytes; never holds more than twice what has arrived, whatever a header promises.
 //!
 //! Framing (capnproto.org/encoding.html, "serialization over a stream"): segment count minus one and the sizes in words of
 //! each segment, little-endian u32 each, padded to a word; then the segments.
 
+use capnp::Word;
+use capnp::message::ReaderSegments;
+
 /// Segments that capnp itself accepts in a message.
 const SEGMENTS_MAX: u32 = 511;
 
-/// Words of a message that are looked at: root pointer, union tag, pointer to the body, first word of the body, in
-/// whatever order a builder has laid them out.
-const PREFIX_WORDS: usize = 16;
-
 const WORD: usize = 8;
+
+/// So much is set aside for a message that has only begun to arrive; from there it grows with what comes.
+const FIRST_WORDS: usize = 512;
 
 /// What the message says, as far as limits care. Numbers as in rpc.capnp.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// Call or bootstrap; `None` if the id stands where we do not look.
     Question(Option<u32>),
-    Return(Option<u32>),
+    /// `last`: no finish will follow.
+    Return {
+        id: Option<u32>,
+        last: bool,
+    },
     Finish(Option<u32>),
     Other,
-}
-
-/// A message has passed completely.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Passed {
-    pub(crate) kind: Kind,
-    pub(crate) bytes: usize,
 }
 
 /// Why a stream can not be followed further.
@@ -39,169 +38,249 @@ pub(crate) enum FrameError {
     TooLarge { bytes: u64, limit: u64 },
 }
 
+/// How large a message may be.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    pub(crate) maximum: usize,
+    /// As long as it is not known who the peer is.
+    pub(crate) present: usize,
+}
+
+/// A message that has arrived.
 #[derive(Debug)]
-enum Stage {
-    /// In the segment table: `have` bytes of the current word.
-    Table {
-        segments: Option<u32>,
-        seen: u32,
-        have: usize,
-        word: [u8; WORD],
-        words: u64,
-    },
-    Body {
-        left: u64,
-    },
+pub(crate) struct Message {
+    words: Vec<Word>,
+    /// Where the first segment ends, in words.
+    first_end: usize,
+    /// The further segments, in words.
+    further: Vec<(usize, usize)>,
 }
 
-impl Stage {
-    const START: Self = Self::Table {
-        segments: None,
-        seen: 0,
-        have: 0,
-        word: [0; WORD],
-        words: 0,
-    };
-}
-
-/// Follows one direction of a connection.
-#[derive(Debug)]
-pub(crate) struct Frames {
-    limit: u64,
-    stage: Stage,
-    bytes: u64,
-    first_segment_bytes: u64,
-    prefix: [u8; PREFIX_WORDS * WORD],
-    prefix_length: usize,
-}
-
-impl Frames {
-    pub(crate) fn new(message_bytes_max: usize) -> Self {
-        Self {
-            limit: u64::try_from(message_bytes_max).unwrap_or(u64::MAX),
-            stage: Stage::START,
-            bytes: 0,
-            first_segment_bytes: 0,
-            prefix: [0; PREFIX_WORDS * WORD],
-            prefix_length: 0,
-        }
+impl Message {
+    /// With its segment table.
+    pub(crate) fn bytes(&self) -> usize {
+        table_bytes(1 + self.further.len()) + self.words.len() * WORD
     }
 
+    pub(crate) fn kind(&self) -> Kind {
+        kind(self.part(0, self.first_end))
+    }
+
+    fn part(&self, start: usize, end: usize) -> &[u8] {
+        Word::words_to_bytes(self.words.get(start..end).unwrap_or_default())
+    }
+}
+
+impl ReaderSegments for Message {
+    fn get_segment(&self, index: u32) -> Option<&[u8]> {
+        if index == 0 {
+            return Some(self.part(0, self.first_end));
+        }
+        let (start, end) = *self.further.get(index as usize - 1)?;
+        Some(self.part(start, end))
+    }
+
+    fn len(&self) -> usize {
+        1 + self.further.len()
+    }
+}
+
+/// Length of the segment table of a message.
+pub(crate) fn table_bytes(segments: usize) -> usize {
+    (segments + 1).next_multiple_of(2) * 4
+}
+
+/// Writes the segment table of a message of our own.
+pub(crate) fn write_table(segments: &[&[u8]], output: &mut Vec<u8>) {
+    let mut put =
+        |number: usize| output.extend_from_slice(&u32::try_from(number).unwrap_or(u32::MAX).to_le_bytes());
+    put(segments.len() - 1);
+    for segment in segments {
+        put(segment.len() / WORD);
+    }
+    if segments.len().is_multiple_of(2) {
+        put(0);
+    }
+}
+
+/// Puts together the messages of one direction.
+#[derive(Debug, Default)]
+pub(crate) struct Assembler {
+    /// Bytes of the current word of the segment table.
+    table_have: usize,
+    table_word: [u8; WORD],
+    /// Number of segments, once known.
+    count: Option<u32>,
+    /// Ends of the segments seen so far, in words.
+    ends: Vec<usize>,
+    /// Size of the whole body in bytes, once the table is complete.
+    total: Option<usize>,
+    body: Vec<Word>,
+    filled: usize,
+}
+
+impl Assembler {
     /// True between messages.
     pub(crate) fn at_boundary(&self) -> bool {
-        self.bytes == 0
+        self.count.is_none() && self.table_have == 0
     }
 
-    /// Follows `data`; tells `on_message` of each message that ends in it.
-    pub(crate) fn follow(
+    /// Memory of the message that is arriving.
+    pub(crate) fn held(&self) -> usize {
+        self.body.len() * WORD
+    }
+
+    /// Takes bytes up to the end of a message: how many, and the message if it is complete. A message that announces
+    /// more than `limits.maximum` bytes is refused; of one beyond `limits.present` only the table is taken.
+    pub(crate) fn feed(
         &mut self,
-        mut data: &[u8],
-        mut on_message: impl FnMut(Passed),
-    ) -> Result<(), FrameError> {
-        while !data.is_empty() {
-            let taken = match self.stage {
-                Stage::Table { .. } => self.follow_table(data)?,
-                Stage::Body { .. } => self.follow_body(data),
-            };
-            self.bytes += taken as u64;
-            data = &data[taken..];
-            if matches!(self.stage, Stage::Body { left: 0 }) {
-                let bytes = usize::try_from(self.bytes).unwrap_or(usize::MAX);
-                on_message(Passed {
-                    kind: self.kind(),
-                    bytes,
-                });
-                self.stage = Stage::START;
-                self.bytes = 0;
-                self.prefix_length = 0;
+        data: &[u8],
+        limits: Limits,
+    ) -> Result<(usize, Option<Message>), FrameError> {
+        let mut taken = 0;
+        let total = loop {
+            match self.total {
+                Some(total) => break total,
+                None if taken == data.len() => return Ok((taken, None)),
+                None => taken += self.feed_table(&data[taken..], limits.maximum)?,
             }
+        };
+        if total > limits.present {
+            return Ok((taken, None));
         }
-        Ok(())
+        let mut rest = &data[taken..];
+        rest = &rest[..rest.len().min(total - self.filled)];
+        taken += rest.len();
+        if self.filled == 0 && rest.len() == total {
+            self.body.reserve_exact(total / WORD);
+            self.body.extend(rest.chunks_exact(WORD).map(to_word));
+            self.filled = total;
+            rest = &[];
+        }
+        while !rest.is_empty() {
+            let room = self.room();
+            let count = room.len().min(rest.len());
+            room[..count].copy_from_slice(&rest[..count]);
+            self.filled += count;
+            rest = &rest[count..];
+        }
+        Ok((taken, self.complete()))
     }
 
-    fn follow_table(&mut self, data: &[u8]) -> Result<usize, FrameError> {
-        let Stage::Table {
-            segments,
-            seen,
-            have,
-            word,
-            words,
-        } = &mut self.stage
-        else {
-            return Ok(0);
+    /// Size of the body of the message that is arriving, once its table is complete.
+    pub(crate) fn announced(&self) -> usize {
+        self.total.unwrap_or(0)
+    }
+
+    /// How many bytes of the body are still to come.
+    pub(crate) fn missing(&self) -> usize {
+        self.total.map_or(0, |total| total - self.filled)
+    }
+
+    /// Room for the next bytes of the body, to be read into; [`Self::advance`] tells how many there were.
+    pub(crate) fn room(&mut self) -> &mut [u8] {
+        let total = self.total.unwrap_or(0) / WORD;
+        if self.filled == self.body.len() * WORD && self.body.len() < total {
+            let grown = (self.body.len() * 2).max(FIRST_WORDS).min(total);
+            self.body.reserve_exact(grown - self.body.len());
+            self.body.resize(grown, to_word(&[0; WORD]));
+        }
+        &mut Word::words_to_bytes_mut(&mut self.body)[self.filled..]
+    }
+
+    /// Bytes have been put into [`Self::room`].
+    pub(crate) fn advance(&mut self, count: usize) -> Option<Message> {
+        self.filled += count;
+        self.complete()
+    }
+
+    fn complete(&mut self) -> Option<Message> {
+        if self.total != Some(self.filled) {
+            return None;
+        }
+        let first_end = self.ends.first().copied().unwrap_or(0);
+        let further = self.ends.windows(2).map(|pair| (pair[0], pair[1])).collect();
+        let message = Message {
+            words: std::mem::take(&mut self.body),
+            first_end,
+            further,
         };
-        let taken = data.len().min(WORD - *have);
-        word[*have..*have + taken].copy_from_slice(&data[..taken]);
-        *have += taken;
-        if *have < WORD {
+        self.ends.clear();
+        self.count = None;
+        self.total = None;
+        self.filled = 0;
+        Some(message)
+    }
+
+    fn feed_table(&mut self, data: &[u8], limit: usize) -> Result<usize, FrameError> {
+        let taken = data.len().min(WORD - self.table_have);
+        self.table_word[self.table_have..self.table_have + taken].copy_from_slice(&data[..taken]);
+        self.table_have += taken;
+        if self.table_have < WORD {
             return Ok(taken);
         }
-        *have = 0;
-        let [low, high] = halves(word);
-        let count = match *segments {
+        self.table_have = 0;
+        let [low, high] = halves(&self.table_word);
+        let count = match self.count {
             None => {
                 let count = u64::from(low) + 1;
                 if count > u64::from(SEGMENTS_MAX) {
                     return Err(FrameError::TooManySegments { segments: count });
                 }
-                *segments = Some(low + 1);
-                *seen = 1;
-                *words = u64::from(high);
-                self.first_segment_bytes = u64::from(high) * WORD as u64;
+                self.count = Some(low + 1);
+                self.ends.push(high as usize);
                 low + 1
             }
             Some(count) => {
                 // The last half may be padding.
                 for size in [low, high] {
-                    if *seen < count {
-                        *seen += 1;
-                        *words += u64::from(size);
+                    if self.ends.len() < count as usize {
+                        let end = self.ends.last().copied().unwrap_or(0);
+                        self.ends.push(end + size as usize);
                     }
                 }
                 count
             }
         };
-        let bytes = *words * WORD as u64;
-        if bytes > self.limit {
+        // At most 511 times 32 bits of words: no overflow.
+        let bytes = self.ends.last().copied().unwrap_or(0) * WORD;
+        if bytes > limit {
             return Err(FrameError::TooLarge {
-                bytes,
-                limit: self.limit,
+                bytes: bytes as u64,
+                limit: limit as u64,
             });
         }
-        if *seen == count {
-            self.stage = Stage::Body { left: bytes };
+        if self.ends.len() == count as usize {
+            self.total = Some(bytes);
         }
         Ok(taken)
     }
+}
 
-    fn follow_body(&mut self, data: &[u8]) -> usize {
-        let Stage::Body { left } = &mut self.stage else {
-            return 0;
-        };
-        let taken = usize::try_from(*left).unwrap_or(usize::MAX).min(data.len());
-        *left -= taken as u64;
-        // Bytes of later segments may follow the first in the prefix; `kind` looks only as far as the first goes.
-        let kept = taken.min(self.prefix.len() - self.prefix_length);
-        self.prefix[self.prefix_length..self.prefix_length + kept].copy_from_slice(&data[..kept]);
-        self.prefix_length += kept;
-        taken
+fn to_word(bytes: &[u8]) -> Word {
+    match *bytes {
+        [a, b, c, d, e, f, g, h] => capnp::word(a, b, c, d, e, f, g, h),
+        _ => capnp::word(0, 0, 0, 0, 0, 0, 0, 0),
     }
+}
 
-    fn kind(&self) -> Kind {
-        let length = usize::try_from(self.first_segment_bytes)
-            .unwrap_or(usize::MAX)
-            .min(self.prefix_length);
-        let message = Segment(&self.prefix[..length]);
-        let Some((tag, body)) = message.root() else {
-            return Kind::Question(None);
-        };
-        let id = || message.first_data(body);
-        match tag {
-            2 | 8 => Kind::Question(id()),
-            3 => Kind::Return(id()),
-            4 => Kind::Finish(id()),
-            _ => Kind::Other,
-        }
+/// Kind of the message that has this first segment.
+pub(crate) fn kind(first_segment: &[u8]) -> Kind {
+    let message = Segment(first_segment);
+    let Some((tag, body)) = message.root() else {
+        return Kind::Question(None);
+    };
+    let data = message.first_data(body);
+    let id = data.map(|[low, _]| low);
+    match tag {
+        2 | 8 => Kind::Question(id),
+        // `noFinishNeeded` is bit 33.
+        3 => Kind::Return {
+            id,
+            last: data.is_some_and(|[_, high]| high & 2 != 0),
+        },
+        4 => Kind::Finish(id),
+        _ => Kind::Other,
     }
 }
 
@@ -210,7 +289,7 @@ fn halves(word: &[u8; WORD]) -> [u32; 2] {
     [u32::from_le_bytes([a, b, c, d]), u32::from_le_bytes([e, f, g, h])]
 }
 
-/// The visible beginning of a first segment.
+/// A first segment.
 struct Segment<'a>(&'a [u8]);
 
 /// Position in words of a struct, and how many data words it has.
@@ -253,13 +332,13 @@ impl Segment<'_> {
         Some((tag as u16, body))
     }
 
-    /// The first 32 bits of the body: `questionId` or `answerId`. A struct without data has zeros.
-    fn first_data(&self, body: Option<Struct>) -> Option<u32> {
+    /// The first word of the body; it begins with `questionId` or `answerId`. A struct without data has zeros.
+    fn first_data(&self, body: Option<Struct>) -> Option<[u32; 2]> {
         let body = body?;
         if body.data_words == 0 {
-            return Some(0);
+            return Some([0, 0]);
         }
-        Some(self.word(body.at)?[0])
+        self.word(body.at)
     }
 }
 
@@ -276,72 +355,139 @@ mod tests {
         bytes
     }
 
-    fn follow_in_pieces(data: &[u8], piece: usize, limit: usize) -> Result<(Vec<Passed>, bool), FrameError> {
-        let mut frames = Frames::new(limit);
-        let mut passed = Vec::new();
-        for part in data.chunks(piece) {
-            frames.follow(part, |message| passed.push(message))?;
+    type Assembled = Vec<Vec<Vec<u8>>>;
+
+    fn assemble(data: &[u8], piece: usize, limit: usize) -> Result<(Assembled, bool), FrameError> {
+        let limits = Limits {
+            maximum: limit,
+            present: limit,
+        };
+        let mut assembler = Assembler::default();
+        let mut messages = Vec::new();
+        for mut part in data.chunks(piece) {
+            while !part.is_empty() {
+                let (taken, message) = assembler.feed(part, limits)?;
+                assert!(taken > 0 || message.is_some());
+                part = &part[taken..];
+                messages.extend(message);
+            }
         }
-        Ok((passed, frames.at_boundary()))
+        let messages = messages
+            .iter()
+            .map(|message| {
+                let segments: Vec<_> = (0..message.len())
+                    .map(|index| message.get_segment(index as u32).unwrap().to_vec())
+                    .collect();
+                assert!(message.get_segment(message.len() as u32).is_none());
+                let parts: Vec<&[u8]> = segments.iter().map(Vec::as_slice).collect();
+                let mut written = Vec::new();
+                write_table(&parts, &mut written);
+                assert_eq!(written.len(), table_bytes(parts.len()));
+                assert_eq!(written.len() + parts.concat().len(), message.bytes());
+                segments
+            })
+            .collect();
+        Ok((messages, assembler.at_boundary()))
     }
 
     #[test]
-    fn messages_are_counted_however_they_are_cut() {
+    fn messages_are_the_same_however_they_are_cut() {
         let mut data = Vec::new();
+        let mut expected = Vec::new();
+        let mut next = 0_u8;
         for sizes in [&[3_u32][..], &[1, 2], &[1, 0, 5], &[2, 2, 2, 2], &[0]] {
             data.extend(table(sizes));
-            data.extend(vec![0_u8; 8 * sizes.iter().sum::<u32>() as usize]);
+            let mut message = Vec::new();
+            for size in sizes {
+                let segment: Vec<u8> = (0..8 * size)
+                    .map(|_| {
+                        next = next.wrapping_add(1);
+                        next
+                    })
+                    .collect();
+                data.extend(&segment);
+                message.push(segment);
+            }
+            expected.push(message);
         }
-        let whole = follow_in_pieces(&data, data.len(), 1 << 20).unwrap();
-        assert_eq!(
-            whole.0.iter().map(|message| message.bytes).collect::<Vec<_>>(),
-            [32, 40, 64, 88, 8]
-        );
-        assert!(whole.1);
-        for piece in 1..40 {
-            assert_eq!(follow_in_pieces(&data, piece, 1 << 20).unwrap(), whole);
+        for piece in 1..data.len() + 1 {
+            assert_eq!(assemble(&data, piece, 1 << 20).unwrap(), (expected.clone(), true));
         }
-        assert!(!follow_in_pieces(&data[..data.len() - 3], 7, 1 << 20).unwrap().1);
+        assert!(!assemble(&data[..data.len() - 3], 7, 1 << 20).unwrap().1);
     }
 
     #[test]
     fn promises_beyond_the_limit_are_refused_in_the_table() {
+        let too_large = FrameError::TooLarge {
+            bytes: 136,
+            limit: 128,
+        };
+        assert_eq!(assemble(&table(&[17]), 1, 128), Err(too_large));
+        assert!(assemble(&table(&[16]), 1, 128).is_ok());
+        assert_eq!(assemble(&table(&[8, 4, 5]), 4, 128), Err(too_large));
+        assert!(assemble(&table(&[u32::MAX; 511]), 64, usize::MAX).is_ok());
         assert_eq!(
-            follow_in_pieces(&table(&[17]), 1, 128),
-            Err(FrameError::TooLarge {
-                bytes: 136,
-                limit: 128
-            })
-        );
-        assert!(follow_in_pieces(&table(&[16]), 1, 128).is_ok());
-        assert_eq!(
-            follow_in_pieces(&table(&[8, 4, 5]), 4, 128),
-            Err(FrameError::TooLarge {
-                bytes: 136,
-                limit: 128
-            })
-        );
-        let every_size_maximal = table(&[u32::MAX; 511]);
-        assert!(follow_in_pieces(&every_size_maximal, 64, usize::MAX).is_ok());
-        assert_eq!(
-            follow_in_pieces(&[0xff; 8], 8, usize::MAX),
+            assemble(&[0xff; 8], 8, usize::MAX),
             Err(FrameError::TooManySegments { segments: 1 << 32 })
         );
     }
 
     #[test]
+    fn memory_follows_what_has_arrived() {
+        let mut assembler = Assembler::default();
+        let mut limits = Limits {
+            maximum: usize::MAX,
+            present: 1000,
+        };
+        let data = [table(&[1 << 20]), vec![0; 100]].concat();
+        let (taken, message) = assembler.feed(&data, limits).unwrap();
+        assert!(taken == 8 && message.is_none());
+        assert_eq!(assembler.announced(), 8 << 20);
+        assert!(matches!(assembler.feed(&data[8..], limits), Ok((0, None))));
+        limits.present = usize::MAX;
+        assert!(matches!(assembler.feed(&[], limits), Ok((0, None))));
+        assert_eq!(assembler.held(), 0);
+        let mut arrived = 0;
+        while assembler.missing() > 0 {
+            let count = assembler.room().len().min(1000);
+            arrived += count;
+            let message = assembler.advance(count);
+            assert_eq!(message.is_some(), arrived == 8 << 20);
+            assert!(assembler.held() <= (2 * arrived).max(FIRST_WORDS * WORD));
+        }
+        assert!(assembler.at_boundary());
+    }
+
+    #[test]
     fn kinds_and_ids_are_seen() {
-        // Root pointer; tag 2 (call); pointer to a body with one data word; question id 77.
-        let words: [u64; 4] = [0x0001_0001_0000_0000, 2, 0x0000_0001_0000_0000, 77];
-        let mut data = table(&[4]);
-        data.extend(words.iter().flat_map(|word| word.to_le_bytes()));
-        let (passed, _) = follow_in_pieces(&data, 5, 128).unwrap();
-        assert_eq!(
-            passed,
-            [Passed {
-                kind: Kind::Question(Some(77)),
-                bytes: 40
-            }]
-        );
+        // Root pointer; tag; pointer to a body with one data word; id 77, and for a return bit 33.
+        for (tag, word, expected) in [
+            (2, 77, Kind::Question(Some(77))),
+            (4, 77, Kind::Finish(Some(77))),
+            (
+                3,
+                77,
+                Kind::Return {
+                    id: Some(77),
+                    last: false,
+                },
+            ),
+            (
+                3,
+                77 | 1 << 33,
+                Kind::Return {
+                    id: Some(77),
+                    last: true,
+                },
+            ),
+            (1, 77, Kind::Other),
+        ] {
+            let words: [u64; 4] = [0x0001_0001_0000_0000, tag, 0x0000_0001_0000_0000, word];
+            let segment: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+            assert_eq!(kind(&segment), expected);
+            for length in 0..segment.len() {
+                kind(&segment[..length]);
+            }
+        }
     }
 }

@@ -1,40 +1,38 @@
 //! The byte stream below the RPC system: buffers, limits, deadlines, accounting.
 //!
-//! Written messages are gathered and sent when the RPC system has nothing more to do at once, so many small answers leave
-//! in one system call; reading follows the framing and stops while the peer does not take our bytes.
+//! Sent messages are gathered and written when the RPC system has nothing more to do at once, so many small answers leave
+//! in one system call; reading stops while the peer does not take our bytes.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
+use std::cell::{Cell, RefCell, RefMut};
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Instant;
 
+use capnp::message::{Builder, HeapAllocator};
 use futures::io::{AsyncRead, AsyncWrite};
 
-use super::frame::{Frames, Kind, Passed};
-use super::{CloseReason, Role, RpcLimits, Traffic};
+use super::calls::OpenCalls;
+use super::frame::{self, Assembler, FrameError, Limits, Message};
+use super::output::Output;
+use super::{CloseReason, Role, RpcLimits, STRANGER_MESSAGE_BYTES_MAX, Traffic};
 use crate::clock;
 use crate::limit::ConnectionHandle;
 
-/// Reads smaller than this go through a buffer.
+/// What is read goes through a buffer of this size, except the rest of a large message.
 const INPUT_BUFFER: usize = 8 << 10;
 
-/// Gathered output beyond this is sent before more is taken.
+/// Gathered output beyond this is written before the RPC system has come to rest.
 const OUTPUT_HIGH: usize = 64 << 10;
-
-/// Pieces at least this large are written without a copy if nothing is before them.
-const DIRECT_WRITE: usize = 16 << 10;
-
-/// An emptied output buffer keeps at most this.
-const OUTPUT_KEPT: usize = 16 << 10;
 
 pub(super) struct Transport<S> {
     stream: RefCell<S>,
     role: Role,
     limits: RpcLimits,
     handle: Option<ConnectionHandle>,
+    /// The driver is at work, and will write what is sent meanwhile.
+    driving: Cell<bool>,
     state: RefCell<State>,
 }
 
@@ -44,18 +42,17 @@ struct State {
     input: Box<[u8]>,
     input_at: usize,
     input_end: usize,
-    input_frames: Frames,
+    assembler: Assembler,
     end_of_file: bool,
     /// Since when a message is incomplete.
     begun: Option<Instant>,
-    output: Vec<u8>,
-    output_at: usize,
-    output_frames: Frames,
+    output: Output,
     /// Since when the peer takes nothing.
     blocked: Option<Instant>,
     calls: OpenCalls,
     parked_reader: Option<Waker>,
-    parked_writer: Option<Waker>,
+    /// A message beyond what a stranger may send has begun while a call of its is unanswered.
+    reader_waits_for_answer: bool,
     driver: Waker,
     failure: Option<CloseReason>,
     failed: bool,
@@ -63,95 +60,22 @@ struct State {
     bytes_out: u64,
 }
 
-/// Calls of the peer that hold memory here: parameters until the return, results until the finish.
-#[derive(Default)]
-struct OpenCalls {
-    calls: HashMap<u32, OpenCall>,
-    bytes: usize,
-    /// Questions whose id we could not see. They stay counted.
-    unseen: usize,
-}
-
-struct OpenCall {
-    bytes: usize,
-    returned: bool,
-    finished: bool,
-}
-
-impl OpenCalls {
-    fn count(&self) -> usize {
-        self.calls.len() + self.unseen
-    }
-
-    fn received(&mut self, message: Passed) {
-        match message.kind {
-            Kind::Question(Some(id)) => {
-                let call = OpenCall {
-                    bytes: message.bytes,
-                    returned: false,
-                    finished: false,
-                };
-                self.bytes += message.bytes;
-                if let Some(replaced) = self.calls.insert(id, call) {
-                    self.bytes -= replaced.bytes;
-                }
-            }
-            Kind::Question(None) => {
-                self.unseen += 1;
-                self.bytes += message.bytes;
-            }
-            Kind::Finish(Some(id)) => {
-                if let Some(call) = self.calls.get_mut(&id) {
-                    call.finished = true;
-                    self.settle(id);
-                }
-            }
-            Kind::Finish(None) | Kind::Return(_) | Kind::Other => {}
-        }
-    }
-
-    fn sent(&mut self, message: Passed) {
-        if let Kind::Return(Some(id)) = message.kind
-            && let Some(call) = self.calls.get_mut(&id)
-        {
-            self.bytes = self.bytes - call.bytes + message.bytes;
-            call.bytes = message.bytes;
-            call.returned = true;
-            self.settle(id);
-        }
-    }
-
-    fn settle(&mut self, id: u32) {
-        if self
-            .calls
-            .get(&id)
-            .is_some_and(|call| call.returned && call.finished)
-            && let Some(call) = self.calls.remove(&id)
-        {
-            self.bytes -= call.bytes;
-        }
-    }
-}
-
 impl State {
-    fn new(limits: &RpcLimits) -> Self {
+    fn new() -> Self {
         Self {
             opened: clock::now(),
             heard: false,
             input: Box::default(),
             input_at: 0,
             input_end: 0,
-            input_frames: Frames::new(limits.message_bytes_max),
+            assembler: Assembler::default(),
             end_of_file: false,
             begun: None,
-            output: Vec::new(),
-            output_at: 0,
-            // Our own messages are not refused.
-            output_frames: Frames::new(usize::MAX),
+            output: Output::default(),
             blocked: None,
             calls: OpenCalls::default(),
             parked_reader: None,
-            parked_writer: None,
+            reader_waits_for_answer: false,
             driver: Waker::noop().clone(),
             failure: None,
             failed: false,
@@ -160,57 +84,8 @@ impl State {
         }
     }
 
-    /// Lent for one operation: cheaper than a clone, and the state stays free for it.
-    fn take_driver(&mut self) -> Waker {
-        std::mem::replace(&mut self.driver, Waker::noop().clone())
-    }
-
-    fn output_waiting(&self) -> usize {
-        self.output.len() - self.output_at
-    }
-
-    /// Takes note of bytes that came in, before anybody acts on them.
-    fn note_input(&mut self, data: &[u8], role: Role, limits: &RpcLimits) -> Result<(), CloseReason> {
-        self.bytes_in += data.len() as u64;
-        self.heard = true;
-        let mut completed = false;
-        let calls = &mut self.calls;
-        let followed = self.input_frames.follow(data, |message| {
-            completed = true;
-            if role == Role::Server {
-                calls.received(message);
-            }
-        });
-        if let Err(error) = followed {
-            return Err(CloseReason::MessageRefused {
-                reason: error.to_string(),
-            });
-        }
-        if self.input_frames.at_boundary() {
-            self.begun = None;
-        } else if completed || self.begun.is_none() {
-            self.begun = Some(clock::now());
-        }
-        if self.calls.count() > limits.open_calls_max || self.calls.bytes > limits.open_bytes_max {
-            return Err(CloseReason::TooManyCalls {
-                calls: self.calls.count(),
-                bytes: self.calls.bytes,
-            });
-        }
-        Ok(())
-    }
-
-    fn note_output(&mut self, data: &[u8], role: Role) {
-        if role == Role::Server {
-            let calls = &mut self.calls;
-            // Without a limit, only our own nonsense could fail here; it would not be followed further.
-            let _ = self.output_frames.follow(data, |message| calls.sent(message));
-        }
-    }
-
     /// The peer took bytes: it is not stuck, and reading may go on.
-    fn note_progress(&mut self, count: usize) -> Option<Waker> {
-        self.bytes_out += count as u64;
+    fn note_progress(&mut self) -> Option<Waker> {
         self.blocked.take()?;
         if self.begun.is_some() {
             // Not the peer's fault that we did not read.
@@ -218,17 +93,31 @@ impl State {
         }
         self.parked_reader.take()
     }
+
+    /// Memory that the peer makes us hold.
+    fn held(&self) -> usize {
+        self.calls.bytes() + self.assembler.held() + self.output.waiting()
+    }
+
+    fn release(&mut self) {
+        self.output.clear();
+        self.assembler = Assembler::default();
+        self.input = Box::default();
+        self.input_at = 0;
+        self.input_end = 0;
+        self.calls = OpenCalls::default();
+    }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Transport<S> {
+impl<S> Transport<S> {
     pub(super) fn new(stream: S, role: Role, limits: RpcLimits, handle: Option<ConnectionHandle>) -> Self {
-        let state = RefCell::new(State::new(&limits));
         Self {
             stream: RefCell::new(stream),
             role,
             limits,
             handle,
-            state,
+            driving: Cell::new(false),
+            state: RefCell::new(State::new()),
         }
     }
 
@@ -241,9 +130,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transport<S> {
         }
     }
 
-    /// Who is to be polled when output can move again.
-    pub(super) fn set_driver(&self, waker: &Waker) {
+    /// The driver begins its work; it is to be polled when there is something to write.
+    pub(super) fn begin_driving(&self, waker: &Waker) {
         self.state.borrow_mut().driver.clone_from(waker);
+        self.driving.set(true);
+    }
+
+    pub(super) fn end_driving(&self) {
+        self.driving.set(false);
     }
 
     /// Ends both directions with an error, which the RPC system sees at its next step.
@@ -254,10 +148,30 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transport<S> {
         }
         state.failed = true;
         state.failure = Some(reason);
-        let parked = [state.parked_reader.take(), state.parked_writer.take()];
+        let reader = state.parked_reader.take();
+        let driver = state.driver.clone();
         drop(state);
-        for waker in parked.into_iter().flatten() {
+        if let Some(waker) = reader {
             waker.wake();
+        }
+        if !self.driving.get() {
+            driver.wake();
+        }
+    }
+
+    /// The connection is over. Requests that somebody still holds keep the transport, but nothing in it.
+    pub(super) fn close(&self) {
+        let mut state = self.state.borrow_mut();
+        state.failed = true;
+        state.release();
+        let reader = state.parked_reader.take();
+        state.driver = Waker::noop().clone();
+        drop(state);
+        drop(reader);
+        if let Some(handle) = &self.handle {
+            handle.set_calls(0);
+            // Nothing is held from now on, which always succeeds.
+            let _ = handle.hold(0);
         }
     }
 
@@ -270,14 +184,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transport<S> {
     }
 
     pub(super) fn has_output(&self) -> bool {
-        self.state.borrow().output_waiting() > 0
+        self.state.borrow().output.waiting() > 0
     }
 
     /// What the RPC system's own end means.
     pub(super) fn reason_of(&self, result: capnp::Result<()>) -> CloseReason {
         let state = self.state.borrow();
         match result {
-            _ if state.end_of_file && state.begun.is_none() => CloseReason::PeerClosed,
+            _ if state.end_of_file && state.assembler.at_boundary() => CloseReason::PeerClosed,
             Ok(()) => CloseReason::PeerClosed,
             Err(error) => CloseReason::Protocol {
                 reason: error.to_string(),
@@ -288,11 +202,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transport<S> {
     /// When the peer is overdue, if nothing happens until then.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let state = self.state.borrow();
-        if state.failed {
+        let server = self.role == Role::Server;
+        if state.failed || (state.heard || !server) && state.blocked.is_none() && state.begun.is_none() {
             return None;
         }
         let write = state.blocked.map(|since| since + self.limits.write_deadline);
-        let server = self.role == Role::Server;
         // While we do not read, the rest of a message can not come.
         let read = state
             .begun
@@ -325,51 +239,148 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transport<S> {
         self.fail(reason);
     }
 
-    /// Sends gathered output as far as the peer takes it.
-    pub(super) fn drain(&self) {
-        let mut state = self.state.borrow_mut();
-        if state.output_waiting() == 0 || state.failed {
-            return;
+    fn message_limits(&self) -> Limits {
+        let maximum = self.limits.message_bytes_max;
+        let present = match &self.handle {
+            Some(handle) if !handle.is_protected() => maximum.min(STRANGER_MESSAGE_BYTES_MAX),
+            _ => maximum,
+        };
+        Limits { maximum, present }
+    }
+
+    /// Tells the shared budget what this connection holds.
+    fn account(&self, state: &State) -> Result<(), CloseReason> {
+        let Some(handle) = &self.handle else { return Ok(()) };
+        let bytes = state.held();
+        handle
+            .hold(bytes)
+            .map_err(|budget| CloseReason::NoMemory { bytes, budget })
+    }
+
+    /// A message has arrived: takes note before anybody acts on it.
+    fn note_message(&self, state: &mut State, message: &Message) -> Result<(), CloseReason> {
+        state.begun = None;
+        if self.role == Role::Client {
+            return Ok(());
         }
-        let driver = state.take_driver();
-        let mut cx = Context::from_waker(&driver);
-        let mut woken = None;
-        let mut failure = None;
-        while state.output_waiting() > 0 {
-            let written = Pin::new(&mut *self.stream.borrow_mut())
-                .poll_write(&mut cx, &state.output[state.output_at..]);
-            match written {
-                Poll::Ready(Ok(0)) => {
-                    failure = Some(io::ErrorKind::WriteZero.into());
-                    break;
-                }
-                Poll::Ready(Ok(count)) => {
-                    state.output_at += count;
-                    woken = state.note_progress(count).or(woken);
-                }
-                Poll::Ready(Err(error)) => {
-                    failure = Some(error);
-                    break;
-                }
-                Poll::Pending => {
-                    state.blocked.get_or_insert_with(clock::now);
-                    break;
-                }
+        let calls = &mut state.calls;
+        calls.received(message.kind(), message.bytes());
+        if calls.count() > self.limits.open_calls_max || calls.bytes() > self.limits.open_bytes_max {
+            return Err(CloseReason::TooManyCalls {
+                calls: calls.count(),
+                bytes: calls.bytes(),
+            });
+        }
+        if let Some(handle) = &self.handle {
+            handle.set_calls(calls.unanswered());
+        }
+        self.account(state)
+    }
+
+    /// The next message out of what has been read.
+    fn assemble(&self, state: &mut State) -> Result<Option<Message>, CloseReason> {
+        if state.input_at == state.input_end && state.assembler.at_boundary() {
+            return Ok(None);
+        }
+        let limits = self.message_limits();
+        let refused = |error: FrameError| CloseReason::MessageRefused {
+            reason: error.to_string(),
+        };
+        let (taken, message) = state
+            .assembler
+            .feed(&state.input[state.input_at..state.input_end], limits)
+            .map_err(refused)?;
+        let announced = state.assembler.announced();
+        // A large call may follow the authentication at once; it waits for what comes of that.
+        if announced > limits.present && state.calls.unanswered() == 0 {
+            return Err(refused(FrameError::TooLarge {
+                bytes: announced as u64,
+                limit: limits.present as u64,
+            }));
+        }
+        state.input_at += taken;
+        match message {
+            Some(message) => {
+                self.note_message(state, &message)?;
+                Ok(Some(message))
+            }
+            None => {
+                state.begun.get_or_insert_with(clock::now);
+                self.account(state)?;
+                Ok(None)
             }
         }
-        state.driver = driver;
-        if state.output_waiting() == 0 {
-            state.output.clear();
-            state.output_at = 0;
-            state.output.shrink_to(OUTPUT_KEPT);
+    }
+
+    /// As [`Self::poll_message`], but only out of what has been read; failures are left to it, too.
+    pub(super) fn take_buffered(&self) -> Option<Message> {
+        let mut state = self.state.borrow_mut();
+        if state.failed {
+            return None;
         }
-        let writer = if state.output_waiting() < OUTPUT_HIGH {
-            state.parked_writer.take()
-        } else {
-            None
-        };
+        match self.assemble(&mut state) {
+            Ok(message) => message,
+            Err(reason) => {
+                drop(state);
+                self.fail(reason);
+                None
+            }
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Transport<S> {
+    /// Puts a message on its way.
+    pub(super) fn send(&self, message: &Rc<Builder<HeapAllocator>>) {
+        let mut state = self.state.borrow_mut();
+        if state.failed {
+            return;
+        }
+        let segments = message.get_segments_for_output();
+        let bytes =
+            frame::table_bytes(segments.len()) + segments.iter().map(|segment| segment.len()).sum::<usize>();
+        let idle = state.output.waiting() == 0;
+        state.output.push(message, &segments, bytes);
+        let mut accounted = Ok(());
+        if self.role == Role::Server {
+            state
+                .calls
+                .sent(frame::kind(segments.first().copied().unwrap_or_default()), bytes);
+            if let Some(handle) = &self.handle {
+                handle.set_calls(state.calls.unanswered());
+            }
+            accounted = self.account(&state);
+        }
+        let reader = state.reader_waits_for_answer.then(|| {
+            state.reader_waits_for_answer = false;
+            state.parked_reader.take()
+        });
+        let full = state.output.waiting() >= OUTPUT_HIGH;
+        if idle && !full && !self.driving.get() {
+            state.driver.wake_by_ref();
+        }
         drop(state);
-        for waker in [woken, writer].into_iter().flatten() {
+        if let Some(waker) = reader.flatten() {
+            waker.wake();
+        }
+        if let Err(reason) = accounted {
+            self.fail(reason);
+        } else if full {
+            self.drain();
+        }
+    }
+
+    /// Writes what is on its way as far as the peer takes it.
+    pub(super) fn drain(&self) {
+        let mut state = self.state.borrow_mut();
+        if state.output.waiting() == 0 || state.failed {
+            return;
+        }
+        let (reader, failure) = self.write_out(&mut state);
+        // Less is held than before, which always succeeds.
+        let _ = self.account(&state);
+        drop(state);
+        if let Some(waker) = reader {
             waker.wake();
         }
         if let Some(error) = failure {
@@ -377,142 +388,152 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transport<S> {
         }
     }
 
-    fn failed_io() -> io::Error {
-        io::Error::new(
-            io::ErrorKind::ConnectionAborted,
-            "connection was ended on this side",
-        )
+    fn write_out(&self, state: &mut State) -> (Option<Waker>, Option<io::Error>) {
+        // Cheaper than a clone.
+        let driver = std::mem::replace(&mut state.driver, Waker::noop().clone());
+        let mut cx = Context::from_waker(&driver);
+        let mut stream = self.stream.borrow_mut();
+        let mut written = 0;
+        let mut failure = None;
+        let mut stuck = false;
+        state
+            .output
+            .drain(|bytes| match Pin::new(&mut *stream).poll_write(&mut cx, bytes) {
+                Poll::Ready(Ok(0)) => {
+                    failure = Some(io::ErrorKind::WriteZero.into());
+                    None
+                }
+                Poll::Ready(Ok(count)) => {
+                    written += count;
+                    Some(count)
+                }
+                Poll::Ready(Err(error)) => {
+                    failure = Some(error);
+                    None
+                }
+                Poll::Pending => {
+                    stuck = true;
+                    None
+                }
+            });
+        state.driver = driver;
+        state.bytes_out += written as u64;
+        let reader = if written > 0 { state.note_progress() } else { None };
+        if stuck {
+            state.blocked.get_or_insert_with(clock::now);
+        }
+        (reader, failure)
     }
 
-    fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
-        let mut state = self.state.borrow_mut();
-        if state.failed {
-            return Poll::Ready(Err(Self::failed_io()));
+    fn ended() -> capnp::Error {
+        capnp::Error::disconnected("connection was ended on this side".to_owned())
+    }
+
+    /// The next message of the peer; none when it has closed.
+    pub(super) fn poll_message(&self, cx: &mut Context<'_>) -> Poll<capnp::Result<Option<Message>>> {
+        loop {
+            let mut state = self.state.borrow_mut();
+            if state.failed {
+                return Poll::Ready(Err(Self::ended()));
+            }
+            let step = match self.assemble(&mut state) {
+                Ok(None) => self.poll_input(state, cx),
+                Ok(Some(message)) => return Poll::Ready(Ok(Some(message))),
+                Err(reason) => {
+                    drop(state);
+                    Poll::Ready(Input::Failed(reason))
+                }
+            };
+            match ready!(step) {
+                Input::More => {}
+                Input::Complete(message) => return Poll::Ready(Ok(Some(message))),
+                Input::End { clean: true } => return Poll::Ready(Ok(None)),
+                Input::End { clean: false } => {
+                    return Poll::Ready(Err(capnp::Error::from_kind(capnp::ErrorKind::PrematureEndOfFile)));
+                }
+                Input::Failed(reason) => self.fail(reason),
+            }
         }
-        if state.input_at < state.input_end {
-            return Poll::Ready(Ok(state.copy_input(buffer)));
-        }
-        if state.output_waiting() > 0 {
+    }
+
+    /// Reads once, unless the peer has to take answers first.
+    fn poll_input<'a>(&'a self, mut state: RefMut<'a, State>, cx: &mut Context<'_>) -> Poll<Input> {
+        if state.output.waiting() > 0 {
             // Answers leave before more questions are taken.
             drop(state);
             self.drain();
             state = self.state.borrow_mut();
             if state.failed {
-                return Poll::Ready(Err(Self::failed_io()));
+                return Poll::Ready(Input::More);
             }
         }
-        if self.role == Role::Server && state.blocked.is_some() {
+        let unknown = state.assembler.announced() > self.message_limits().present;
+        if unknown || self.role == Role::Server && state.blocked.is_some() {
+            state.reader_waits_for_answer = unknown;
             state.parked_reader = Some(cx.waker().clone());
             return Poll::Pending;
         }
-        let direct = buffer.len() >= INPUT_BUFFER;
-        let State { input, .. } = &mut *state;
-        if input.is_empty() {
-            *input = vec![0; INPUT_BUFFER].into_boxed_slice();
-        }
-        let target = if direct { &mut *buffer } else { &mut input[..] };
-        let count = match Pin::new(&mut *self.stream.borrow_mut()).poll_read(cx, target) {
-            Poll::Ready(Ok(count)) => count,
-            Poll::Ready(Err(error)) => {
-                drop(state);
-                self.fail(broken(error));
-                return Poll::Ready(Err(Self::failed_io()));
+        let State { input, assembler, .. } = &mut *state;
+        let direct = assembler.missing() >= INPUT_BUFFER;
+        let target = if direct {
+            assembler.room()
+        } else {
+            if input.is_empty() {
+                *input = vec![0; INPUT_BUFFER].into_boxed_slice();
             }
+            &mut input[..]
+        };
+        let read = Pin::new(&mut *self.stream.borrow_mut()).poll_read(cx, target);
+        let count = match read {
+            Poll::Ready(Ok(count)) => count,
+            Poll::Ready(Err(error)) => return Poll::Ready(Input::Failed(broken(error))),
             Poll::Pending => {
                 // `fail` has to reach a reader that waits for the socket, too.
-                state.parked_reader = Some(cx.waker().clone());
+                match &mut state.parked_reader {
+                    Some(parked) => parked.clone_from(cx.waker()),
+                    parked => *parked = Some(cx.waker().clone()),
+                }
                 return Poll::Pending;
             }
         };
         if count == 0 {
             state.end_of_file = true;
-            return Poll::Ready(Ok(0));
+            let clean = state.assembler.at_boundary();
+            return Poll::Ready(Input::End { clean });
         }
-        let noted = if direct {
-            state.note_input(&buffer[..count], self.role, &self.limits)
-        } else {
-            // Taken out for the moment, since both are in the same state.
-            let input = std::mem::take(&mut state.input);
-            let noted = state.note_input(&input[..count], self.role, &self.limits);
-            state.input = input;
-            noted
-        };
-        let calls = state.calls.count();
-        if let Err(reason) = noted {
-            drop(state);
-            self.fail(reason);
-            return Poll::Ready(Err(Self::failed_io()));
-        }
+        state.bytes_in += count as u64;
+        state.heard = true;
         if let Some(handle) = &self.handle {
             handle.touch();
-            handle.set_calls(calls);
         }
-        if direct {
-            return Poll::Ready(Ok(count));
+        if !direct {
+            state.input_at = 0;
+            state.input_end = count;
+            return Poll::Ready(Input::More);
         }
-        state.input_at = 0;
-        state.input_end = count;
-        Poll::Ready(Ok(state.copy_input(buffer)))
-    }
-
-    fn poll_write(&self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        if self.state.borrow().output_waiting() >= OUTPUT_HIGH {
-            self.drain();
-        }
-        let mut state = self.state.borrow_mut();
-        if state.failed {
-            return Poll::Ready(Err(Self::failed_io()));
-        }
-        if state.output_waiting() == 0 && data.len() >= DIRECT_WRITE {
-            let driver = state.take_driver();
-            let written =
-                Pin::new(&mut *self.stream.borrow_mut()).poll_write(&mut Context::from_waker(&driver), data);
-            state.driver = driver;
-            match written {
-                Poll::Ready(Ok(count)) => {
-                    let reader = state.note_progress(count);
-                    self.wrote(state, &data[..count]);
-                    if let Some(waker) = reader {
-                        waker.wake();
-                    }
-                    return Poll::Ready(Ok(count));
-                }
-                Poll::Ready(Err(error)) => {
-                    drop(state);
-                    self.fail(broken(error));
-                    return Poll::Ready(Err(Self::failed_io()));
-                }
-                // Gathered below; the driver sends it when the peer takes it.
-                Poll::Pending => {
-                    state.blocked.get_or_insert_with(clock::now);
-                }
-            }
-        }
-        if state.output_waiting() >= OUTPUT_HIGH {
-            state.parked_writer = Some(cx.waker().clone());
-            return Poll::Pending;
-        }
-        let taken = data.len().min(OUTPUT_HIGH);
-        state.output.extend_from_slice(&data[..taken]);
-        self.wrote(state, &data[..taken]);
-        Poll::Ready(Ok(taken))
-    }
-
-    fn wrote(&self, mut state: std::cell::RefMut<'_, State>, data: &[u8]) {
-        state.note_output(data, self.role);
-        if let Some(handle) = &self.handle {
-            handle.set_calls(state.calls.count());
-        }
+        let message = state.assembler.advance(count);
+        let noted = match &message {
+            Some(message) => self.note_message(&mut state, message),
+            None => self.account(&state),
+        };
+        Poll::Ready(match (noted, message) {
+            (Err(reason), _) => Input::Failed(reason),
+            (Ok(()), Some(message)) => Input::Complete(message),
+            (Ok(()), None) => Input::More,
+        })
     }
 }
 
-impl State {
-    fn copy_input(&mut self, buffer: &mut [u8]) -> usize {
-        let count = buffer.len().min(self.input_end - self.input_at);
-        buffer[..count].copy_from_slice(&self.input[self.input_at..self.input_at + count]);
-        self.input_at += count;
-        count
-    }
+/// What one attempt to read has brought.
+enum Input {
+    /// Look again.
+    More,
+    Complete(Message),
+    /// The peer closes; `clean` is false in the middle of a message.
+    End {
+        clean: bool,
+    },
+    Failed(CloseReason),
 }
 
 /// A peer that goes while bytes for it are on their way is seen as a failure of the stream.
@@ -520,31 +541,5 @@ fn broken(error: io::Error) -> CloseReason {
     match error.kind() {
         io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => CloseReason::PeerClosed,
         _ => CloseReason::Stream(error),
-    }
-}
-
-/// What the RPC system reads from.
-pub(super) struct ReadEnd<S>(pub(super) Rc<Transport<S>>);
-
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for ReadEnd<S> {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
-        self.0.poll_read(cx, buffer)
-    }
-}
-
-/// What the RPC system writes to. A flush is left to the driver, which sends everything gathered at once.
-pub(super) struct WriteEnd<S>(pub(super) Rc<Transport<S>>);
-
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for WriteEnd<S> {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        self.0.poll_write(cx, data)
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
     }
 }
