@@ -163,6 +163,23 @@ pub(crate) fn verb_of(args: &[std::ffi::OsString]) -> Option<&str> {
     None
 }
 
+/// The form that a command line asks for, without parsing it: for telling a usage error.
+pub(crate) fn format_of(args: &[std::ffi::OsString]) -> Option<Format> {
+    let mut found = None;
+    let mut rest = args.iter().skip(1).map(|arg| arg.to_str().unwrap_or(""));
+    while let Some(arg) = rest.next() {
+        let value = match arg {
+            // What follows is the command of a container.
+            "--" => break,
+            "-o" | "--output" => rest.next(),
+            _ => arg.strip_prefix("--output=").or_else(|| arg.strip_prefix("-o")),
+        };
+        let value = value.map(|text| text.trim_start_matches('='));
+        found = value.and_then(|text| Format::from_str(text, true).ok()).or(found);
+    }
+    found
+}
+
 #[cfg(test)]
 mod tests {
     use clap::FromArgMatches;
@@ -233,6 +250,24 @@ mod tests {
         let (cli, _) = parse(&["exec", "web", "--", "ls", "-l"]).unwrap();
         let Verb::Exec(exec) = cli.verb else { panic!() };
         assert_eq!(exec.command, ["ls", "-l"]);
+    }
+
+    #[test]
+    fn the_form_is_found_before_the_command() {
+        let form = |line: &[&str]| {
+            let args: Vec<std::ffi::OsString> = line.iter().map(Into::into).collect();
+            format_of(&args)
+        };
+        for line in [
+            ["-o", "json"],
+            ["--output", "json"],
+            ["x", "-ojson"],
+            ["x", "--output=json"],
+        ] {
+            assert_eq!(form(&["bulkhead", line[0], line[1], "ps"]), Some(Format::Json));
+        }
+        assert_eq!(form(&["bulkhead", "run", "--", "x", "-o", "json"]), None);
+        assert_eq!(form(&["bulkhead", "ps", "-o", "yaml"]), None);
     }
 
     #[test]

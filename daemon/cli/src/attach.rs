@@ -5,7 +5,9 @@ use client::{Agent, Attached};
 use model::{Fault, Termination};
 
 use crate::failure::{About, Failure, Outcome};
-use crate::foreground::{Connected, Session, SessionEnd, SessionOptions, Target, end_notice, exit_status};
+use crate::foreground::{
+    Connected, LastOutput, Session, SessionEnd, SessionOptions, Target, end_notice, exit_status,
+};
 use crate::output::{complain, label_of};
 
 /// Join the input, output and signals of a running container
@@ -64,9 +66,12 @@ pub(crate) async fn attach(agent: &Agent, args: AttachArgs) -> Outcome {
         input,
         output: Some(output),
         waiting: container.wait(),
+        last_output: LastOutput::Whole,
     };
     let resume: Option<std::future::Ready<Result<Termination, Fault>>> = None;
-    match session.conduct(connected, resume).await? {
+    let conducted = session.conduct(connected, resume).await;
+    session.tell_losses(&label);
+    match conducted? {
         SessionEnd::Command(end) => {
             if let Some(notice) = end_notice(&label, &end) {
                 complain(&notice);

@@ -7,7 +7,9 @@ use client::Agent;
 use model::{ExecSpec, Fault, Termination};
 
 use crate::failure::{About, Failure, Outcome};
-use crate::foreground::{Connected, Session, SessionEnd, SessionOptions, Target, exit_status, terminal};
+use crate::foreground::{
+    Connected, LastOutput, Session, SessionEnd, SessionOptions, Target, exit_status, terminal,
+};
 use crate::parse::{self, Variable};
 use crate::run_args::own_environment;
 
@@ -19,7 +21,7 @@ Examples:
   bulkhead exec -t web -- sh
   bulkhead exec -u nobody -e LANG=C web -- env
 
-Exit status: as for run.")]
+Exit status: as for run. Processes that the command leaves in the background are not waited for.")]
 pub(crate) struct ExecArgs {
     /// Give the command a terminal
     #[arg(short, long)]
@@ -82,9 +84,12 @@ pub(crate) async fn exec(agent: &Agent, args: ExecArgs) -> Outcome {
         target: Target::Process(execution.process),
         input,
         output: execution.output,
+        last_output: LastOutput::Shared(agent.clone()),
     };
     let resume: Option<std::future::Ready<Result<Termination, Fault>>> = None;
-    match session.conduct(connected, resume).await? {
+    let conducted = session.conduct(connected, resume).await;
+    session.tell_losses(&args.container);
+    match conducted? {
         SessionEnd::Command(end) => Ok(exit_status(&end)),
         SessionEnd::Detached => Ok(0),
     }

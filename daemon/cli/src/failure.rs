@@ -1,6 +1,10 @@
 //! How a verb fails, and what a person and a script see of it: one line on stderr, one exit status.
 
 use model::{Fault, FaultKind};
+use serde::Serialize;
+
+use crate::args::Format;
+use crate::output::complain;
 
 /// A request failed.
 pub(crate) const STATUS_FAILED: u8 = 1;
@@ -20,6 +24,16 @@ pub(crate) enum Failure {
     OutputClosed,
     /// All is said; only the status is left.
     Status(u8),
+    /// One each of the things that a verb was about.
+    Several(Vec<Failure>),
+}
+
+/// A failure for programs, with what it is about.
+#[derive(Serialize)]
+struct Told<'a> {
+    #[serde(flatten)]
+    failure: api::client_json::Failure,
+    about: Option<&'a str>,
 }
 
 impl From<Fault> for Failure {
@@ -46,8 +60,22 @@ impl<T> About<T> for Result<T, Fault> {
 pub(crate) type Outcome = Result<u8, Failure>;
 
 impl Failure {
+    /// Says on stderr what went wrong: a line for each thing, text or JSON. Every verb fails through here.
+    pub fn tell(&self, verb: &str, format: Format) {
+        if let Self::Several(failures) = self {
+            return failures.iter().for_each(|failure| failure.tell(verb, format));
+        }
+        let line = match format {
+            Format::Json => self.json_line(verb),
+            Format::Table => self.line(verb),
+        };
+        if let Some(line) = line {
+            complain(&line);
+        }
+    }
+
     /// The one line, without the line feed.
-    pub fn line(&self, verb: &str) -> Option<String> {
+    fn line(&self, verb: &str) -> Option<String> {
         let Self::Fault { what, fault } = self else {
             return None;
         };
@@ -58,19 +86,22 @@ impl Failure {
     }
 
     /// The same for programs.
-    pub fn json_line(&self, verb: &str) -> Option<String> {
-        let Self::Fault { fault, .. } = self else {
+    fn json_line(&self, verb: &str) -> Option<String> {
+        let Self::Fault { what, fault } = self else {
             return None;
         };
-        serde_json::to_string(&api::client_json::Failure::from(fault))
-            .ok()
-            .or_else(|| self.line(verb))
+        let told = Told {
+            failure: fault.into(),
+            about: what.as_deref(),
+        };
+        serde_json::to_string(&told).ok().or_else(|| self.line(verb))
     }
 
     pub fn status(&self, verb: &str) -> u8 {
         match self {
             Self::OutputClosed => 0,
             Self::Status(status) => *status,
+            Self::Several(failures) => failures.first().map_or(0, |failure| failure.status(verb)),
             Self::Fault { fault, .. } if runs_a_command(verb) => match fault.kind {
                 FaultKind::CommandNotFound => STATUS_NOT_FOUND,
                 FaultKind::CommandNotExecutable => STATUS_NOT_EXECUTABLE,
@@ -100,6 +131,13 @@ mod tests {
             Some("bulkhead: kill: web: no such container; list them with: bulkhead ps -a")
         );
         assert_eq!((failure.status("kill"), failure.status("exec")), (1, 125));
+        let json: serde_json::Value =
+            serde_json::from_str(&failure.json_line("kill").unwrap_or_default()).unwrap();
+        assert_eq!(
+            (&json["about"], &json["kind"]),
+            (&"web".into(), &"not_found".into())
+        );
+        assert_eq!(Failure::Several(vec![failure]).status("kill"), 1);
         let nasty = Failure::from(Fault::failed("a\nb\x1b[2J"));
         assert_eq!(nasty.line("ps").as_deref(), Some("bulkhead: ps: a\\nb\\u{1b}[2J"));
     }

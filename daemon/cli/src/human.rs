@@ -124,6 +124,17 @@ pub fn cut(text: &str, width: usize) -> String {
     short
 }
 
+/// At most `width` characters, the middle left out: names that differ only at their ends stay apart.
+pub fn cut_middle(text: &str, width: usize) -> String {
+    let count = text.chars().count();
+    if count <= width || width < 3 {
+        return cut(text, width);
+    }
+    let (head, tail) = ((width - 1) / 2, width / 2);
+    let shown = text.chars().take(head).chain(['…']);
+    shown.chain(text.chars().skip(count - tail)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -166,6 +177,12 @@ mod tests {
 
     #[test]
     fn cutting_marks_the_loss() {
+        assert_eq!(cut_middle("web-server-with-a-long-name-12", 13), "web-se…ame-12");
+        assert_eq!(cut_middle("abcdefgh", 4), "a…gh");
+        assert_eq!(
+            (cut_middle("abc", 3), cut_middle("abcd", 2)),
+            ("abc".into(), "a…".into())
+        );
         assert_eq!(
             (cut("abc", 3), cut("abcd", 3), cut("abcd", 0)),
             ("abc".into(), "ab…".into(), String::new())

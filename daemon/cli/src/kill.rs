@@ -4,8 +4,7 @@ use clap::Args;
 use client::Agent;
 use model::{Fault, Millis};
 
-use crate::failure::{About, Failure, Outcome, STATUS_FAILED};
-use crate::output::complain;
+use crate::failure::{About, Failure, Outcome};
 use crate::parse;
 
 /// Kill containers: SIGTERM, a grace period, then everything at once
@@ -34,18 +33,17 @@ pub(crate) struct KillArgs {
 const GRACEFUL: i32 = 0;
 
 pub(crate) async fn kill(agent: &Agent, args: KillArgs) -> Outcome {
-    let mut status = 0;
+    let mut failures = Vec::new();
     for name in &args.containers {
         // One that can not be killed does not keep the others alive.
         if let Err(failure) = kill_one(agent, name, &args).await.about(name) {
-            complain(&failure.line("kill").unwrap_or_default());
-            status = STATUS_FAILED;
+            failures.push(failure);
         }
     }
-    if status == 0 {
+    if failures.is_empty() {
         Ok(0)
     } else {
-        Err(Failure::Status(status))
+        Err(Failure::Several(failures))
     }
 }
 

@@ -7,7 +7,8 @@ use model::{Fault, FaultKind};
 use net::{Notify, Pool};
 
 use crate::failure::{About, Failure, Outcome};
-use crate::foreground::Console;
+use crate::foreground::{Console, Losses};
+use crate::output::complain;
 
 /// Print what a container has written
 ///
@@ -40,7 +41,9 @@ pub(crate) async fn logs(agent: &Agent, args: LogsArgs) -> Outcome {
     let what = args.container.as_str();
     let failed = |error: std::io::Error| Fault::from_error(FaultKind::Failed, &error);
     let closed = Notify::new();
-    let console = Console::new(Pool::new(2, 2).map_err(failed)?, closed.clone()).map_err(failed)?;
+    let losses = Losses::default();
+    let pool = Pool::new(2, 2).map_err(failed)?;
+    let console = Console::new(pool, closed.clone(), losses.clone()).map_err(failed)?;
     let options = LogOptions {
         follow: args.follow,
         // Neither flag means both.
@@ -50,7 +53,11 @@ pub(crate) async fn logs(agent: &Agent, args: LogsArgs) -> Outcome {
     };
     let container = agent.container(what).await.about(what)?;
     let end = container.logs(Box::new(console), options).await.about(what)?;
-    match select(end, closed.wait()).await {
+    let ended = select(end, closed.wait()).await;
+    if let Some(line) = losses.unsaid(what) {
+        complain(&line);
+    }
+    match ended {
         Either::Left((Ok(client::OutputEnded::Complete), _)) => Ok(0),
         Either::Left((Ok(client::OutputEnded::Cut), _)) => Err(Fault::new(
             FaultKind::Unavailable,

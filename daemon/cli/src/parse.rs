@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use model::{BitsPerSecond, Bytes, DeviceLimit, DeviceRule, Rlimit, Volume};
+use model::{BitsPerSecond, Bytes, DeviceLimit, DeviceRule, Millis, Rlimit, Volume};
 use nix::sys::signal::Signal;
 
 /// Why an argument is not what it should be.
@@ -21,6 +21,8 @@ pub enum ArgumentError {
     SoftAboveHard { soft: String, hard: String },
     #[error("{path:?} is not an absolute path")]
     NotAbsolute { path: String },
+    #[error("must be more than 0; leave it out for no timeout")]
+    NoTime,
     #[error(transparent)]
     Unit(#[from] model::units::UnitError),
 }
@@ -57,6 +59,14 @@ pub fn volume(text: &str) -> Result<Volume, ArgumentError> {
         target: PathBuf::from(target),
         read_only,
     })
+}
+
+/// A time after which something is ended: at once is never meant.
+pub fn timeout(text: &str) -> Result<Millis, ArgumentError> {
+    match text.parse()? {
+        Millis(0) => Err(ArgumentError::NoTime),
+        time => Ok(time),
+    }
 }
 
 /// `NAME=SOFT[:HARD]`: numbers, sizes (`1GB`) or `unlimited`. Without HARD both are the same.

@@ -8,7 +8,7 @@ use net::queue::Sender;
 use crate::args::Format;
 use crate::failure::{About, Failure, Outcome};
 use crate::foreground::{
-    Connected, Session, SessionEnd, SessionOptions, Target, end_notice, exit_status, terminal,
+    Connected, LastOutput, Session, SessionEnd, SessionOptions, Target, end_notice, exit_status, terminal,
 };
 use crate::output::{complain, print, print_json_line, short_id};
 use crate::run_args::RunArgs;
@@ -70,12 +70,11 @@ async fn in_foreground(
         input,
         output: launched.output,
         waiting,
+        last_output: LastOutput::Whole,
     };
-    match session
-        .conduct(connected, Some(resume))
-        .await
-        .map_err(|failure| name_it(failure, &label))?
-    {
+    let conducted = session.conduct(connected, Some(resume)).await;
+    session.tell_losses(&label);
+    match conducted.map_err(|failure| name_it(failure, &label))? {
         SessionEnd::Command(end) => {
             if let Some(notice) = end_notice(&label, &end) {
                 complain(&notice);

@@ -25,6 +25,7 @@ Examples:
   bulkhead run -t -- bash
   bulkhead run -d --name web -v /srv/www:/www:ro -e PORT=8080 -- ./server
   bulkhead run --io-limit /dev/vda:write_bps=10MB --timeout 5m --rm -- ./backup
+  bulkhead run -d -i --name calc -- bc && bulkhead attach calc
   tar c . | bulkhead run --network none -- sha256sum
 
 Sizes: 64MB, 1.5GB (powers of 1024). Times: 500ms, 15s, 2m.
@@ -43,11 +44,11 @@ pub(crate) struct RunArgs {
     /// Give the command a terminal
     #[arg(short, long)]
     tty: bool,
-    /// Keep stdin open; in the foreground it is passed on anyway
+    /// Keep stdin open; when detached, `attach` gives it
     #[arg(short, long)]
     pub interactive: bool,
     /// Kill it after so long
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = parse::timeout)]
     timeout: Option<Millis>,
     /// Time between SIGTERM and SIGKILL [default: 10s]
     #[arg(long, value_name = "TIME")]
@@ -137,16 +138,16 @@ enum SeccompChoice {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Network")]
 struct NetworkArgs {
-    /// host, none (but loopback), or mapped: the host's address by port [default: host]
+    /// host or none (mapped is not available in this version) [default: host]
     #[arg(long, value_name = "KIND", value_enum, hide_possible_values = true)]
     network: Option<NetworkChoice>,
-    /// Ports for the container
+    /// Ports for the container (not available in this version)
     #[arg(long, value_name = "N|LIST", value_parser = parse::ports)]
     ports: Option<Ports>,
-    /// Ceiling of what it sends, like 100Mbit
+    /// Ceiling of what it sends (not available in this version)
     #[arg(long, value_name = "RATE", value_parser = parse::rate)]
     egress: Option<BitsPerSecond>,
-    /// Ceiling of what it receives
+    /// Ceiling of what it receives (not available in this version)
     #[arg(long, value_name = "RATE", value_parser = parse::rate)]
     ingress: Option<BitsPerSecond>,
 }
@@ -220,6 +221,10 @@ impl NetworkArgs {
             ("--ports", self.ports.is_some()),
             ("--egress", self.egress.is_some()),
             ("--ingress", self.ingress.is_some()),
+            (
+                "--network mapped",
+                matches!(self.network, Some(NetworkChoice::Mapped)),
+            ),
         ];
         match refused.iter().find(|(_, given)| *given) {
             Some((flag, _)) => {
@@ -367,6 +372,24 @@ mod tests {
     }
 
     #[test]
+    fn a_timeout_of_nothing_is_refused_and_no_grace_is_not() {
+        for zero in ["0", "0s", "0.1ms"] {
+            let error = Line::try_parse_from(["run", "--timeout", zero, "true"])
+                .err()
+                .unwrap();
+            assert!(error.to_string().contains("must be more than 0"), "{error}");
+        }
+        assert_eq!(spec(&["--grace", "0s", "true"]).unwrap().grace, Millis(0));
+    }
+
+    #[test]
+    fn the_help_says_what_is_not_offered() {
+        use clap::CommandFactory;
+        let help = Line::command().render_help().to_string();
+        assert_eq!(help.matches("not available in this version").count(), 4, "{help}");
+    }
+
+    #[test]
     fn nothing_said_is_the_default() {
         let wanted = LaunchSpec {
             command: vec!["true".into()],
@@ -402,7 +425,12 @@ mod tests {
 
     #[test]
     fn what_is_not_offered_yet_is_refused_and_not_ignored() {
-        for flags in [["--ports", "3"], ["--egress", "1Mbit"], ["--ingress", "1Mbit"]] {
+        for flags in [
+            ["--ports", "3"],
+            ["--egress", "1Mbit"],
+            ["--ingress", "1Mbit"],
+            ["--network", "mapped"],
+        ] {
             let fault = spec(&[flags[0], flags[1], "true"]).unwrap_err();
             assert_eq!(fault.kind, FaultKind::Unsupported);
             assert!(

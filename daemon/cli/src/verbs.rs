@@ -4,14 +4,15 @@ use std::ffi::OsString;
 use std::io;
 use std::process::ExitCode;
 
+use clap::error::ContextKind;
 use clap::{ArgMatches, Command, FromArgMatches, ValueEnum};
 use client::{Agent, Endpoint, EndpointError};
 use model::{Fault, FaultKind};
 
-use crate::args::{Cli, Format, Global, Verb, verb_of};
+use crate::args::{Cli, Format, Global, Verb, format_of, verb_of};
 use crate::completions::completions;
 use crate::failure::{Failure, Outcome, STATUS_BULKHEAD, STATUS_USAGE, runs_a_command};
-use crate::output::{complain, write_failure};
+use crate::output::write_failure;
 use crate::{attach, drain, events, exec, inspect, kill, logs, ps, run, stats, top, update, version, wait};
 
 const OUTPUT_VARIABLE: &str = "BULKHEAD_OUTPUT";
@@ -30,18 +31,11 @@ pub fn main(matches: &ArgMatches, whole: Command) -> ExitCode {
         Err(error) => return usage_error(&error, &[]),
     };
     let name = verb.name();
-    let as_json = global.output == Some(Format::Json);
+    let told = format(global.output).unwrap_or(Format::Table);
     match dispatch(verb, global, whole) {
         Ok(status) => ExitCode::from(status),
         Err(failure) => {
-            let line = if as_json {
-                failure.json_line(name)
-            } else {
-                failure.line(name)
-            };
-            if let Some(line) = line {
-                complain(&line);
-            }
+            failure.tell(name, told);
             ExitCode::from(failure.status(name))
         }
     }
@@ -49,12 +43,29 @@ pub fn main(matches: &ArgMatches, whole: Command) -> ExitCode {
 
 /// Tells what is wrong with a command line, or prints the help that was asked for.
 pub fn usage_error(error: &clap::Error, args: &[OsString]) -> ExitCode {
-    // Nothing can be done when nobody reads it.
-    let _ = error.print();
-    match verb_of(args) {
+    let verb = verb_of(args);
+    match format(format_of(args)) {
+        Ok(Format::Json) if error.use_stderr() => {
+            usage_fault(error).tell(verb.unwrap_or_default(), Format::Json);
+        }
+        // Nothing can be done when nobody reads it.
+        _ => drop(error.print()),
+    }
+    match verb {
         _ if !error.use_stderr() => ExitCode::SUCCESS,
         Some(verb) if runs_a_command(verb) => ExitCode::from(STATUS_BULKHEAD),
         _ => ExitCode::from(STATUS_USAGE),
+    }
+}
+
+/// A wrong command line as programs want it: the argument, and the first line of what is wrong with it.
+fn usage_fault(error: &clap::Error) -> Failure {
+    let text = error.render().to_string();
+    let first = text.lines().next().unwrap_or_default();
+    let fault = Fault::new(FaultKind::Invalid, first.trim_start_matches("error: "));
+    match error.get(ContextKind::InvalidArg) {
+        Some(argument) => fault.field(argument.to_string()).into(),
+        None => fault.into(),
     }
 }
 

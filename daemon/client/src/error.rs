@@ -60,7 +60,7 @@ pub(crate) fn connect_failed(endpoint: &Endpoint, error: &io::Error) -> Fault {
             FaultKind::Denied,
             format!("not allowed to connect to the agent at {endpoint}"),
         )
-        .remedy("run as root, or as a member of the socket's group"),
+        .remedy("run as root (sudo): its socket is root's alone"),
         // A socket file that nobody listens on is what a dead agent leaves behind, unix(7).
         (io::ErrorKind::ConnectionRefused, Endpoint::Unix(_)) => unavailable(format!(
             "the agent at {endpoint} is not running; its socket is left over"
@@ -101,7 +101,7 @@ mod tests {
             (
                 io::ErrorKind::PermissionDenied,
                 FaultKind::Denied,
-                Some("run as root, or as a member of the socket's group"),
+                Some("run as root (sudo): its socket is root's alone"),
             ),
             (io::ErrorKind::WouldBlock, FaultKind::Unavailable, None),
         ] {

@@ -25,7 +25,7 @@ pub use container::{Attached, Container, Execution, Inspection, LogOptions, Proc
 pub use endpoint::{Credentials, Endpoint, EndpointError};
 pub use inbox::{Events, Samples};
 pub use input::Input;
-pub use output::{Output, OutputEnd, OutputEnded, STDERR, STDOUT};
+pub use output::{Output, OutputEnd, OutputEnded, Progress, STDERR, STDOUT};
 pub use reconnect::Reconnect;
 pub use resumable::Resumable;
 

@@ -4,6 +4,7 @@
 //! slow terminal slows the agent's sending and nothing piles up. Calls of a stream may be under way
 //! several at a time (64 KiB in flight): one task takes them in the order in which they came.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -41,16 +42,37 @@ pub enum OutputEnded {
     Cut,
 }
 
+/// How far an output has come. It moves with everything that comes and everything that is taken.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Progress {
+    pub bytes_received: u64,
+    /// Calls of the agent, and those of them that are done.
+    pub received: u64,
+    pub taken: u64,
+}
+
+impl Progress {
+    /// Something has come that the [`Output`] has not taken yet.
+    pub fn is_pending(self) -> bool {
+        self.received != self.taken
+    }
+}
+
 /// Resolves when the last byte has been taken. Dropping it ends what was attached.
 #[must_use = "dropping it ends the output"]
 pub struct OutputEnd {
     ended: oneshot::Receiver<Result<OutputEnded, Fault>>,
     /// The connection too: an attachment needs no other handle.
     held: Option<(Rc<Connection>, Option<subscription::Client>)>,
+    progress: Rc<Cell<Progress>>,
     _pump: net::Task<()>,
 }
 
 impl OutputEnd {
+    pub fn progress(&self) -> Progress {
+        self.progress.get()
+    }
+
     pub(crate) fn hold(&mut self, connection: Rc<Connection>, subscription: Option<subscription::Client>) {
         self.held = Some((connection, subscription));
     }
@@ -70,15 +92,22 @@ pub(crate) fn sink(output: Box<dyn Output>) -> (output_sink::Client, OutputEnd) 
     // Unbounded only in type: what is in it is what the agent's flow control lets fly.
     let (sender, receiver) = mpsc::unbounded();
     let (end, ended) = oneshot::channel();
+    let progress = Rc::new(Cell::new(Progress::default()));
+    let taking = Rc::clone(&progress);
     let pump = net::spawn(async move {
         // Fails when nobody waits for the end.
-        let _ = end.send(pump(output, receiver).await);
+        let _ = end.send(pump(output, receiver, &taking).await);
     });
+    let sink = Sink {
+        sender,
+        progress: Rc::clone(&progress),
+    };
     (
-        capnp_rpc::new_client(Sink { sender }),
+        capnp_rpc::new_client(sink),
         OutputEnd {
             ended,
             held: None,
+            progress,
             _pump: pump,
         },
     )
@@ -94,11 +123,22 @@ type Taken = oneshot::Sender<Result<(), capnp::Error>>;
 
 struct Sink {
     sender: mpsc::UnboundedSender<(Item, Taken)>,
+    progress: Rc<Cell<Progress>>,
 }
 
 impl Sink {
     /// Queues at once, in the order of the calls; the returned future waits for the taking.
     fn queue(&self, item: Item) -> impl Future<Output = Result<(), capnp::Error>> + use<> {
+        let mut progress = self.progress.get();
+        progress.received += 1;
+        if let Item::Write(params) = &item {
+            let length = params
+                .get()
+                .and_then(|write| write.get_data())
+                .map_or(0, <[u8]>::len);
+            progress.bytes_received += length as u64;
+        }
+        self.progress.set(progress);
         let (taken, result) = oneshot::channel();
         // A closed queue drops `taken`, and that is the error below.
         let _ = self.sender.unbounded_send((item, taken));
@@ -143,6 +183,7 @@ impl output_sink::Server for Sink {
 async fn pump(
     mut output: Box<dyn Output>,
     mut items: mpsc::UnboundedReceiver<(Item, Taken)>,
+    progress: &Cell<Progress>,
 ) -> Result<OutputEnded, Fault> {
     while let Some((item, taken)) = items.next().await {
         let done = matches!(item, Item::Done);
@@ -150,6 +191,10 @@ async fn pump(
             let _ = taken.send(Err(capnp::Error::failed(fault.to_string())));
             return Err(fault);
         }
+        progress.update(|progress| Progress {
+            taken: progress.taken + 1,
+            ..progress
+        });
         // Fails when the agent has given up this call: the bytes are taken all the same.
         let _ = taken.send(Ok(()));
         if done {

@@ -1,10 +1,12 @@
 //! An agent without isolation: a "container" is a plain child process of the test, with pipes. Enough
 //! to see whether the client passes everything through.
 
+mod container;
+
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
@@ -18,9 +20,10 @@ use model::{
 };
 use net::{Notify, Pool};
 use nix::pty::{Winsize, openpty};
-use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use wire::agent_capnp::{agent, container, gate, input_sink, output_sink, subscription};
+use wire::agent_capnp::{agent, gate, output_sink};
+
+use container::{Container, Input, Subscription};
 
 type Done = Result<(), capnp::Error>;
 
@@ -65,6 +68,23 @@ struct Running {
     /// Streams that have not ended.
     outputs: Cell<usize>,
     all_output: Notify,
+    /// Kept for who attaches: nobody was attached at the start.
+    stdin: RefCell<Option<File>>,
+    sinks: RefCell<Vec<output_sink::Client>>,
+}
+
+impl Running {
+    fn new(status: ContainerStatus, pid: u32, sink: Option<output_sink::Client>) -> Rc<Self> {
+        Rc::new(Self {
+            status: RefCell::new(status),
+            pid: Pid::from_raw(pid as i32),
+            ended: Notify::new(),
+            outputs: Cell::new(0),
+            all_output: Notify::new(),
+            stdin: RefCell::new(None),
+            sinks: RefCell::new(sink.into_iter().collect()),
+        })
+    }
 }
 
 struct Gate(Rc<Agent>);
@@ -174,42 +194,33 @@ impl agent::Server for Service {
         };
         let agent = &self.0;
         let id = format!("{:032x}", child.id());
-        let running = Rc::new(Running {
-            status: RefCell::new(status(&id, &spec, child.id())),
-            pid: Pid::from_raw(child.id() as i32),
-            ended: Notify::new(),
-            outputs: Cell::new(0),
-            all_output: Notify::new(),
-        });
-        agent
-            .containers
-            .borrow_mut()
-            .insert(id.clone(), Rc::clone(&running));
         let sink = if params.get()?.has_output() {
             Some(params.get()?.get_output()?)
         } else {
             None
         };
-        running.outputs.set(outputs.len());
-        for (number, pipe) in outputs {
-            net::spawn(pump(
-                Rc::clone(agent),
-                Rc::clone(&running),
-                number,
-                pipe,
-                sink.clone(),
-            ))
-            .detach();
+        let attached = sink.is_some();
+        if let (Some(times), Some(sink)) = (spec.labels.get("gaps"), &sink) {
+            for _ in 0..times.parse().unwrap() {
+                let mut gap = sink.gap_request();
+                gap.get().set_stream(1);
+                gap.get().set_bytes(1000);
+                gap.send().promise.await?;
+            }
         }
+        let running = Running::new(status(&id, &spec, child.id()), child.id(), sink);
+        agent
+            .containers
+            .borrow_mut()
+            .insert(id.clone(), Rc::clone(&running));
+        start_pumps(agent, &running, outputs);
         let mut result = results.get();
-        if let Some(stdin) = stdin {
-            let file = RefCell::new(Some(stdin));
-            result.set_input(capnp_rpc::new_client(Input {
-                agent: Rc::clone(agent),
-                file,
-            }));
+        running.stdin.replace(stdin);
+        // Without output nobody is attached, and stdin waits for whoever attaches.
+        if attached && let Some(input) = Input::of(agent, &running) {
+            result.set_input(input);
         }
-        net::spawn(reap(Rc::clone(agent), Rc::clone(&running), child, sink)).detach();
+        net::spawn(reap(Rc::clone(agent), Rc::clone(&running), child)).detach();
         result.set_container(capnp_rpc::new_client(Container {
             agent: Rc::clone(agent),
             running,
@@ -362,13 +373,26 @@ impl agent::Server for Service {
 }
 
 /// Passes on what the child writes; the sink is gone when the client is, then it is read and dropped.
-async fn pump(
-    agent: Rc<Agent>,
-    running: Rc<Running>,
-    number: u8,
-    pipe: File,
-    sink: Option<output_sink::Client>,
-) {
+async fn pump(agent: Rc<Agent>, running: Rc<Running>, number: u8, pipe: File) {
+    // The files of a real agent: what is read is kept, however slow the client is.
+    let (kept, mut next) = net::queue::bounded::<Vec<u8>>(32);
+    let sender = Rc::clone(&running);
+    net::spawn(async move {
+        while let Some(piece) = next.pop().await {
+            let sinks = sender.sinks.borrow().clone();
+            for sink in sinks {
+                let mut request = sink.write_request();
+                request.get().set_stream(number);
+                request.get().set_data(&piece);
+                let _ = request.send().await;
+            }
+        }
+        sender.outputs.set(sender.outputs.get() - 1);
+        if sender.outputs.get() == 0 {
+            sender.all_output.set();
+        }
+    })
+    .detach();
     let mut pipe = pipe;
     loop {
         let read = agent.pool.run(move || {
@@ -379,28 +403,31 @@ async fn pump(
         });
         let (back, piece) = read.await.unwrap();
         pipe = back;
-        if piece.is_empty() {
-            break;
+        if piece.is_empty() || kept.push(piece).await.is_err() {
+            return;
         }
-        if let Some(sink) = &sink {
-            let mut request = sink.write_request();
-            request.get().set_stream(number);
-            request.get().set_data(&piece);
-            let _ = request.send().await;
-        }
-    }
-    running.outputs.set(running.outputs.get() - 1);
-    if running.outputs.get() == 0 {
-        running.all_output.set();
     }
 }
 
-async fn reap(agent: Rc<Agent>, running: Rc<Running>, mut child: Child, sink: Option<output_sink::Client>) {
-    let end = agent.pool.run(move || child.wait().unwrap()).await.unwrap();
-    running.all_output.wait().await;
-    if let Some(sink) = sink {
-        let _ = sink.done_request().send().promise.await;
+fn start_pumps(agent: &Rc<Agent>, running: &Rc<Running>, outputs: Vec<(u8, File)>) {
+    running.outputs.set(outputs.len());
+    for (number, pipe) in outputs {
+        net::spawn(pump(Rc::clone(agent), Rc::clone(running), number, pipe)).detach();
     }
+    let running = Rc::clone(running);
+    net::spawn(async move {
+        running.all_output.wait().await;
+        let sinks = running.sinks.take();
+        for sink in sinks {
+            let _ = sink.done_request().send().promise.await;
+        }
+    })
+    .detach();
+}
+
+/// The end is known at once, whoever still reads the output or writes to it.
+async fn reap(agent: Rc<Agent>, running: Rc<Running>, mut child: Child) {
+    let end = agent.pool.run(move || child.wait().unwrap()).await.unwrap();
     // A child that says so with this status is taken for one that hit its memory limit.
     let limitation = (end.code() == Some(99)).then(|| Limitation {
         reason: Reason::MemoryLimit,
@@ -427,100 +454,3 @@ async fn reap(agent: Rc<Agent>, running: Rc<Running>, mut child: Child, sink: Op
     }
     running.ended.set();
 }
-
-struct Container {
-    agent: Rc<Agent>,
-    running: Rc<Running>,
-}
-
-impl container::Server for Container {
-    async fn inspect(
-        self: ServerRc<Self>,
-        _: container::InspectParams,
-        mut results: container::InspectResults,
-    ) -> Done {
-        wire::container::encode_status(&self.running.status.borrow(), results.get().init_status());
-        wire::launch::encode(&LaunchSpec::default(), results.get().init_spec());
-        Ok(())
-    }
-
-    async fn wait(
-        self: ServerRc<Self>,
-        _: container::WaitParams,
-        mut results: container::WaitResults,
-    ) -> Done {
-        self.running.ended.wait().await;
-        let status = self.running.status.borrow();
-        let end = status.termination.as_ref().unwrap();
-        wire::container::encode_termination(end, results.get().init_termination());
-        Ok(())
-    }
-
-    async fn kill(
-        self: ServerRc<Self>,
-        params: container::KillParams,
-        mut results: container::KillResults,
-    ) -> Done {
-        let number = match params.get()?.get_signal() {
-            0 => Signal::SIGTERM as i32,
-            number => number,
-        };
-        if self.running.ended.is_set() {
-            wire::fault::encode(
-                &Fault::new(FaultKind::State, "it has ended"),
-                results.get().init_fault(),
-            );
-            return Ok(());
-        }
-        kill(self.running.pid, Signal::try_from(number).unwrap()).unwrap();
-        Ok(())
-    }
-
-    async fn update(
-        self: ServerRc<Self>,
-        params: container::UpdateParams,
-        mut results: container::UpdateResults,
-    ) -> Done {
-        let change = wire::limits::decode(params.get()?.get_limits()?).unwrap();
-        let mut status = self.running.status.borrow_mut();
-        status.limits = status.limits.merged(&change);
-        wire::limits::encode(&status.limits, results.get().init_limits());
-        // Keeps the agent in the container's type: other calls will want it.
-        let _ = &self.agent;
-        Ok(())
-    }
-}
-
-struct Input {
-    agent: Rc<Agent>,
-    file: RefCell<Option<File>>,
-}
-
-impl input_sink::Server for Input {
-    async fn write(self: ServerRc<Self>, params: input_sink::WriteParams) -> Done {
-        let data = params.get()?.get_data()?.to_vec();
-        let Some(mut file) = self.file.borrow_mut().take() else {
-            return Err(capnp::Error::failed("stdin is closed".into()));
-        };
-        let written = self
-            .agent
-            .pool
-            .run(move || file.write_all(&data).map(|()| file))
-            .await
-            .unwrap();
-        match written {
-            Ok(file) => self.file.replace(Some(file)),
-            Err(error) => return Err(capnp::Error::failed(error.to_string())),
-        };
-        Ok(())
-    }
-
-    async fn close(self: ServerRc<Self>, _: input_sink::CloseParams, _: input_sink::CloseResults) -> Done {
-        self.file.replace(None);
-        Ok(())
-    }
-}
-
-struct Subscription;
-
-impl subscription::Server for Subscription {}

@@ -2,6 +2,7 @@
 //! which exit status comes out, what is said on stderr.
 
 mod fake;
+mod output;
 mod terminal;
 
 use std::io::{Read, Write};
@@ -186,9 +187,70 @@ fn exit_statuses_of_failures() {
         text(&nobody.stderr),
         "bulkhead: inspect: nobody: no such container; list them with: bulkhead ps -a\n"
     );
-    let ports = world.output(&["run", "--ports", "3", "--", "true"]);
-    assert_eq!(ports.status.code(), Some(125));
-    assert!(text(&ports.stderr).contains("not available in this version"));
+    for flags in [["--ports", "3"], ["--network", "mapped"]] {
+        let refused = world.output(&["run", flags[0], flags[1], "--", "true"]);
+        assert_eq!(refused.status.code(), Some(125));
+        assert!(text(&refused.stderr).contains("not available in this version"));
+    }
+}
+
+fn json(line: &str) -> serde_json::Value {
+    serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line:?}"))
+}
+
+#[test]
+fn every_verb_fails_in_json_when_asked_to() {
+    let world = World::new();
+    let killed = world.output(&["kill", "-o", "json", "nobody", "neither"]);
+    assert_eq!(killed.status.code(), Some(1));
+    let told: Vec<_> = text(&killed.stderr).lines().map(json).collect();
+    assert_eq!(told.len(), 2);
+    for (line, name) in told.iter().zip(["nobody", "neither"]) {
+        assert_eq!(
+            (&line["kind"], &line["about"]),
+            (&"not_found".into(), &name.into())
+        );
+    }
+    let by_variable = world
+        .bulkhead(&["kill", "nobody"])
+        .env("BULKHEAD_OUTPUT", "json")
+        .output()
+        .unwrap();
+    assert_eq!(json(text(&by_variable.stderr))["kind"], "not_found");
+    for args in [
+        &["inspect", "nobody"][..],
+        &["update", "--pids", "3", "nobody"],
+        &["wait", "nobody"],
+        &["attach", "nobody"],
+        &["logs", "nobody"],
+        &["exec", "nobody", "true"],
+    ] {
+        let failed = world.output(&[&["-o", "json"], args].concat());
+        assert_eq!(json(text(&failed.stderr))["about"], "nobody", "{args:?}");
+    }
+}
+
+#[test]
+fn a_timeout_of_nothing_is_refused_before_anything_runs() {
+    let world = World::new();
+    let plain = world.output(&["run", "--timeout", "0", "--", "true"]);
+    assert_eq!(plain.status.code(), Some(125));
+    assert!(text(&plain.stderr).contains("must be more than 0"), "{plain:?}");
+    let told = world.output(&["run", "-o", "json", "--timeout", "0", "--", "true"]);
+    assert_eq!(told.status.code(), Some(125));
+    let line = json(text(&told.stderr));
+    assert_eq!(line["kind"], "invalid");
+    let message = line["message"].as_str().unwrap();
+    assert!(
+        message.contains("--timeout") && message.contains("must be more than 0"),
+        "{line}"
+    );
+    assert!(
+        world
+            .output(&["run", "--grace", "0s", "--", "true"])
+            .status
+            .success()
+    );
 }
 
 #[test]

@@ -173,3 +173,15 @@ fn a_signal_leaves_the_screen_too() {
     terminal.read_until(LEFT);
     terminal.assert_restored();
 }
+
+#[test]
+fn a_screen_too_small_for_top_says_so() {
+    let world = World::new();
+    let mut terminal = Terminal::new(2, 10);
+    let child = terminal.start(&world, &["top"]);
+    terminal.read_until("small");
+    terminal.press(b"q");
+    assert_eq!(wait(child).code(), Some(0));
+    terminal.read_until(LEFT);
+    terminal.assert_restored();
+}

@@ -12,13 +12,14 @@ use model::{Fault, FaultKind};
 use net::{Notify, Pool};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::output::complain;
+use super::losses::Losses;
 
 pub(crate) struct Console {
     pool: Pool,
     closed: Notify,
     stdout: Stream,
     stderr: Stream,
+    losses: Losses,
 }
 
 /// A descriptor of our own: unbuffered, unlike the standard library's.
@@ -29,8 +30,8 @@ struct Stream {
 }
 
 impl Console {
-    /// `closed` is set when the reader of our stdout has gone.
-    pub fn new(pool: Pool, closed: Notify) -> io::Result<Self> {
+    /// `closed` is set when the reader of our stdout has gone; `losses` counts what never came.
+    pub fn new(pool: Pool, closed: Notify, losses: Losses) -> io::Result<Self> {
         let stdout = File::from(io::stdout().as_fd().try_clone_to_owned()?);
         let stderr = File::from(io::stderr().as_fd().try_clone_to_owned()?);
         Ok(Self {
@@ -44,6 +45,7 @@ impl Console {
                 name: "stderr",
                 file: Some(stderr),
             },
+            losses,
         })
     }
 
@@ -95,12 +97,11 @@ impl Output for Console {
         self.pass_on(stream, data.to_vec()).boxed_local()
     }
 
-    fn gap(&mut self, stream: u8, bytes: u64) -> LocalBoxFuture<'_, Result<(), Fault>> {
-        let name = if stream == STDERR { "stderr" } else { "stdout" };
-        complain(&format!(
-            "bulkhead: {bytes} bytes of {name} were rotated away before they could be read"
-        ));
-        futures::future::ready(Ok(())).boxed_local()
+    fn gap(&mut self, _: u8, bytes: u64) -> LocalBoxFuture<'_, Result<(), Fault>> {
+        match self.losses.note(bytes, net::now()) {
+            Some(line) => self.pass_on(STDERR, (line + "\n").into_bytes()).boxed_local(),
+            None => futures::future::ready(Ok(())).boxed_local(),
+        }
     }
 
     fn done(&mut self) -> LocalBoxFuture<'_, Result<(), Fault>> {

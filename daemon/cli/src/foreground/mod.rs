@@ -8,6 +8,8 @@
 //! ```
 
 mod console;
+mod last_output;
+mod losses;
 mod signals;
 mod stdin;
 pub(crate) mod terminal;
@@ -26,6 +28,8 @@ use net::queue::{Receiver, Sender, bounded};
 use net::{Notify, Pool, Signal, Signals, Task};
 
 pub(crate) use console::Console;
+pub(crate) use last_output::LastOutput;
+pub(crate) use losses::Losses;
 use signals::{FORWARDED, Interrupts, Pressed};
 use stdin::{DetachKeys, StdinEnd};
 use terminal::RawMode;
@@ -35,8 +39,6 @@ use crate::output::complain;
 
 /// One thread is kept by stdin, one each may be kept by a slow stdout and stderr.
 const THREADS: usize = 3;
-/// After the end of the command its last output should be here at once; a wedged agent must not hold us.
-const LAST_OUTPUT: Duration = Duration::from_secs(5);
 /// For an agent that is being restarted while a signal waits for it.
 const SIGNAL_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -105,6 +107,7 @@ pub(crate) struct Connected {
     pub input: Option<Input>,
     pub output: Option<OutputEnd>,
     pub waiting: Waiting,
+    pub last_output: LastOutput,
 }
 
 /// How the session ended.
@@ -126,6 +129,8 @@ pub(crate) struct SessionOptions {
 
 enum Step {
     Signal(i32),
+    /// The command is over; the last of its output may be still to come.
+    Over,
     Ended(Result<Termination, Fault>),
     Stdin(StdinEnd),
     StdoutClosed,
@@ -136,6 +141,7 @@ pub(crate) struct Session {
     options: SessionOptions,
     pool: Pool,
     stdout_closed: Notify,
+    losses: Losses,
     interrupts: Interrupts,
     /// Came before there was a command.
     early_signals: Vec<i32>,
@@ -153,6 +159,7 @@ impl Session {
             options,
             pool,
             stdout_closed: Notify::new(),
+            losses: Losses::default(),
             interrupts: Interrupts::default(),
             early_signals: Vec::new(),
             signals: Some(signals),
@@ -161,8 +168,15 @@ impl Session {
     }
 
     pub fn console(&self) -> Result<Console, Failure> {
-        Console::new(self.pool.clone(), self.stdout_closed.clone())
+        Console::new(self.pool.clone(), self.stdout_closed.clone(), self.losses.clone())
             .map_err(|error| Fault::failed(format!("duplicate stdout and stderr: {error}")).into())
+    }
+
+    /// Says at the end what output never came.
+    pub fn tell_losses(&self, label: &str) {
+        if let Some(line) = self.losses.summary(label) {
+            complain(&line);
+        }
     }
 
     /// Where a new stdin of the command goes after an agent restart.
@@ -200,20 +214,22 @@ impl Session {
     where
         R: Future<Output = Result<Termination, Fault>> + 'static,
     {
-        let Connected {
-            target,
-            input,
-            output,
-            waiting,
-        } = connected;
-        let target = Rc::new(target);
-        let raw = if self.options.terminal && io::stdin().is_terminal() {
+        let target = Rc::new(connected.target);
+        // Without an input the keys are not read, and raw ones would be lost: Ctrl-C too.
+        let reads_keys = self.options.terminal && connected.input.is_some();
+        let raw = if reads_keys && io::stdin().is_terminal() {
             Some(RawMode::enter().map_err(|error| Fault::failed(format!("make the terminal raw: {error}")))?)
         } else {
             None
         };
         let (steps, mut next) = bounded(8);
-        let _tasks = self.start_tasks(&steps, input, output, waiting, resume).await;
+        let ending = Ending {
+            output: connected.output,
+            waiting: connected.waiting,
+            last_output: connected.last_output,
+        };
+        let _tasks = self.start_tasks(&steps, connected.input, ending, resume).await;
+        let mut over = false;
         for number in std::mem::take(&mut self.early_signals) {
             self.deliver(&target, number)?;
         }
@@ -228,7 +244,12 @@ impl Session {
                     return Ok(SessionEnd::Detached);
                 }
                 Step::Stdin(StdinEnd::Finished) => {}
+                Step::Over => over = true,
                 Step::Signal(number) if self.detaches(number) => return Ok(SessionEnd::Detached),
+                // Only our own reader is waited for, and the signal can mean nobody but us.
+                Step::Signal(number) if over && signals::ENDING.contains(&number) => {
+                    return Err(Failure::Status(128 + number as u8));
+                }
                 Step::Signal(number) => self.deliver(&target, number)?,
                 // What a local command gets when it writes to a closed pipe.
                 Step::StdoutClosed if self.options.forward_signals => {
@@ -279,14 +300,13 @@ impl Session {
         &mut self,
         steps: &Sender<Step>,
         input: Option<Input>,
-        output: Option<OutputEnd>,
-        waiting: Waiting,
+        ending: Ending,
         resume: Option<R>,
     ) -> Vec<Task<()>>
     where
         R: Future<Output = Result<Termination, Fault>> + 'static,
     {
-        let mut tasks = vec![net::spawn(until_the_end(steps.clone(), output, waiting, resume))];
+        let mut tasks = vec![net::spawn(until_the_end(steps.clone(), ending, resume))];
         if let Some(signals) = self.signals.take() {
             tasks.push(net::spawn(pass_signals(signals, steps.clone())));
         }
@@ -324,31 +344,32 @@ async fn pass_signals(mut signals: Signals, steps: Sender<Step>) {
     }
 }
 
+/// What the end of a command is known by.
+struct Ending {
+    output: Option<OutputEnd>,
+    waiting: Waiting,
+    last_output: LastOutput,
+}
+
 /// The end of the command, after the last of its output.
-async fn until_the_end<R>(steps: Sender<Step>, output: Option<OutputEnd>, waiting: Waiting, resume: Option<R>)
+async fn until_the_end<R>(steps: Sender<Step>, ending: Ending, resume: Option<R>)
 where
     R: Future<Output = Result<Termination, Fault>>,
 {
-    let ended = match (waiting.await, resume) {
+    let ended = match (ending.waiting.await, resume) {
         (Err(fault), Some(resume)) if fault.kind == FaultKind::Unavailable => {
-            drop(output);
+            drop(ending.output);
             resume.await
         }
-        (Ok(termination), _) => last_output(output).await.map(|()| termination),
+        (Ok(termination), _) => {
+            let _ = steps.push(Step::Over).await;
+            let taken = ending.last_output.take(ending.output).await;
+            taken.map(|()| termination)
+        }
         (Err(fault), _) => Err(fault),
     };
     // Fails when the session is over.
     let _ = steps.push(Step::Ended(ended)).await;
-}
-
-async fn last_output(output: Option<OutputEnd>) -> Result<(), Fault> {
-    let Some(output) = output else { return Ok(()) };
-    match net::timeout(LAST_OUTPUT, output).await {
-        Ok(ended) => ended.map(|_| ()),
-        Err(_) => Err(Fault::failed(
-            "the command is over, but the end of its output did not come",
-        )),
-    }
 }
 
 /// What a person should know of an end that was not the command's own, in one line.

@@ -16,6 +16,14 @@ pub(super) const FORWARDED: [Signal; 7] = [
     Signal::SIGWINCH,
 ];
 
+/// Those of them by which a person or a supervisor ends something.
+pub(super) const ENDING: [i32; 4] = [
+    Signal::SIGHUP as i32,
+    Signal::SIGINT as i32,
+    Signal::SIGQUIT as i32,
+    Signal::SIGTERM as i32,
+];
+
 /// So many interrupts within the time mean: away with it.
 const INTERRUPTS: usize = 3;
 /// With so many the agent does not do its part either: away with us.

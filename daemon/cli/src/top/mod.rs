@@ -6,6 +6,7 @@
 mod chart;
 mod columns;
 mod detail;
+mod names;
 mod render;
 #[cfg(test)]
 mod sample;
@@ -114,8 +115,12 @@ impl Top {
         while let Some(step) = next.pop().await {
             match step {
                 Step::Terminal(Event::Key(key)) if key.kind != KeyEventKind::Release => {
-                    let page = render::page_rows(self.screen.height());
-                    match self.state.take_key(key, page) {
+                    let (width, height) = self.screen.size();
+                    // A question that can not be seen is not answered.
+                    if render::is_too_small(width, height) {
+                        self.state.mode = state::Mode::Browse;
+                    }
+                    match self.state.take_key(key, render::page_rows(height)) {
                         Some(Wish::Quit) => return Ok(0),
                         Some(Wish::Kill { id, label, at_once }) => self.kill(id, label, at_once),
                         None => {}

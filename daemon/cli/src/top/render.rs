@@ -15,11 +15,14 @@ use ratatui::text::{Line, Span};
 use super::chart::chart;
 use super::columns::{Column, GAP, fit};
 use super::detail::detail_lines;
+use super::names::short_names;
 use super::state::{Mode, Row, TopState};
 use super::theme::{Level, Theme, cell, cpu_most, cpu_share, push_bar, share, tasks_share};
 use crate::human::{self, UNKNOWN};
 use crate::rates;
 
+/// A screen with less than the titles, one container and the keys shows nothing but a hint.
+const LEAST: (u16, u16) = (13, 3);
 /// Below this height the table needs every line.
 const DETAIL_FROM_HEIGHT: u16 = 20;
 
@@ -45,8 +48,19 @@ fn areas(screen: Rect) -> [Rect; 4] {
     .areas(screen)
 }
 
+/// No container and no question can be seen: keys other than those that leave are not to be obeyed.
+pub(crate) fn is_too_small(width: u16, height: u16) -> bool {
+    width < LEAST.0 || height < LEAST.1
+}
+
 pub(crate) fn render(frame: &mut Frame<'_>, state: &TopState) {
     let theme = Theme { colour: state.colour };
+    let whole = frame.area();
+    if is_too_small(whole.width, whole.height) {
+        let lines = ["too small", "q quit"].map(|line| human::cut(line, usize::from(whole.width)));
+        let hint: Vec<Line<'_>> = lines.into_iter().map(Line::from).collect();
+        return frame.render_widget(ratatui::widgets::Paragraph::new(hint), whole);
+    }
     let [header, table, detail, last] = areas(frame.area());
     frame.render_widget(
         ratatui::widgets::Paragraph::new(header_lines(state, theme, header.width)),
@@ -155,9 +169,11 @@ fn table_lines(state: &TopState, theme: Theme, area: Rect) -> Vec<Line<'static>>
     let height = usize::from(area.height.saturating_sub(1));
     let selected = state.selected_position();
     let first = (selected + 1).saturating_sub(height.max(1));
-    for row in rows.iter().skip(first).take(height) {
+    let shown: Vec<&Row> = rows.iter().skip(first).take(height).copied().collect();
+    let names = short_names(&shown, width_of(&columns, Column::Name));
+    for (row, name) in shown.into_iter().zip(names) {
         let is_selected = state.selected().is_some_and(|chosen| chosen.id() == row.id());
-        lines.push(row_line(state, row, theme, &columns, is_selected));
+        lines.push(row_line(state, row, name, theme, &columns, is_selected));
     }
     if rows.is_empty() {
         let why = if state.filter.is_empty() {
@@ -168,6 +184,11 @@ fn table_lines(state: &TopState, theme: Theme, area: Rect) -> Vec<Line<'static>>
         lines.push(Line::styled(cell(why, area.width, true), theme.quiet()));
     }
     lines
+}
+
+fn width_of(columns: &[(Column, u16)], wanted: Column) -> usize {
+    let found = columns.iter().find(|(column, _)| *column == wanted);
+    found.map_or(0, |(_, width)| usize::from(*width))
 }
 
 fn titles_line(state: &TopState, theme: Theme, columns: &[(Column, u16)]) -> Line<'static> {
@@ -203,6 +224,7 @@ fn titles_line(state: &TopState, theme: Theme, columns: &[(Column, u16)]) -> Lin
 fn row_line(
     state: &TopState,
     row: &Row,
+    name: String,
     theme: Theme,
     columns: &[(Column, u16)],
     is_selected: bool,
@@ -224,7 +246,11 @@ fn row_line(
                 line.push(Span::styled(text.concat(), theme.foreground(Color::Indexed(74))));
             }
             _ => {
-                let text = cell(&figure(state, row, *column), *width, column.is_text());
+                let figure = match column {
+                    Column::Name => name.clone(),
+                    _ => figure(state, row, *column),
+                };
+                let text = cell(&figure, *width, column.is_text());
                 let style = match column {
                     Column::Name if is_selected => {
                         Style::new().add_modifier(Modifier::REVERSED | Modifier::BOLD)
@@ -258,7 +284,6 @@ fn figure(state: &TopState, row: &Row, column: Column) -> String {
     let usage = &row.usage;
     let known = |value: Option<String>| value.unwrap_or_else(|| UNKNOWN.to_owned());
     match column {
-        Column::Name => row.label().to_owned(),
         Column::State => row.status.state.as_str().to_owned(),
         Column::Cpu => known(row.rates.cpu_percent.map(human::percent)),
         Column::CpuLimit => known(
@@ -279,7 +304,8 @@ fn figure(state: &TopState, row: &Row, column: Column) -> String {
         Column::IoWrite => known(row.rates.io_write_bps.map(|n| human::bytes(n as u64))),
         Column::Uptime => known(uptime_ms(state, row).map(|ms| human::age(ms.max(1000)))),
         Column::Command => human::command_line(&row.status.command),
-        Column::CpuBar | Column::MemoryBar | Column::CpuHistory => String::new(),
+        // Not figures: drawn by the line itself.
+        Column::Name | Column::CpuBar | Column::MemoryBar | Column::CpuHistory => String::new(),
     }
 }
 
@@ -374,6 +400,14 @@ mod tests {
     #[test]
     fn a_tiny_terminal() {
         golden("top_40x10.txt", &screen(&state(false), 40, 10));
+    }
+
+    #[test]
+    fn a_screen_too_small_says_so() {
+        assert_eq!(screen(&state(false), 10, 2), "too small\nq quit\n");
+        assert_eq!(screen(&state(false), 4, 1), "too…\n");
+        let least = screen(&state(false), 13, 3);
+        assert!(least.contains("NAME") && least.contains("q quit"), "{least}");
     }
 
     #[test]

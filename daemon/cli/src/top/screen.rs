@@ -59,7 +59,10 @@ impl Screen {
         self.terminal.draw(render).map(|_| ())
     }
 
-    pub fn height(&self) -> u16 {
-        self.terminal.size().map_or(24, |size| size.height)
+    /// Columns and rows.
+    pub fn size(&self) -> (u16, u16) {
+        self.terminal
+            .size()
+            .map_or((80, 24), |size| (size.width, size.height))
     }
 }

@@ -137,8 +137,9 @@ pub(crate) struct TopState {
     pub colour: bool,
     notice: Option<(String, u8)>,
     selected: Option<String>,
-    /// The user has moved the selection: from then on it follows its container. Before, it is the first line.
-    chosen: bool,
+    /// Figures have come, or the user has chosen: from then on the selection follows its container. Before,
+    /// the order means nothing yet, and it is the first line.
+    settled: bool,
     rows: Vec<Row>,
 }
 
@@ -155,7 +156,7 @@ impl TopState {
             colour,
             notice: None,
             selected: None,
-            chosen: false,
+            settled: false,
             rows: Vec::new(),
         }
     }
@@ -194,8 +195,9 @@ impl TopState {
                 self.notice = None;
             }
         }
-        if !self.chosen {
+        if !self.settled {
             self.select(0);
+            self.settled = self.rows.iter().any(|row| row.rates.cpu_percent.is_some());
         }
     }
 
@@ -303,7 +305,7 @@ impl TopState {
     fn browse(&mut self, code: KeyCode, page: usize) -> Option<Wish> {
         use KeyCode::{Char, Down, End, Home, PageDown, PageUp, Up};
         let position = self.selected_position();
-        self.chosen |= matches!(code, Up | Down | PageUp | PageDown | Home | End | Char('k'));
+        self.settled |= matches!(code, Up | Down | PageUp | PageDown | Home | End | Char('k'));
         match code {
             KeyCode::Char('q') => return Some(Wish::Quit),
             KeyCode::Esc if self.filter.is_empty() => return Some(Wish::Quit),
@@ -430,6 +432,27 @@ mod tests {
         state.take_containers(Vec::new());
         assert!(state.selected().is_none());
         assert_eq!(state.take_key(key(KeyCode::Char('k')), 10), None);
+    }
+
+    #[test]
+    fn the_selection_follows_its_container_without_a_key() {
+        let mut state = state(false);
+        let selected = state.selected().unwrap().id().to_owned();
+        for sort in ['n', 'm', 'p', 'c'] {
+            state.take_key(key(KeyCode::Char(sort)), 10);
+            state.take_samples(1, Vec::new());
+            assert_eq!(state.selected().unwrap().id(), selected);
+        }
+        // The busiest one falls idle: another is the first line now.
+        let before = state.visible()[0].id().to_owned();
+        let last = state.visible()[0].usage.clone();
+        let idle = Usage {
+            timestamp: last.timestamp + 1.0,
+            ..last
+        };
+        state.take_samples(2, vec![(before.clone(), idle)]);
+        assert_ne!(state.visible()[0].id(), before);
+        assert_eq!(state.selected().unwrap().id(), selected);
     }
 
     #[test]
