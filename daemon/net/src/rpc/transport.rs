@@ -3,6 +3,8 @@
 //! Sent messages are gathered and written when the RPC system has nothing more to do at once, so many small answers leave
 //! in one system call; reading stops while the peer does not take our bytes.
 
+mod deadlines;
+
 use std::cell::{Cell, RefCell, RefMut};
 use std::io;
 use std::pin::Pin;
@@ -197,46 +199,6 @@ impl<S> Transport<S> {
                 reason: error.to_string(),
             },
         }
-    }
-
-    /// When the peer is overdue, if nothing happens until then.
-    pub(super) fn deadline(&self) -> Option<Instant> {
-        let state = self.state.borrow();
-        let server = self.role == Role::Server;
-        if state.failed || (state.heard || !server) && state.blocked.is_none() && state.begun.is_none() {
-            return None;
-        }
-        let write = state.blocked.map(|since| since + self.limits.write_deadline);
-        // While we do not read, the rest of a message can not come.
-        let read = state
-            .begun
-            .filter(|_| !(server && write.is_some()))
-            .map(|since| since + self.limits.read_deadline);
-        let first = (server && !state.heard).then(|| state.opened + self.limits.first_message_deadline);
-        [write, read, first].into_iter().flatten().min()
-    }
-
-    pub(super) fn fail_overdue(&self) {
-        let now = clock::now();
-        let state = self.state.borrow();
-        let reason = if state
-            .blocked
-            .is_some_and(|since| now >= since + self.limits.write_deadline)
-        {
-            CloseReason::WriteDeadline {
-                seconds: self.limits.write_deadline.as_secs(),
-            }
-        } else if state.begun.is_some() {
-            CloseReason::ReadDeadline {
-                seconds: self.limits.read_deadline.as_secs(),
-            }
-        } else {
-            CloseReason::Silent {
-                seconds: self.limits.first_message_deadline.as_secs(),
-            }
-        };
-        drop(state);
-        self.fail(reason);
     }
 
     fn message_limits(&self) -> Limits {
