@@ -3,7 +3,7 @@
 //! Sent messages are gathered and written when the RPC system has nothing more to do at once, so many small answers leave
 //! in one system call; reading stops while the peer does not take our bytes.
 
-mod deadlines;
+mod ending;
 
 use std::cell::{Cell, RefCell, RefMut};
 use std::io;
@@ -142,63 +142,8 @@ impl<S> Transport<S> {
         self.driving.set(false);
     }
 
-    /// Ends both directions with an error, which the RPC system sees at its next step.
-    pub(super) fn fail(&self, reason: CloseReason) {
-        let mut state = self.state.borrow_mut();
-        if state.failed {
-            return;
-        }
-        state.failed = true;
-        state.failure = Some(reason);
-        let reader = state.parked_reader.take();
-        let driver = state.driver.clone();
-        drop(state);
-        if let Some(waker) = reader {
-            waker.wake();
-        }
-        if !self.driving.get() {
-            driver.wake();
-        }
-    }
-
-    /// The connection is over. Requests that somebody still holds keep the transport, but nothing in it.
-    pub(super) fn close(&self) {
-        let mut state = self.state.borrow_mut();
-        state.failed = true;
-        state.release();
-        let reader = state.parked_reader.take();
-        state.driver = Waker::noop().clone();
-        drop(state);
-        drop(reader);
-        if let Some(handle) = &self.handle {
-            handle.set_calls(0);
-            // Nothing is held from now on, which always succeeds.
-            let _ = handle.hold(0);
-        }
-    }
-
-    pub(super) fn has_failed(&self) -> bool {
-        self.state.borrow().failed
-    }
-
-    pub(super) fn take_failure(&self) -> Option<CloseReason> {
-        self.state.borrow_mut().failure.take()
-    }
-
     pub(super) fn has_output(&self) -> bool {
         self.state.borrow().output.waiting() > 0
-    }
-
-    /// What the RPC system's own end means.
-    pub(super) fn reason_of(&self, result: capnp::Result<()>) -> CloseReason {
-        let state = self.state.borrow();
-        match result {
-            _ if state.end_of_file && state.assembler.at_boundary() => CloseReason::PeerClosed,
-            Ok(()) => CloseReason::PeerClosed,
-            Err(error) => CloseReason::Protocol {
-                reason: error.to_string(),
-            },
-        }
     }
 
     fn message_limits(&self) -> Limits {
