@@ -36,7 +36,10 @@ impl AgentCore {
         // What runs without a known start was let through the gate just before the earlier agent ended.
         container.status.started_at_ms.get_or_insert(now.wall_ms);
         let name = container.status.name.clone();
-        let remaining = container.spec.timeout.map(|allowed| remaining(&container, allowed, now));
+        let remaining = container
+            .spec
+            .timeout
+            .map(|allowed| remaining(&container, allowed, now));
         let (alive, doomed) = (container.end.is_none(), container.doom.is_some());
         self.living += 1;
         self.containers.insert(id.clone(), container);
@@ -59,5 +62,10 @@ impl AgentCore {
 /// whole time again.
 fn remaining(container: &Container, allowed: Millis, now: Now) -> Millis {
     let started = container.status.started_at_ms.unwrap_or(now.wall_ms);
-    Millis(allowed.0.saturating_sub(now.wall_ms.saturating_sub(started)).min(allowed.0))
+    Millis(
+        allowed
+            .0
+            .saturating_sub(now.wall_ms.saturating_sub(started))
+            .min(allowed.0),
+    )
 }

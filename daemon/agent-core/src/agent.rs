@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use model::{
-    ContainerId, ContainerName, ContainerState, ContainerStatus, Event, EventKind, Fault, FaultKind, LaunchSpec,
-    Limits, Millis, ProcessIdentity,
+    ContainerId, ContainerName, ContainerState, ContainerStatus, Event, EventKind, Fault, FaultKind,
+    LaunchSpec, Limits, Millis, ProcessIdentity,
 };
 
-use crate::container::{Alarm, Container, Doom, PendingUpdate, Phase, SIGKILL, SIGTERM};
-use crate::input::{Answer, CleanupOutcome, Input, Now, Ticket, Wish};
+use crate::container::{Alarm, Container, Doom, PendingUpdate, Phase};
+use crate::input::{Answer, Input, Now, Ticket, Wish};
 use crate::settings::Settings;
 
 /// The agent's decisions. See the crate's head for the drive contract.
@@ -19,13 +19,13 @@ pub struct AgentCore {
     /// Names of containers that are not over.
     pub(crate) names: BTreeMap<ContainerName, ContainerId>,
     /// Ended ones, oldest first; the front is forgotten when there are too many.
-    ended: VecDeque<ContainerId>,
+    pub(crate) ended: VecDeque<ContainerId>,
     /// Every alarm that is set, earliest first.
-    alarms: BTreeSet<(Millis, ContainerId)>,
-    wishes: VecDeque<Wish>,
-    sequence: u64,
-    draining: bool,
-    drains: Vec<(Ticket, u32)>,
+    pub(crate) alarms: BTreeSet<(Millis, ContainerId)>,
+    pub(crate) wishes: VecDeque<Wish>,
+    pub(crate) sequence: u64,
+    pub(crate) draining: bool,
+    pub(crate) drains: Vec<(Ticket, u32)>,
     pub(crate) living: usize,
 }
 
@@ -67,14 +67,29 @@ impl AgentCore {
             Input::StartFailed { id, fault } => self.start_failed(now, &id, fault),
             Input::Exited { id, end } => self.exited(now, &id, end),
             Input::LimitHit { id, limitation } => self.limit_hit(now, &id, limitation),
-            Input::Cleaned { id, outcome, limitation } => self.cleaned(now, &id, outcome, limitation),
-            Input::Kill { ticket, id, signal, grace } => self.kill(now, ticket, &id, signal, grace),
+            Input::Cleaned {
+                id,
+                outcome,
+                limitation,
+            } => self.cleaned(now, &id, outcome, limitation),
+            Input::Kill {
+                ticket,
+                id,
+                signal,
+                grace,
+            } => self.kill(now, ticket, &id, signal, grace),
             Input::Wait { ticket, id } => self.wait(ticket, &id),
             Input::Cancel { ticket } => self.cancel(ticket),
             Input::Update { ticket, id, change } => self.update(ticket, &id, &change),
             Input::LimitsApplied { id, result } => self.limits_applied(now, &id, result),
             Input::Execed { id, spec } => {
-                self.emit(now, &id, EventKind::Exec { command: spec.command });
+                self.emit(
+                    now,
+                    &id,
+                    EventKind::Exec {
+                        command: spec.command,
+                    },
+                );
             }
             Input::Drain { ticket, grace } => self.drain(now, ticket, grace),
             Input::Tick => self.tick(now),
@@ -133,10 +148,15 @@ impl AgentCore {
     /// of the container that ended last among those that had it.
     pub fn find(&self, text: &str) -> Result<ContainerId, Fault> {
         if let Ok(id) = text.parse::<ContainerId>()
-            && self.containers.contains_key(&id) {
-                return Ok(id);
-            }
-        if let Some(id) = text.parse().ok().and_then(|name: ContainerName| self.names.get(&name)) {
+            && self.containers.contains_key(&id)
+        {
+            return Ok(id);
+        }
+        if let Some(id) = text
+            .parse()
+            .ok()
+            .and_then(|name: ContainerName| self.names.get(&name))
+        {
             return Ok(id.clone());
         }
         if text.len() >= 4 {
@@ -144,7 +164,8 @@ impl AgentCore {
             match (matching.next(), matching.next()) {
                 (Some(only), None) => return Ok(only.clone()),
                 (Some(one), Some(two)) => {
-                    let message = format!("{text:?} is the beginning of several ids, among them {one} and {two}");
+                    let message =
+                        format!("{text:?} is the beginning of several ids, among them {one} and {two}");
                     return Err(Fault::invalid("container", message).remedy("give more characters"));
                 }
                 _ => {}
@@ -157,349 +178,21 @@ impl AgentCore {
                 .is_some_and(|name| name.as_str() == text)
         });
         ended.cloned().ok_or_else(|| {
-            Fault::new(FaultKind::NotFound, format!("no container has the id or name {text:?}"))
-                .field("container")
-                .remedy("see `bulkhead ps -a`")
+            Fault::new(
+                FaultKind::NotFound,
+                format!("no container has the id or name {text:?}"),
+            )
+            .field("container")
+            .remedy("see `bulkhead ps -a`")
         })
-    }
-
-    // ---- launching
-
-    fn launch(&mut self, now: Now, ticket: Ticket, id: ContainerId, spec: LaunchSpec) {
-        if let Some(known) = self.containers.get_mut(&id) {
-            return if known.spec == spec && !known.is_over() {
-                // A retry: it joins the launch under way, or learns that it has been done.
-                match known.phase {
-                    Phase::Running => {
-                        self.answer(ticket, Answer::Launched { id, existed: true });
-                    }
-                    _ if known.launcher.is_none() && known.status.started_at_ms.is_none() => {
-                        known.launcher = Some(ticket);
-                    }
-                    _ => self.answer(ticket, Answer::Launched { id, existed: true }),
-                }
-            } else {
-                let state = known.status.state.as_str();
-                let message = format!("the id {id} belongs to another container ({state})");
-                self.refuse(ticket, Fault::new(FaultKind::Conflict, message).field("id"));
-            };
-        }
-        if self.draining {
-            let fault = Fault::new(FaultKind::State, "the agent is draining and takes no more containers");
-            return self.refuse(ticket, fault.remedy("restart the agent, or launch on another host"));
-        }
-        if self.living >= self.settings.containers_max {
-            let message = format!("{} containers run, which is the most this agent takes", self.living);
-            let fault = Fault::new(FaultKind::Exhausted, message);
-            return self.refuse(ticket, fault.remedy("end some, or raise --max-containers"));
-        }
-        if let Some(name) = &spec.name {
-            if let Some(owner) = self.names.get(name) {
-                let message = format!("{name:?} is in use by container {owner}", name = name.as_str());
-                let fault = Fault::new(FaultKind::Conflict, message).field("name");
-                return self.refuse(ticket, fault.remedy("choose another name, or kill that container"));
-            }
-            self.names.insert(name.clone(), id.clone());
-        }
-        self.living += 1;
-        let status = new_status(&id, &spec, now.wall_ms);
-        let mut container = Container::new(status, spec.clone(), Phase::Preparing);
-        container.launcher = Some(ticket);
-        self.containers.insert(id.clone(), container);
-        self.emit_state(now, &id);
-        self.wishes.push_back(Wish::Prepare { id, spec: Box::new(spec) });
-    }
-
-    fn prepared(&mut self, now: Now, id: &ContainerId, result: Result<(), Fault>) {
-        let Some(c) = self.at(id, Phase::Preparing) else { return };
-        match result {
-            Err(fault) => {
-                c.doom(Doom::Failed(fault));
-                self.clean(now, id);
-            }
-            Ok(()) if c.doom.is_some() => self.clean(now, id),
-            Ok(()) => {
-                c.phase = Phase::Forking;
-                c.status.state = ContainerState::Prepared;
-                self.emit_state(now, id);
-                self.wishes.push_back(Wish::Fork { id: id.clone() });
-            }
-        }
-    }
-
-    fn forked(&mut self, now: Now, id: &ContainerId, result: Result<ProcessIdentity, Fault>) {
-        let Some(c) = self.at(id, Phase::Forking) else { return };
-        match result {
-            Err(fault) => {
-                c.doom(Doom::Failed(fault));
-                self.clean(now, id);
-            }
-            Ok(identity) => {
-                c.status.pid = Some(identity.pid);
-                c.identity = Some(identity);
-                if c.doom.is_some() {
-                    return self.kill_all(now, id);
-                }
-                c.phase = Phase::Checkpointing;
-                c.status.state = ContainerState::Forked;
-                c.writing += 1;
-                self.emit_state(now, id);
-                self.wishes.push_back(Wish::Checkpoint { id: id.clone() });
-            }
-        }
-    }
-
-    fn checkpointed(&mut self, now: Now, id: &ContainerId, result: Result<(), Fault>) {
-        let patience = self.settings.start_patience;
-        let Some(c) = self.containers.get_mut(id) else { return };
-        c.writing = c.writing.saturating_sub(1);
-        let killers = std::mem::take(&mut c.killers);
-        let phase = c.phase;
-        for ticket in killers {
-            // In force even if it could not be written: only a crash within the grace would forget it.
-            self.answer(ticket, Answer::Signalled);
-        }
-        if phase == Phase::Cleaning {
-            return self.clean(now, id);
-        }
-        let Some(c) = self.containers.get_mut(id) else { return };
-        if c.phase != Phase::Checkpointing {
-            return self.update_persisted(now, id, result);
-        }
-        match result {
-            Err(fault) => {
-                c.doom(Doom::Failed(fault));
-                self.kill_all(now, id);
-            }
-            Ok(()) if c.doom.is_some() => self.kill_all(now, id),
-            Ok(()) => {
-                c.phase = Phase::Starting;
-                c.status.state = ContainerState::Isolated;
-                self.set_alarm(id, Some((after(now, patience), Alarm::StartOverdue)));
-                self.emit_state(now, id);
-                self.wishes.push_back(Wish::OpenGate { id: id.clone() });
-            }
-        }
-    }
-
-    fn started(&mut self, now: Now, id: &ContainerId) {
-        let Some(c) = self.at(id, Phase::Starting) else { return };
-        c.phase = Phase::Running;
-        c.status.state = ContainerState::Running;
-        c.status.started_at_ms = Some(now.wall_ms);
-        let alarm = c.spec.timeout.map(|allowed| (after(now, allowed), Alarm::Timeout));
-        let launcher = c.launcher.take();
-        self.set_alarm(id, alarm);
-        self.emit_state(now, id);
-        if let Some(ticket) = launcher {
-            self.answer(ticket, Answer::Launched { id: id.clone(), existed: false });
-        }
-    }
-
-    fn start_failed(&mut self, now: Now, id: &ContainerId, fault: Fault) {
-        let patience = self.settings.failed_init_patience;
-        let Some(c) = self.containers.get_mut(id) else { return };
-        // The report may come before the checkpoint's answer: the child works on while we write.
-        if !matches!(c.phase, Phase::Checkpointing | Phase::Starting) {
-            return;
-        }
-        c.doom(Doom::Failed(fault));
-        c.phase = Phase::Dying;
-        self.set_alarm(id, Some((after(now, patience), Alarm::KillAll)));
-    }
-
-    // ---- ending
-
-    fn exited(&mut self, now: Now, id: &ContainerId, end: crate::EndReport) {
-        let Some(c) = self.containers.get_mut(id) else { return };
-        match c.phase {
-            Phase::Preparing | Phase::Forking | Phase::Cleaning | Phase::Over => return,
-            Phase::Checkpointing | Phase::Starting => {
-                c.doom(Doom::Failed(Fault::failed("the init ended before the command was started")));
-            }
-            Phase::Running | Phase::Dying => {}
-        }
-        c.end = Some(end);
-        self.clean(now, id);
-    }
-
-    fn limit_hit(&mut self, now: Now, id: &ContainerId, limitation: model::Limitation) {
-        let Some(c) = self.containers.get_mut(id) else { return };
-        if !matches!(c.phase, Phase::Starting | Phase::Running | Phase::Dying) || c.limitation.is_some() {
-            return;
-        }
-        let message = limitation.message.clone();
-        c.limitation = Some(limitation);
-        c.doom(Doom::Limit);
-        self.emit(now, id, EventKind::LimitHit { message });
-        self.kill_all(now, id);
-    }
-
-    fn kill(&mut self, now: Now, ticket: Ticket, id: &ContainerId, signal: i32, grace: Option<Millis>) {
-        let Some(c) = self.containers.get_mut(id) else { return self.refuse_unknown(ticket, id) };
-        if c.is_over() {
-            let fault = Fault::new(FaultKind::State, format!("container {id} has ended already"));
-            return self.refuse(ticket, fault);
-        }
-        match signal {
-            0 | SIGKILL => {
-                let grace = if signal == SIGKILL { Millis(0) } else { grace.unwrap_or(c.spec.grace) };
-                self.end_gracefully(now, id, Doom::Killed, grace);
-                // A grace that outlives us must be known to a successor before it is promised.
-                if let Some(c) = self.containers.get_mut(id).filter(|c| c.phase == Phase::Dying && grace.0 > 0) {
-                    c.killers.push(ticket);
-                    c.writing += 1;
-                    return self.wishes.push_back(Wish::Checkpoint { id: id.clone() });
-                }
-            }
-            _ if c.phase == Phase::Running || c.phase == Phase::Dying => {
-                c.delivered = Some(signal);
-                self.wishes.push_back(Wish::Signal { id: id.clone(), signal });
-            }
-            _ => {
-                let message = format!("container {id} is {} and can not take a signal", c.status.state.as_str());
-                return self.refuse(ticket, Fault::new(FaultKind::State, message).field("signal"));
-            }
-        }
-        self.answer(ticket, Answer::Signalled);
-    }
-
-    /// SIGTERM now, everything after `grace`. A second call may shorten the first one's grace, never lengthen it.
-    fn end_gracefully(&mut self, now: Now, id: &ContainerId, doom: Doom, grace: Millis) {
-        let Some(c) = self.containers.get_mut(id) else { return };
-        match c.phase {
-            // Nothing runs yet: the step under way sees the doom when it comes back.
-            Phase::Preparing | Phase::Forking | Phase::Checkpointing => c.doom(doom),
-            Phase::Cleaning | Phase::Over => {}
-            Phase::Starting | Phase::Running | Phase::Dying => {
-                let was_killing = c.status.state == ContainerState::Killing;
-                c.doom(doom);
-                if grace == Millis(0) {
-                    return self.kill_all(now, id);
-                }
-                let due = after(now, grace);
-                let due = match c.alarm {
-                    Some((at, Alarm::KillAll)) => at.min(due),
-                    _ => due,
-                };
-                c.phase = Phase::Dying;
-                self.set_alarm(id, Some((due, Alarm::KillAll)));
-                self.wishes.push_back(Wish::Signal { id: id.clone(), signal: SIGTERM });
-                if !was_killing {
-                    self.emit_state(now, id);
-                }
-            }
-        }
-    }
-
-    pub(crate) fn kill_all(&mut self, now: Now, id: &ContainerId) {
-        let retry = self.settings.kill_retry;
-        let Some(c) = self.containers.get_mut(id) else { return };
-        c.phase = Phase::Dying;
-        c.status.state = ContainerState::Killing;
-        self.set_alarm(id, Some((after(now, retry), Alarm::KillAll)));
-        self.wishes.push_back(Wish::KillAll { id: id.clone() });
-    }
-
-    pub(crate) fn clean(&mut self, now: Now, id: &ContainerId) {
-        let Some(c) = self.containers.get_mut(id) else { return };
-        c.phase = Phase::Cleaning;
-        if c.writing > 0 {
-            // Comes back here when that is done.
-            return self.set_alarm(id, None);
-        }
-        c.cleanup_attempts += 1;
-        let first = c.status.state != ContainerState::Killing || c.cleanup_attempts == 1;
-        c.status.state = ContainerState::Killing;
-        // A command that never ran left nothing worth keeping.
-        let remove = c.spec.remove || matches!(c.doom, Some(Doom::Failed(_)));
-        self.set_alarm(id, None);
-        if first {
-            self.emit_state(now, id);
-        }
-        self.wishes.push_back(Wish::Cleanup { id: id.clone(), remove });
-    }
-
-    fn cleaned(
-        &mut self,
-        now: Now,
-        id: &ContainerId,
-        outcome: CleanupOutcome,
-        limitation: Option<model::Limitation>,
-    ) {
-        let Some(c) = self.at(id, Phase::Cleaning) else { return };
-        if c.limitation.is_none() && !matches!(c.doom, Some(Doom::Failed(_))) {
-            c.limitation = limitation;
-        }
-        if let CleanupOutcome::Busy { message } = outcome {
-            let attempt = c.cleanup_attempts;
-            let delay = self.backoff(attempt);
-            self.set_alarm(id, Some((after(now, delay), Alarm::RetryCleanup)));
-            return self.emit(now, id, EventKind::CleanupRetry { attempt, message });
-        }
-        self.over(now, id);
-    }
-
-    fn over(&mut self, now: Now, id: &ContainerId) {
-        let Some(c) = self.containers.get_mut(id) else { return };
-        let termination = c.termination(now.wall_ms);
-        c.phase = Phase::Over;
-        c.status.state = ContainerState::Destroyed;
-        c.status.pid = None;
-        c.status.termination = Some(termination.clone());
-        let waiters = std::mem::take(&mut c.waiters);
-        let launcher = c.launcher.take();
-        let update = c.update.take();
-        let killers = std::mem::take(&mut c.killers);
-        let name = c.status.name.clone();
-        let failure = match &c.doom {
-            Some(Doom::Failed(fault)) => fault.clone(),
-            _ => Fault::new(FaultKind::State, format!("killed while being launched: {}", termination.message)),
-        };
-        self.living -= 1;
-        if let Some(name) = name
-            && self.names.get(&name) == Some(id) {
-                self.names.remove(&name);
-            }
-        self.set_alarm(id, None);
-        let ended = EventKind::Ended {
-            exit_status: termination.exit_status,
-            reason: termination.reason,
-            message: termination.message.clone(),
-        };
-        self.emit(now, id, ended);
-        self.emit_state(now, id);
-        if let Some(ticket) = launcher {
-            self.refuse(ticket, failure);
-        }
-        if let Some(update) = update {
-            let fault = Fault::new(FaultKind::State, format!("container {id} ended during the update"));
-            self.refuse(update.ticket, fault);
-        }
-        for ticket in killers {
-            self.answer(ticket, Answer::Signalled);
-        }
-        for ticket in waiters {
-            self.answer(ticket, Answer::Ended(termination.clone()));
-        }
-        self.ended.push_back(id.clone());
-        self.forget_oldest();
-        self.settle_drains();
-    }
-
-    fn forget_oldest(&mut self) {
-        while self.ended.len() > self.settings.remembered_max {
-            if let Some(oldest) = self.ended.pop_front() {
-                self.containers.remove(&oldest);
-                self.wishes.push_back(Wish::Forget { id: oldest });
-            }
-        }
     }
 
     // ---- asking
 
     fn wait(&mut self, ticket: Ticket, id: &ContainerId) {
-        let Some(c) = self.containers.get_mut(id) else { return self.refuse_unknown(ticket, id) };
+        let Some(c) = self.containers.get_mut(id) else {
+            return self.refuse_unknown(ticket, id);
+        };
         match &c.status.termination {
             Some(termination) => {
                 let termination = termination.clone();
@@ -522,24 +215,42 @@ impl AgentCore {
     }
 
     fn update(&mut self, ticket: Ticket, id: &ContainerId, change: &Limits) {
-        let Some(c) = self.containers.get_mut(id) else { return self.refuse_unknown(ticket, id) };
+        let Some(c) = self.containers.get_mut(id) else {
+            return self.refuse_unknown(ticket, id);
+        };
         if c.phase != Phase::Running {
-            let message = format!("container {id} is {} and can not be updated", c.status.state.as_str());
+            let message = format!(
+                "container {id} is {} and can not be updated",
+                c.status.state.as_str()
+            );
             return self.refuse(ticket, Fault::new(FaultKind::State, message));
         }
         if c.update.is_some() {
-            let fault = Fault::new(FaultKind::State, format!("another update of container {id} is under way"));
+            let fault = Fault::new(
+                FaultKind::State,
+                format!("another update of container {id} is under way"),
+            );
             return self.refuse(ticket, fault.remedy("try again when it is done"));
         }
         let old = c.status.limits.clone();
         let new = old.merged(change);
-        c.update = Some(PendingUpdate { ticket, new: new.clone(), applied: false });
+        c.update = Some(PendingUpdate {
+            ticket,
+            new: new.clone(),
+            applied: false,
+        });
         c.writing += 1;
-        self.wishes.push_back(Wish::ApplyLimits { id: id.clone(), old: Box::new(old), new: Box::new(new) });
+        self.wishes.push_back(Wish::ApplyLimits {
+            id: id.clone(),
+            old: Box::new(old),
+            new: Box::new(new),
+        });
     }
 
     fn limits_applied(&mut self, now: Now, id: &ContainerId, result: Result<(), Fault>) {
-        let Some(c) = self.containers.get_mut(id) else { return };
+        let Some(c) = self.containers.get_mut(id) else {
+            return;
+        };
         c.writing = c.writing.saturating_sub(1);
         if c.phase == Phase::Cleaning {
             return self.clean(now, id);
@@ -560,9 +271,13 @@ impl AgentCore {
         }
     }
 
-    fn update_persisted(&mut self, now: Now, id: &ContainerId, result: Result<(), Fault>) {
-        let Some(c) = self.containers.get_mut(id) else { return };
-        let Some(update) = c.update.take_if(|u| u.applied) else { return };
+    pub(crate) fn update_persisted(&mut self, now: Now, id: &ContainerId, result: Result<(), Fault>) {
+        let Some(c) = self.containers.get_mut(id) else {
+            return;
+        };
+        let Some(update) = c.update.take_if(|u| u.applied) else {
+            return;
+        };
         // In the kernel it is in force either way, so that is what is shown from now on.
         c.status.limits = update.new.clone();
         c.spec.limits = update.new.clone();
@@ -577,17 +292,23 @@ impl AgentCore {
 
     fn drain(&mut self, now: Now, ticket: Ticket, grace: Option<Millis>) {
         self.draining = true;
-        let ids: Vec<ContainerId> =
-            self.containers.values().filter(|c| !c.is_over()).map(|c| c.status.id.clone()).collect();
+        let ids: Vec<ContainerId> = self
+            .containers
+            .values()
+            .filter(|c| !c.is_over())
+            .map(|c| c.status.id.clone())
+            .collect();
         self.drains.push((ticket, ids.len() as u32));
         for id in &ids {
-            let grace = grace.or_else(|| self.containers.get(id).map(|c| c.spec.grace)).unwrap_or_default();
+            let grace = grace
+                .or_else(|| self.containers.get(id).map(|c| c.spec.grace))
+                .unwrap_or_default();
             self.end_gracefully(now, id, Doom::Killed, grace);
         }
         self.settle_drains();
     }
 
-    fn settle_drains(&mut self) {
+    pub(crate) fn settle_drains(&mut self) {
         if self.living == 0 {
             for (ticket, killed) in std::mem::take(&mut self.drains) {
                 self.answer(ticket, Answer::Drained { killed });
@@ -617,7 +338,9 @@ impl AgentCore {
                 Alarm::StartOverdue => {
                     if let Some(c) = self.containers.get_mut(&id) {
                         let patience = self.settings.start_patience;
-                        c.doom(Doom::Failed(Fault::failed(format!("the command was not started within {patience}"))));
+                        c.doom(Doom::Failed(Fault::failed(format!(
+                            "the command was not started within {patience}"
+                        ))));
                     }
                     self.kill_all(now, &id);
                 }
@@ -626,7 +349,9 @@ impl AgentCore {
     }
 
     pub(crate) fn set_alarm(&mut self, id: &ContainerId, alarm: Option<(Millis, Alarm)>) {
-        let Some(c) = self.containers.get_mut(id) else { return };
+        let Some(c) = self.containers.get_mut(id) else {
+            return;
+        };
         if let Some((at, _)) = c.alarm.take() {
             self.alarms.remove(&(at, id.clone()));
         }
@@ -636,26 +361,30 @@ impl AgentCore {
         c.alarm = alarm;
     }
 
-    fn backoff(&self, attempt: u32) -> Millis {
-        let doubled = self.settings.cleanup_retry_first.0.saturating_mul(1 << attempt.saturating_sub(1).min(20));
+    pub(crate) fn backoff(&self, attempt: u32) -> Millis {
+        let doubled = self
+            .settings
+            .cleanup_retry_first
+            .0
+            .saturating_mul(1 << attempt.saturating_sub(1).min(20));
         Millis(doubled.min(self.settings.cleanup_retry_max.0))
     }
 
     // ---- telling
 
-    fn at(&mut self, id: &ContainerId, phase: Phase) -> Option<&mut Container> {
+    pub(crate) fn at(&mut self, id: &ContainerId, phase: Phase) -> Option<&mut Container> {
         self.containers.get_mut(id).filter(|c| c.phase == phase)
     }
 
-    fn answer(&mut self, ticket: Ticket, answer: Answer) {
+    pub(crate) fn answer(&mut self, ticket: Ticket, answer: Answer) {
         self.wishes.push_back(Wish::Answer { ticket, answer });
     }
 
-    fn refuse(&mut self, ticket: Ticket, fault: Fault) {
+    pub(crate) fn refuse(&mut self, ticket: Ticket, fault: Fault) {
         self.answer(ticket, Answer::Refused(fault));
     }
 
-    fn refuse_unknown(&mut self, ticket: Ticket, id: &ContainerId) {
+    pub(crate) fn refuse_unknown(&mut self, ticket: Ticket, id: &ContainerId) {
         let fault = Fault::new(FaultKind::NotFound, format!("no container has the id {id}"));
         self.refuse(ticket, fault.field("container"));
     }
@@ -666,10 +395,16 @@ impl AgentCore {
         }
     }
 
-    fn emit(&mut self, now: Now, id: &ContainerId, kind: EventKind) {
+    pub(crate) fn emit(&mut self, now: Now, id: &ContainerId, kind: EventKind) {
         self.sequence += 1;
         let name = self.status(id).and_then(|s| s.name.clone());
-        let event = Event { sequence: self.sequence, at_ms: now.wall_ms, container: id.clone(), name, kind };
+        let event = Event {
+            sequence: self.sequence,
+            at_ms: now.wall_ms,
+            container: id.clone(),
+            name,
+            kind,
+        };
         self.wishes.push_back(Wish::Emit(event));
     }
 

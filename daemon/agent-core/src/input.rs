@@ -31,7 +31,10 @@ pub struct EndReport {
 
 impl EndReport {
     /// The init left no record: it was killed from outside, and the command with it.
-    pub const UNRECORDED: EndReport = EndReport { exit_code: None, signal: None };
+    pub const UNRECORDED: EndReport = EndReport {
+        exit_code: None,
+        signal: None,
+    };
 }
 
 /// What one try of cleaning up came to.
@@ -39,7 +42,9 @@ impl EndReport {
 pub enum CleanupOutcome {
     Done,
     /// Something is still in use; to be tried again.
-    Busy { message: String },
+    Busy {
+        message: String,
+    },
 }
 
 /// A container that an earlier agent left, as its checkpoint and the kernel tell.
@@ -60,29 +65,83 @@ pub struct Adopted {
 #[derive(Debug, Clone)]
 pub enum Input {
     /// Before anything else: one container found at start.
-    Adopt { id: ContainerId, found: Box<Adopted> },
-    Launch { ticket: Ticket, id: ContainerId, spec: Box<LaunchSpec> },
-    Prepared { id: ContainerId, result: Result<(), Fault> },
-    Forked { id: ContainerId, result: Result<ProcessIdentity, Fault> },
-    Checkpointed { id: ContainerId, result: Result<(), Fault> },
+    Adopt {
+        id: ContainerId,
+        found: Box<Adopted>,
+    },
+    Launch {
+        ticket: Ticket,
+        id: ContainerId,
+        spec: Box<LaunchSpec>,
+    },
+    Prepared {
+        id: ContainerId,
+        result: Result<(), Fault>,
+    },
+    Forked {
+        id: ContainerId,
+        result: Result<ProcessIdentity, Fault>,
+    },
+    Checkpointed {
+        id: ContainerId,
+        result: Result<(), Fault>,
+    },
     /// The command runs.
-    Started { id: ContainerId },
+    Started {
+        id: ContainerId,
+    },
     /// A step inside the child failed; the init exits by itself.
-    StartFailed { id: ContainerId, fault: Fault },
+    StartFailed {
+        id: ContainerId,
+        fault: Fault,
+    },
     /// The init is gone, and with it the container's pid namespace.
-    Exited { id: ContainerId, end: EndReport },
-    LimitHit { id: ContainerId, limitation: Limitation },
-    Cleaned { id: ContainerId, outcome: CleanupOutcome, limitation: Option<Limitation> },
+    Exited {
+        id: ContainerId,
+        end: EndReport,
+    },
+    LimitHit {
+        id: ContainerId,
+        limitation: Limitation,
+    },
+    Cleaned {
+        id: ContainerId,
+        outcome: CleanupOutcome,
+        limitation: Option<Limitation>,
+    },
     /// `signal` 0: graceful (SIGTERM, grace, everything); 9: everything at once; else just delivered.
-    Kill { ticket: Ticket, id: ContainerId, signal: i32, grace: Option<Millis> },
-    Wait { ticket: Ticket, id: ContainerId },
+    Kill {
+        ticket: Ticket,
+        id: ContainerId,
+        signal: i32,
+        grace: Option<Millis>,
+    },
+    Wait {
+        ticket: Ticket,
+        id: ContainerId,
+    },
     /// The asker is gone; its ticket must not be answered.
-    Cancel { ticket: Ticket },
-    Update { ticket: Ticket, id: ContainerId, change: Box<Limits> },
-    LimitsApplied { id: ContainerId, result: Result<(), Fault> },
+    Cancel {
+        ticket: Ticket,
+    },
+    Update {
+        ticket: Ticket,
+        id: ContainerId,
+        change: Box<Limits>,
+    },
+    LimitsApplied {
+        id: ContainerId,
+        result: Result<(), Fault>,
+    },
     /// A process was started by exec (only told to subscribers).
-    Execed { id: ContainerId, spec: Box<ExecSpec> },
-    Drain { ticket: Ticket, grace: Option<Millis> },
+    Execed {
+        id: ContainerId,
+        spec: Box<ExecSpec>,
+    },
+    Drain {
+        ticket: Ticket,
+        grace: Option<Millis>,
+    },
     /// Time has passed.
     Tick,
 }
@@ -90,25 +149,51 @@ pub enum Input {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Wish {
     /// Make directories, cgroups, limits. Answer: `Prepared`.
-    Prepare { id: ContainerId, spec: Box<LaunchSpec> },
+    Prepare {
+        id: ContainerId,
+        spec: Box<LaunchSpec>,
+    },
     /// Clone the init; it stops at the gate. Answer: `Forked`.
-    Fork { id: ContainerId },
+    Fork {
+        id: ContainerId,
+    },
     /// Write who it is, its limits and whether it is being killed to the runtime directory, in the order of
     /// these wishes. Answer: `Checkpointed`.
-    Checkpoint { id: ContainerId },
+    Checkpoint {
+        id: ContainerId,
+    },
     /// Let the command run. Answer: `Started` or `StartFailed`.
-    OpenGate { id: ContainerId },
+    OpenGate {
+        id: ContainerId,
+    },
     /// Deliver to the init, which passes it on to the command.
-    Signal { id: ContainerId, signal: i32 },
+    Signal {
+        id: ContainerId,
+        signal: i32,
+    },
     /// Kill every process of it. Answer: `Exited`, from the init's end.
-    KillAll { id: ContainerId },
-    ApplyLimits { id: ContainerId, old: Box<Limits>, new: Box<Limits> },
+    KillAll {
+        id: ContainerId,
+    },
+    ApplyLimits {
+        id: ContainerId,
+        old: Box<Limits>,
+        new: Box<Limits>,
+    },
     /// Take down whatever exists of it, however little. Answer: `Cleaned`.
-    Cleanup { id: ContainerId, remove: bool },
-    Answer { ticket: Ticket, answer: Answer },
+    Cleanup {
+        id: ContainerId,
+        remove: bool,
+    },
+    Answer {
+        ticket: Ticket,
+        answer: Answer,
+    },
     Emit(Event),
     /// Ended and no longer remembered: drop what is kept for it.
-    Forget { id: ContainerId },
+    Forget {
+        id: ContainerId,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -13,7 +13,9 @@
 mod adopt;
 mod agent;
 mod container;
+mod ending;
 mod input;
+mod launching;
 mod settings;
 
 pub use agent::AgentCore;

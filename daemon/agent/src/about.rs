@@ -51,14 +51,23 @@ pub fn layout(layout: CgroupLayout) -> &'static str {
 /// Things worth knowing when a container misbehaves: where it is in every hierarchy, what it runs as.
 pub fn detail(shell: &Shell, id: &ContainerId) -> Vec<(String, String)> {
     let mut detail = vec![
-        ("directory".to_owned(), shell.directories.container_work(id).display().to_string()),
-        ("runtime_directory".to_owned(), shell.directories.container_runtime(id).display().to_string()),
+        (
+            "directory".to_owned(),
+            shell.directories.container_work(id).display().to_string(),
+        ),
+        (
+            "runtime_directory".to_owned(),
+            shell.directories.container_runtime(id).display().to_string(),
+        ),
     ];
     for (controller, path) in shell.isolators.paths(id) {
         detail.push((format!("cgroup.{controller}"), path.display().to_string()));
     }
     if let Some(identity) = shell.core().identity(id) {
-        detail.push(("init.start_time_ticks".to_owned(), identity.start_time.to_string()));
+        detail.push((
+            "init.start_time_ticks".to_owned(),
+            identity.start_time.to_string(),
+        ));
         detail.push(("init.boot_id".to_owned(), identity.boot_id.clone()));
     }
     detail

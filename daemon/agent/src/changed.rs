@@ -22,7 +22,10 @@ impl Changed {
     }
 
     pub fn notified(&self) -> Notified<'_> {
-        Notified { changed: self, seen: self.version.get() }
+        Notified {
+            changed: self,
+            seen: self.version.get(),
+        }
     }
 }
 

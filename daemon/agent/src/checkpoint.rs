@@ -1,8 +1,8 @@
 //! The record that a successor reads: who a container is.
 
 use container::init;
-use model::checkpoint::{Checkpoint, KeptDescriptor};
 use model::ContainerId;
+use model::checkpoint::{Checkpoint, KeptDescriptor};
 
 use crate::shell::Shell;
 
@@ -29,7 +29,10 @@ pub fn record(shell: &Shell, id: &ContainerId) -> Option<Vec<u8>> {
 }
 
 fn kept(terminal: bool) -> Vec<KeptDescriptor> {
-    let named = |name: &str, number: i32| KeptDescriptor { name: name.to_owned(), number };
+    let named = |name: &str, number: i32| KeptDescriptor {
+        name: name.to_owned(),
+        number,
+    };
     let mut kept = vec![named("status", init::KEPT_STATUS_FD)];
     if terminal {
         kept.push(named(TERMINAL, init::KEPT_STDOUT_FD));

@@ -44,10 +44,20 @@ pub struct Flags {
     #[arg(long, value_name = "NAME", env = "BULKHEAD_INSTANCE")]
     pub instance: Option<String>,
     /// Most containers at one time
-    #[arg(long, value_name = "N", default_value = "4096", env = "BULKHEAD_MAX_CONTAINERS")]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value = "4096",
+        env = "BULKHEAD_MAX_CONTAINERS"
+    )]
     pub max_containers: usize,
     /// How often every container is measured in the background
-    #[arg(long, value_name = "TIME", default_value = "10s", env = "BULKHEAD_SAMPLE_INTERVAL")]
+    #[arg(
+        long,
+        value_name = "TIME",
+        default_value = "10s",
+        env = "BULKHEAD_SAMPLE_INTERVAL"
+    )]
     pub sample_interval: Millis,
     /// Threads for work that may block in the kernel or on disk
     #[arg(long, value_name = "N", default_value = "4", env = "BULKHEAD_WORKERS")]
@@ -87,7 +97,11 @@ pub enum ConfigError {
     #[error("configuration file {path}: {message}")]
     Parse { path: PathBuf, message: String },
     #[error("--{flag} {value:?}: {message}")]
-    Value { flag: &'static str, value: String, message: String },
+    Value {
+        flag: &'static str,
+        value: String,
+        message: String,
+    },
     #[error(transparent)]
     Flags(#[from] clap::Error),
 }
@@ -131,7 +145,10 @@ impl Config {
             None => None,
         };
         let given = |name: &str| {
-            matches!(matches.value_source(name), Some(ValueSource::CommandLine | ValueSource::EnvVariable))
+            matches!(
+                matches.value_source(name),
+                Some(ValueSource::CommandLine | ValueSource::EnvVariable)
+            )
         };
         let mut http_explicit = given("http");
         if let Some((path, file)) = file {
@@ -154,7 +171,11 @@ impl Config {
         for (flag, dir) in [("work-dir", &work_dir), ("runtime-dir", &runtime_dir)] {
             if dir.parent().is_none() {
                 let message = "must not be the root directory".to_owned();
-                return Err(ConfigError::Value { flag, value: dir.display().to_string(), message });
+                return Err(ConfigError::Value {
+                    flag,
+                    value: dir.display().to_string(),
+                    message,
+                });
             }
         }
         let socket = match &flags.socket {
@@ -163,9 +184,17 @@ impl Config {
         };
         let http = match flags.http.as_str() {
             "none" | "" => None,
-            text => Some(HttpAddress { address: http_address(text)?, explicit: http_explicit }),
+            text => Some(HttpAddress {
+                address: http_address(text)?,
+                explicit: http_explicit,
+            }),
         };
-        let listen = flags.listen.as_deref().filter(|text| *text != "none").map(listen_address).transpose()?;
+        let listen = flags
+            .listen
+            .as_deref()
+            .filter(|text| *text != "none")
+            .map(listen_address)
+            .transpose()?;
         let instance = match flags.instance {
             Some(name) => {
                 let checked: Result<model::ContainerName, _> = name.parse();
@@ -186,13 +215,21 @@ impl Config {
         ] {
             if !(1..=max).contains(&value) {
                 let message = format!("must be from 1 to {max}");
-                return Err(ConfigError::Value { flag, value: value.to_string(), message });
+                return Err(ConfigError::Value {
+                    flag,
+                    value: value.to_string(),
+                    message,
+                });
             }
         }
         if flags.sample_interval < Millis(100) {
             let message = "must be 100ms or more".to_owned();
             let value = flags.sample_interval.to_string();
-            return Err(ConfigError::Value { flag: "sample-interval", value, message });
+            return Err(ConfigError::Value {
+                flag: "sample-interval",
+                value,
+                message,
+            });
         }
         Ok(Self {
             work_dir,
@@ -223,11 +260,17 @@ fn checksum(path: &Path) -> u32 {
     path.as_os_str()
         .as_encoded_bytes()
         .iter()
-        .fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
+        .fold(0x811c_9dc5, |hash, byte| {
+            (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
+        })
 }
 
 fn http_address(text: &str) -> Result<SocketAddr, ConfigError> {
-    let full = if text.contains(':') { text.to_owned() } else { format!("127.0.0.1:{text}") };
+    let full = if text.contains(':') {
+        text.to_owned()
+    } else {
+        format!("127.0.0.1:{text}")
+    };
     full.parse().map_err(|_| ConfigError::Value {
         flag: "http",
         value: text.to_owned(),
@@ -242,17 +285,22 @@ fn listen_address(text: &str) -> Result<SocketAddr, ConfigError> {
         value: text.to_owned(),
         message: message.to_owned(),
     };
-    let address: SocketAddr =
-        text.parse().map_err(|_| refused("is not an address like 127.0.0.1:5061 or [::1]:5061"))?;
+    let address: SocketAddr = text
+        .parse()
+        .map_err(|_| refused("is not an address like 127.0.0.1:5061 or [::1]:5061"))?;
     if !address.ip().is_loopback() {
-        return Err(refused("is not a loopback address; reach it from elsewhere through an SSH tunnel"));
+        return Err(refused(
+            "is not a loopback address; reach it from elsewhere through an SSH tunnel",
+        ));
     }
     Ok(address)
 }
 
 fn read_file(path: &Path) -> Result<(PathBuf, FileFlags), ConfigError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
     let flags = toml::from_str(&text).map_err(|e| ConfigError::Parse {
         path: path.to_owned(),
         message: e.to_string().trim_end().replace('\n', " "),
@@ -275,7 +323,15 @@ fn merge(
             }
         )*};
     }
-    take!(work_dir, runtime_dir, http, max_containers, workers, network_pool, log);
+    take!(
+        work_dir,
+        runtime_dir,
+        http,
+        max_containers,
+        workers,
+        network_pool,
+        log
+    );
     if !given("socket") {
         flags.socket = file.socket.or(flags.socket.take());
     }
@@ -286,10 +342,12 @@ fn merge(
         flags.instance = file.instance.or(flags.instance.take());
     }
     if let Some(text) = file.sample_interval {
-        let value = text.parse().map_err(|e: model::units::UnitError| ConfigError::Parse {
-            path: path.to_owned(),
-            message: format!("sample_interval: {e}"),
-        })?;
+        let value = text
+            .parse()
+            .map_err(|e: model::units::UnitError| ConfigError::Parse {
+                path: path.to_owned(),
+                message: format!("sample_interval: {e}"),
+            })?;
         if !given("sample_interval") {
             flags.sample_interval = value;
         }
@@ -325,7 +383,11 @@ mod tests {
     fn a_flag_wins_over_the_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("agent.toml");
-        std::fs::write(&path, "work_dir = '/from/file'\nsample_interval = '3s'\nworkers = 2\n").unwrap();
+        std::fs::write(
+            &path,
+            "work_dir = '/from/file'\nsample_interval = '3s'\nworkers = 2\n",
+        )
+        .unwrap();
         let config = parse(&["--config", path.to_str().unwrap(), "--workers", "3"]).unwrap();
         assert_eq!(config.work_dir, Path::new("/from/file"));
         assert_eq!(config.sample_interval, Millis::secs(3));

@@ -86,11 +86,27 @@ impl container::Server for ContainerService {
         let params = params.get()?;
         let signal = params.get_signal();
         if !(0..=64).contains(&signal) {
-            attempt!(results, Err::<(), _>(Fault::invalid("signal", format!("{signal} is not a signal (0 to 64)"))));
+            attempt!(
+                results,
+                Err::<(), _>(Fault::invalid(
+                    "signal",
+                    format!("{signal} is not a signal (0 to 64)")
+                ))
+            );
         }
         let grace = params.get_has_grace().then(|| Millis(params.get_grace_ms()));
         let id = self.id.clone();
-        attempt!(results, self.shell.ask(|ticket| Input::Kill { ticket, id, signal, grace }).await);
+        attempt!(
+            results,
+            self.shell
+                .ask(|ticket| Input::Kill {
+                    ticket,
+                    id,
+                    signal,
+                    grace
+                })
+                .await
+        );
         Ok(())
     }
 
@@ -103,12 +119,23 @@ impl container::Server for ContainerService {
         let change = attempt!(results, wire::limits::decode(params.get()?.get_limits()?));
         let mut spec = attempt!(
             results,
-            self.shell.core().spec(&self.id).cloned().ok_or_else(|| crate::launch::unknown(&self.id))
+            self.shell
+                .core()
+                .spec(&self.id)
+                .cloned()
+                .ok_or_else(|| crate::launch::unknown(&self.id))
         );
         spec.limits = spec.limits.merged(&change);
         attempt!(results, self.shell.isolators.admit(&spec));
         let id = self.id.clone();
-        let asked = self.shell.ask(|ticket| Input::Update { ticket, id, change: Box::new(change) }).await;
+        let asked = self
+            .shell
+            .ask(|ticket| Input::Update {
+                ticket,
+                id,
+                change: Box::new(change),
+            })
+            .await;
         match attempt!(results, asked) {
             Answer::Updated(limits) => wire::limits::encode(&limits, results.get().init_limits()),
             _ => attempt!(results, Err(out_of_place())),
@@ -124,7 +151,11 @@ impl container::Server for ContainerService {
         self.shell.metrics.calls.increment();
         let params = params.get()?;
         let spec = attempt!(results, wire::launch::decode_exec(params.get_spec()?));
-        let sink = params.has_output().then(|| params.get_output()).transpose()?.map(OutputSink::new);
+        let sink = params
+            .has_output()
+            .then(|| params.get_output())
+            .transpose()?
+            .map(OutputSink::new);
         let started = crate::exec::start(&self.shell, &self.id, spec, sink).await;
         let process = attempt!(results, started);
         let mut answer = results.get();
@@ -142,13 +173,28 @@ impl container::Server for ContainerService {
     ) -> Result<(), capnp::Error> {
         self.shell.metrics.calls.increment();
         let params = params.get()?;
-        let start = if params.get_from_start() { Start::Beginning } else { Start::Now };
-        let follow = Follow { stdout: true, stderr: true, start, live: true, lossless: false };
-        let subscription = attempt!(results, self.follow(follow, OutputSink::new(params.get_output()?)));
+        let start = if params.get_from_start() {
+            Start::Beginning
+        } else {
+            Start::Now
+        };
+        let follow = Follow {
+            stdout: true,
+            stderr: true,
+            start,
+            live: true,
+            lossless: false,
+        };
+        let subscription = attempt!(
+            results,
+            self.follow(follow, OutputSink::new(params.get_output()?))
+        );
         if let Some(input) = self.input() {
             results.get().set_input(capnp_rpc::new_client(input));
         }
-        results.get().set_subscription(capnp_rpc::new_client(subscription));
+        results
+            .get()
+            .set_subscription(capnp_rpc::new_client(subscription));
         Ok(())
     }
 
@@ -165,11 +211,25 @@ impl container::Server for ContainerService {
         };
         let (stdout, stderr) = (params.get_stdout(), params.get_stderr());
         if !stdout && !stderr {
-            attempt!(results, Err::<(), _>(Fault::invalid("stdout", "neither stdout nor stderr is asked for")));
+            attempt!(
+                results,
+                Err::<(), _>(Fault::invalid("stdout", "neither stdout nor stderr is asked for"))
+            );
         }
-        let follow = Follow { stdout, stderr, start, live: params.get_follow(), lossless: false };
-        let subscription = attempt!(results, self.follow(follow, OutputSink::new(params.get_output()?)));
-        results.get().set_subscription(capnp_rpc::new_client(subscription));
+        let follow = Follow {
+            stdout,
+            stderr,
+            start,
+            live: params.get_follow(),
+            lossless: false,
+        };
+        let subscription = attempt!(
+            results,
+            self.follow(follow, OutputSink::new(params.get_output()?))
+        );
+        results
+            .get()
+            .set_subscription(capnp_rpc::new_client(subscription));
         Ok(())
     }
 
@@ -181,8 +241,10 @@ impl container::Server for ContainerService {
         self.shell.metrics.calls.increment();
         let samples = crate::statistics::sample(&self.shell, std::slice::from_ref(&self.id)).await;
         let samples = attempt!(results, samples);
-        let (_, usage) =
-            attempt!(results, samples.first().ok_or_else(|| crate::launch::unknown(&self.id)));
+        let (_, usage) = attempt!(
+            results,
+            samples.first().ok_or_else(|| crate::launch::unknown(&self.id))
+        );
         wire::usage::encode(usage, results.get().init_usage());
         Ok(())
     }
@@ -193,7 +255,10 @@ impl container::Server for ContainerService {
         mut results: container::ResizeResults,
     ) -> Result<(), capnp::Error> {
         let size = wire::launch::decode_terminal(params.get()?.get_size()?);
-        let terminal = self.shell.resources(&self.id).and_then(|r| r.terminal.borrow().clone());
+        let terminal = self
+            .shell
+            .resources(&self.id)
+            .and_then(|r| r.terminal.borrow().clone());
         attempt!(results, resize(terminal.as_deref(), size));
         Ok(())
     }
@@ -201,8 +266,12 @@ impl container::Server for ContainerService {
 
 fn resize(terminal: Option<&net::Source<std::fs::File>>, size: TerminalSize) -> Result<(), Fault> {
     let terminal = terminal.ok_or_else(|| Fault::new(FaultKind::State, "there is no terminal to resize"))?;
-    kernel::pty::set_size(terminal.as_fd(), size)
-        .map_err(|e| Fault::failed(format!("resize the terminal to {}x{}: {e}", size.columns, size.rows)))
+    kernel::pty::set_size(terminal.as_fd(), size).map_err(|e| {
+        Fault::failed(format!(
+            "resize the terminal to {}x{}: {e}",
+            size.columns, size.rows
+        ))
+    })
 }
 
 /// A process started by exec.

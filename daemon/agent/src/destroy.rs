@@ -14,7 +14,9 @@ use crate::shell::Shell;
 const OUTPUT_PATIENCE: std::time::Duration = std::time::Duration::from_millis(50);
 
 pub fn signal(shell: &Rc<Shell>, id: &ContainerId, signal: i32) {
-    let Some(init) = shell.resources(id).and_then(|r| r.init.borrow().clone()) else { return };
+    let Some(init) = shell.resources(id).and_then(|r| r.init.borrow().clone()) else {
+        return;
+    };
     if let Err(error) = kernel::process::pidfd_send_signal(init.as_fd(), signal) {
         tracing::debug!(container = %id, signal, "signal the init: {error}");
     }
@@ -51,12 +53,20 @@ pub fn cleanup(shell: &Rc<Shell>, id: ContainerId, remove: bool) {
             shell.metrics.cleanup_retries.increment();
             tracing::debug!(container = %id, "cleanup to be tried again: {message}");
         }
-        shell.input(Input::Cleaned { id, outcome, limitation });
+        shell.input(Input::Cleaned {
+            id,
+            outcome,
+            limitation,
+        });
     })
     .detach();
 }
 
-async fn take_down(shell: &Rc<Shell>, id: &ContainerId, remove: bool) -> (CleanupOutcome, Option<Limitation>) {
+async fn take_down(
+    shell: &Rc<Shell>,
+    id: &ContainerId,
+    remove: bool,
+) -> (CleanupOutcome, Option<Limitation>) {
     let resources = shell.resources(id);
     if let Some(resources) = &resources {
         resources.watch.borrow_mut().take();
@@ -70,7 +80,9 @@ async fn take_down(shell: &Rc<Shell>, id: &ContainerId, remove: bool) -> (Cleanu
         resources.terminal.borrow_mut().take();
     }
     let finished = match &resources {
-        Some(resources) => net::timeout(OUTPUT_PATIENCE, wait_for_output(&resources.output, remove)).await.is_ok(),
+        Some(resources) => net::timeout(OUTPUT_PATIENCE, wait_for_output(&resources.output, remove))
+            .await
+            .is_ok(),
         None => true,
     };
     let (isolators, directories, job_id) = (shell.isolators.clone(), shell.directories.clone(), id.clone());
@@ -90,13 +102,19 @@ async fn take_down(shell: &Rc<Shell>, id: &ContainerId, remove: bool) -> (Cleanu
                 Err(error) => return Err(crate::launch::failed(&error).to_string()),
             }
             failpoint::pass("cleanup.runtime").map_err(|f| f.to_string())?;
-            directories.remove_overlay(&job_id).map_err(|e| crate::launch::failed(&e).to_string())?;
+            directories
+                .remove_overlay(&job_id)
+                .map_err(|e| crate::launch::failed(&e).to_string())?;
             if remove_now {
                 failpoint::pass("cleanup.work").map_err(|f| f.to_string())?;
-                directories.remove_work(&job_id).map_err(|e| crate::launch::failed(&e).to_string())?;
+                directories
+                    .remove_work(&job_id)
+                    .map_err(|e| crate::launch::failed(&e).to_string())?;
             }
             // Last: as long as it is there, a restarted agent knows that there is something to clean.
-            directories.remove_runtime(&job_id).map_err(|e| crate::launch::failed(&e).to_string())
+            directories
+                .remove_runtime(&job_id)
+                .map_err(|e| crate::launch::failed(&e).to_string())
         })();
         (done, limitation)
     };
@@ -106,7 +124,12 @@ async fn take_down(shell: &Rc<Shell>, id: &ContainerId, remove: bool) -> (Cleanu
     match shell.pool.run(job).await {
         Ok((Ok(()), limitation)) => (CleanupOutcome::Done, limitation),
         Ok((Err(message), limitation)) => (CleanupOutcome::Busy { message }, limitation),
-        Err(error) => (CleanupOutcome::Busy { message: error.to_string() }, None),
+        Err(error) => (
+            CleanupOutcome::Busy {
+                message: error.to_string(),
+            },
+            None,
+        ),
     }
 }
 
@@ -124,7 +147,9 @@ async fn wait_for_output(output: &crate::output::ContainerOutput, remove: bool) 
 fn remove_when_read(shell: &Rc<Shell>, id: &ContainerId) {
     let (shell, id) = (shell.clone(), id.clone());
     net::spawn(async move {
-        let Some(resources) = shell.resources(&id) else { return };
+        let Some(resources) = shell.resources(&id) else {
+            return;
+        };
         resources.output.finished().await;
         let directories = shell.directories.clone();
         let job_id = id.clone();

@@ -17,7 +17,11 @@ pub async fn handle(shell: Rc<Shell>, request: Request) -> Response {
     shell.metrics.http_requests.increment();
     let method = request.method();
     if method != Method::GET && method != Method::HEAD {
-        return net::http::text(StatusCode::METHOD_NOT_ALLOWED, TEXT, format!("{method} is not served here; use GET\n"));
+        return net::http::text(
+            StatusCode::METHOD_NOT_ALLOWED,
+            TEXT,
+            format!("{method} is not served here; use GET\n"),
+        );
     }
     let path = request.uri().path().to_owned();
     let jsonp = query(&request, "jsonp");
@@ -34,14 +38,23 @@ pub async fn handle(shell: Rc<Shell>, request: Request) -> Response {
         "/containers" => json(containers(&shell).await),
         "/state" | "/state.json" => {
             let hostname = kernel::system::host_name();
-            json(Ok(mesos::state(&crate::about::info(&shell), &hostname, shell.host.cpus, shell.host.memory)))
+            json(Ok(mesos::state(
+                &crate::about::info(&shell),
+                &hostname,
+                shell.host.cpus,
+                shell.host.memory,
+            )))
         }
         "/metrics" => match prometheus(&shell).await {
             Ok(text) => net::http::text(StatusCode::OK, PROMETHEUS, text),
             Err(fault) => broken(&fault),
         },
         "" => net::http::text(StatusCode::OK, TEXT, INDEX.to_owned()),
-        other => net::http::text(StatusCode::NOT_FOUND, TEXT, format!("nothing is served at {other}\n{INDEX}")),
+        other => net::http::text(
+            StatusCode::NOT_FOUND,
+            TEXT,
+            format!("nothing is served at {other}\n{INDEX}"),
+        ),
     }
 }
 
@@ -49,7 +62,10 @@ const INDEX: &str = "/health /version /metrics /metrics/snapshot /monitor/statis
 
 fn query(request: &Request, name: &str) -> Option<String> {
     let pairs = request.uri().query()?.split('&');
-    pairs.filter_map(|pair| pair.split_once('=')).find(|(key, _)| *key == name).map(|(_, v)| v.to_owned())
+    pairs
+        .filter_map(|pair| pair.split_once('='))
+        .find(|(key, _)| *key == name)
+        .map(|(_, v)| v.to_owned())
 }
 
 fn answer(value: Result<serde_json::Value, Fault>, jsonp: Option<&str>) -> Response {
@@ -72,7 +88,9 @@ async fn measured(shell: &Rc<Shell>) -> Result<Vec<(ContainerStatus, Option<Usag
     let mut samples: std::collections::HashMap<ContainerId, Usage> =
         crate::statistics::sample(shell, &[]).await?.into_iter().collect();
     let core = shell.core();
-    let measured = core.list(false).map(|status| (status.clone(), samples.remove(&status.id)));
+    let measured = core
+        .list(false)
+        .map(|status| (status.clone(), samples.remove(&status.id)));
     // Where nothing limits a container, Mesos tells what the host has.
     let told = measured.map(|(status, usage)| {
         let usage = usage.map(|mut usage| {
@@ -88,12 +106,18 @@ async fn measured(shell: &Rc<Shell>) -> Result<Vec<(ContainerStatus, Option<Usag
 async fn statistics(shell: &Rc<Shell>) -> Result<serde_json::Value, Fault> {
     let all = measured(shell).await?;
     // A container whose statistics failed wholly is left out, as in Mesos.
-    Ok(all.iter().filter_map(|(status, usage)| Some(mesos::statistics(status, usage.as_ref()?))).collect())
+    Ok(all
+        .iter()
+        .filter_map(|(status, usage)| Some(mesos::statistics(status, usage.as_ref()?)))
+        .collect())
 }
 
 async fn containers(shell: &Rc<Shell>) -> Result<serde_json::Value, Fault> {
     let all = measured(shell).await?;
-    Ok(all.iter().map(|(status, usage)| mesos::container(status, usage.as_ref())).collect())
+    Ok(all
+        .iter()
+        .map(|(status, usage)| mesos::container(status, usage.as_ref()))
+        .collect())
 }
 
 async fn prometheus(shell: &Rc<Shell>) -> Result<String, Fault> {
@@ -101,16 +125,26 @@ async fn prometheus(shell: &Rc<Shell>) -> Result<String, Fault> {
     let mut text = String::with_capacity(4096 + all.len() * 2048);
     for (name, value) in crate::metrics::snapshot(shell) {
         let name = name.replace(['/', '.'], "_");
-        let name = if name.starts_with("bulkhead_") { name } else { format!("bulkhead_{name}") };
+        let name = if name.starts_with("bulkhead_") {
+            name
+        } else {
+            format!("bulkhead_{name}")
+        };
         let _ = writeln!(text, "# TYPE {name} gauge\n{name} {value}");
     }
     for (name, kind, read) in SERIES {
         let _ = writeln!(text, "# TYPE bulkhead_container_{name} {kind}");
         for (status, usage) in &all {
-            let Some(value) = usage.as_ref().and_then(read) else { continue };
+            let Some(value) = usage.as_ref().and_then(read) else {
+                continue;
+            };
             let label = status.name.as_ref().map_or("", |n| n.as_str());
             // Ids and names hold nothing that would have to be escaped.
-            let _ = writeln!(text, "bulkhead_container_{name}{{id=\"{}\",name=\"{label}\"}} {value}", status.id);
+            let _ = writeln!(
+                text,
+                "bulkhead_container_{name}{{id=\"{}\",name=\"{label}\"}} {value}",
+                status.id
+            );
         }
     }
     Ok(text)
@@ -122,20 +156,42 @@ const SERIES: &[Series] = &[
     ("cpu_user_seconds_total", "counter", |u| u.cpus_user_time_secs),
     ("cpu_system_seconds_total", "counter", |u| u.cpus_system_time_secs),
     ("cpu_limit", "gauge", |u| u.cpus_limit),
-    ("cpu_periods_total", "counter", |u| u.cpus_nr_periods.map(|v| v as f64)),
-    ("cpu_throttled_periods_total", "counter", |u| u.cpus_nr_throttled.map(|v| v as f64)),
-    ("cpu_throttled_seconds_total", "counter", |u| u.cpus_throttled_time_secs),
+    ("cpu_periods_total", "counter", |u| {
+        u.cpus_nr_periods.map(|v| v as f64)
+    }),
+    ("cpu_throttled_periods_total", "counter", |u| {
+        u.cpus_nr_throttled.map(|v| v as f64)
+    }),
+    ("cpu_throttled_seconds_total", "counter", |u| {
+        u.cpus_throttled_time_secs
+    }),
     ("memory_bytes", "gauge", |u| u.mem_total_bytes.map(|v| v as f64)),
     ("memory_rss_bytes", "gauge", |u| u.mem_rss_bytes.map(|v| v as f64)),
-    ("memory_cache_bytes", "gauge", |u| u.mem_cache_bytes.map(|v| v as f64)),
-    ("memory_peak_bytes", "gauge", |u| u.mem_peak_bytes.map(|v| v as f64)),
-    ("memory_limit_bytes", "gauge", |u| u.mem_limit_bytes.map(|v| v as f64)),
-    ("memory_limit_hits_total", "counter", |u| u.mem_limit_hits.map(|v| v as f64)),
-    ("oom_kills_total", "counter", |u| u.mem_oom_kills.map(|v| v as f64)),
+    ("memory_cache_bytes", "gauge", |u| {
+        u.mem_cache_bytes.map(|v| v as f64)
+    }),
+    ("memory_peak_bytes", "gauge", |u| {
+        u.mem_peak_bytes.map(|v| v as f64)
+    }),
+    ("memory_limit_bytes", "gauge", |u| {
+        u.mem_limit_bytes.map(|v| v as f64)
+    }),
+    ("memory_limit_hits_total", "counter", |u| {
+        u.mem_limit_hits.map(|v| v as f64)
+    }),
+    ("oom_kills_total", "counter", |u| {
+        u.mem_oom_kills.map(|v| v as f64)
+    }),
     ("processes", "gauge", |u| u.processes.map(f64::from)),
     ("threads", "gauge", |u| u.threads.map(f64::from)),
     ("pids_limit", "gauge", |u| u.pids_limit.map(|v| v as f64)),
-    ("forks_refused_total", "counter", |u| u.pids_refused.map(|v| v as f64)),
-    ("io_read_bytes_total", "counter", |u| u.io_read_bytes.map(|v| v as f64)),
-    ("io_written_bytes_total", "counter", |u| u.io_write_bytes.map(|v| v as f64)),
+    ("forks_refused_total", "counter", |u| {
+        u.pids_refused.map(|v| v as f64)
+    }),
+    ("io_read_bytes_total", "counter", |u| {
+        u.io_read_bytes.map(|v| v as f64)
+    }),
+    ("io_written_bytes_total", "counter", |u| {
+        u.io_write_bytes.map(|v| v as f64)
+    }),
 ];

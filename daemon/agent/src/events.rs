@@ -4,8 +4,8 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use model::Event;
 use crate::changed::Changed;
+use model::Event;
 
 /// About 300 bytes each: a burst of a thousand launches (eight events each) can still be replayed.
 const REMEMBERED_MAX: usize = 8192;

@@ -60,7 +60,10 @@ impl ExecProcess {
 
     pub fn signal(&self, signal: i32) -> Result<(), Fault> {
         if !(1..=64).contains(&signal) {
-            return Err(Fault::invalid("signal", format!("{signal} is not a signal (1 to 64)")));
+            return Err(Fault::invalid(
+                "signal",
+                format!("{signal} is not a signal (1 to 64)"),
+            ));
         }
         if self.end.termination.borrow().is_some() {
             return Err(Fault::new(FaultKind::State, "the process has ended already"));
@@ -89,7 +92,10 @@ pub async fn start(
         (status.state, core.spec(id).cloned().ok_or_else(|| unknown(id))?)
     };
     if state != ContainerState::Running {
-        let message = format!("container {id} is {} and can not run another process", state.as_str());
+        let message = format!(
+            "container {id} is {} and can not run another process",
+            state.as_str()
+        );
         return Err(Fault::new(FaultKind::State, message));
     }
     let init = resources.init.borrow().clone().ok_or_else(|| unknown(id))?;
@@ -98,10 +104,15 @@ pub async fn start(
     let groups = blocking(shell, move || isolators.join(&job_id).map_err(|e| failed(&e))).await?;
     let (channel, child_channel) = open_channel(&plan)?;
     let mut pipes = Pipes::plain(spec.terminal.is_some(), spec.stdin)?;
-    let target = init.get_ref().try_clone().map_err(|e| Fault::failed(format!("copy the init's pidfd: {e}")))?;
+    let target = init
+        .get_ref()
+        .try_clone()
+        .map_err(|e| Fault::failed(format!("copy the init's pidfd: {e}")))?;
     let request = CloneRequest {
         kind: CloneKind::Exec,
-        namespaces: Namespaces { net: parent.network != Network::Host },
+        namespaces: Namespaces {
+            net: parent.network != Network::Host,
+        },
         fds: ChildFds {
             channel: child_channel,
             stdin: pipes.child_stdin.take(),
@@ -123,13 +134,18 @@ pub async fn start(
         let started = clone_process(&task_shell, &task_id, request, channel).await;
         let process = started.and_then(|started| watch(started, pipes, sink));
         if process.is_ok() {
-            task_shell.input(Input::Execed { id: task_id, spec: Box::new(spec) });
+            task_shell.input(Input::Execed {
+                id: task_id,
+                spec: Box::new(spec),
+            });
         }
         // Nobody waits any more: the process loses its terminal and pipes, and is reaped all the same.
         let _ = sender.send(process);
     })
     .detach();
-    receiver.await.unwrap_or_else(|_| Err(Fault::failed("the exec was abandoned")))
+    receiver
+        .await
+        .unwrap_or_else(|_| Err(Fault::failed("the exec was abandoned")))
 }
 
 async fn clone_process(
@@ -140,8 +156,9 @@ async fn clone_process(
 ) -> Result<Started, Fault> {
     let launcher = shell.launcher.clone();
     let reply = blocking(shell, move || launcher.clone_child(&request)).await?;
-    let (_, joiner) =
-        reply.result.map_err(|errno| Fault::failed(format!("clone a process for container {id}: {errno}")))?;
+    let (_, joiner) = reply
+        .result
+        .map_err(|errno| Fault::failed(format!("clone a process for container {id}: {errno}")))?;
     reap_joiner(joiner)?;
     // There is no gate for an exec: it has nothing to be checkpointed.
     follow_start(source(channel)?).await
@@ -169,7 +186,9 @@ async fn follow_start(channel: net::Source<OwnedFd>) -> Result<Started, Fault> {
             },
             Ok(Some((report @ Report::Failed { .. }, _))) => break report.into_fault(),
             Ok(Some(_)) => {}
-            Ok(None) => break Fault::failed("the process ended before its program ran (is the container ending?)"),
+            Ok(None) => {
+                break Fault::failed("the process ended before its program ran (is the container ending?)");
+            }
             Err(error) => break Fault::failed(format!("read the child's reports: {error}")),
         }
     };
@@ -222,7 +241,13 @@ fn watch(started: Started, pipes: Pipes, sink: Option<OutputSink>) -> Result<Rc<
         }
     }
     let pump = net::spawn(pump(outputs, sink));
-    Ok(Rc::new(ExecProcess { pidfd, stdin, terminal, end, _pump: pump }))
+    Ok(Rc::new(ExecProcess {
+        pidfd,
+        stdin,
+        terminal,
+        end,
+        _pump: pump,
+    }))
 }
 
 /// Straight from the pipe to the client: a slow client slows the process, as a pipe would.
@@ -235,10 +260,10 @@ async fn pump(outputs: Vec<(u8, Rc<net::Source<File>>)>, sink: Option<OutputSink
                 let read = end.read_with(|mut end| end.read(&mut buffer)).await;
                 // A terminal whose last process is gone reads as an error.
                 let Ok(count @ 1..) = read else { return };
-                if let Some(sink) = &sink {
-                    if sink.write(number, &buffer[..count]).await.is_err() {
-                        return;
-                    }
+                if let Some(sink) = &sink
+                    && sink.write(number, &buffer[..count]).await.is_err()
+                {
+                    return;
                 }
             }
         }
@@ -258,10 +283,25 @@ fn file_source(fd: OwnedFd) -> Result<net::Source<File>, Fault> {
 fn termination(info: std::io::Result<net::ExitInfo>) -> Termination {
     let (exit_status, signal, reason, message) = match info {
         Ok(net::ExitInfo::Exited(code)) => (code, None, Reason::Exited, format!("exited with status {code}")),
-        Ok(net::ExitInfo::Signaled { signal, .. }) => {
-            (128 + signal, Some(signal), Reason::Signaled, format!("killed by signal {signal}"))
-        }
-        other => (125, None, Reason::Lost, format!("its end was not seen: {other:?}")),
+        Ok(net::ExitInfo::Signaled { signal, .. }) => (
+            128 + signal,
+            Some(signal),
+            Reason::Signaled,
+            format!("killed by signal {signal}"),
+        ),
+        other => (
+            125,
+            None,
+            Reason::Lost,
+            format!("its end was not seen: {other:?}"),
+        ),
     };
-    Termination { exit_status, signal, reason, message, limitation: None, finished_at_ms: net::wall_ms() }
+    Termination {
+        exit_status,
+        signal,
+        reason,
+        message,
+        limitation: None,
+        finished_at_ms: net::wall_ms(),
+    }
 }

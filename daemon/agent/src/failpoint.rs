@@ -39,7 +39,13 @@ pub const STEPS: &[&str] = &[
 ];
 
 fn armed() -> Option<&'static Mutex<HashMap<String, Action>>> {
-    ARMED.get_or_init(|| std::env::var("BULKHEAD_FAILPOINTS").ok().map(|text| Mutex::new(parse(&text)))).as_ref()
+    ARMED
+        .get_or_init(|| {
+            std::env::var("BULKHEAD_FAILPOINTS")
+                .ok()
+                .map(|text| Mutex::new(parse(&text)))
+        })
+        .as_ref()
 }
 
 fn parse(text: &str) -> HashMap<String, Action> {
@@ -48,7 +54,9 @@ fn parse(text: &str) -> HashMap<String, Action> {
         let (step, action) = entry.split_once('=').unwrap_or((entry, "error"));
         let action = match action.split_once('*') {
             _ if action == "die" => Action::Die,
-            Some((_, times)) => Action::Error { times_left: times.parse().ok() },
+            Some((_, times)) => Action::Error {
+                times_left: times.parse().ok(),
+            },
             None => Action::Error { times_left: None },
         };
         if STEPS.contains(&step) {

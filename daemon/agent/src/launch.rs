@@ -2,13 +2,12 @@
 
 use std::io::{self, Read as _};
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use agent_core::{EndReport, Input};
 use container::channel::{self, Report};
-use container::{ChildFds, CloneKind, CloneRequest, Namespaces};
 use container::plan::{self, ChildPlan, PlanContext};
+use container::{ChildFds, CloneKind, CloneRequest, Namespaces};
 use model::{ContainerId, Fault, FaultKind, LaunchSpec, Limits, Network, ProcessIdentity};
 
 use crate::failpoint;
@@ -41,106 +40,6 @@ pub fn plan_context(shell: &Shell, id: &ContainerId, spec: &LaunchSpec) -> PlanC
 /// Mesos' own place for it, so that scripts written for Mesos find their files.
 const SANDBOX_IN_ROOTFS: &str = "/mnt/mesos/sandbox";
 
-/// Refuses what is wrong in itself or not enforceable here, before anything is made.
-pub fn admit(shell: &Shell, id: &ContainerId, spec: &LaunchSpec) -> Result<(), Fault> {
-    if spec.network == Network::Mapped {
-        let fault = Fault::unsupported("network", "network \"mapped\" is not available in this version");
-        return Err(fault.remedy("use host or none"));
-    }
-    if spec.output.files == 0 || spec.output.file_bytes.get() < OUTPUT_BYTES_MIN {
-        let message = format!("needs at least 1 file of at least {OUTPUT_BYTES_MIN} bytes");
-        return Err(Fault::invalid("output", message));
-    }
-    shell.isolators.admit(spec)?;
-    plan::launch_plan(spec, &shell.host, &plan_context(shell, id, spec)).map(|_| ())
-}
-
-/// Looks at what the request names on the host: a wrong path is told before anything is made, and a right one is
-/// kept without links, so that none can be changed under us afterwards (the child follows none).
-pub async fn resolve_paths(shell: &Shell, mut spec: LaunchSpec) -> Result<LaunchSpec, Fault> {
-    if spec.timeout == Some(model::Millis(0)) {
-        return Err(Fault::invalid("timeout", "0 would end it before it began; leave it out for no timeout"));
-    }
-    if spec.rootfs.is_none() && spec.volumes.is_empty() && spec.user.is_none() {
-        return Ok(spec);
-    }
-    let writable = writable_by_containers(shell);
-    blocking(shell, move || {
-        if let Some(rootfs) = &mut spec.rootfs {
-            *rootfs = resolve("rootfs", rootfs, &writable)?;
-            if !rootfs.is_dir() {
-                return Err(Fault::invalid("rootfs", format!("{} is not a directory", rootfs.display())));
-            }
-        }
-        for (index, volume) in spec.volumes.iter_mut().enumerate() {
-            volume.source = resolve(&format!("volumes.{index}.source"), &volume.source, &writable)?;
-        }
-        if let (Some(user), None) = (&spec.user, &spec.rootfs) {
-            check_user(user)?;
-        }
-        Ok(spec)
-    })
-    .await
-}
-
-/// Directories of the host that some living container can change.
-fn writable_by_containers(shell: &Shell) -> Vec<PathBuf> {
-    let core = shell.core();
-    let ids: Vec<ContainerId> = core.list(false).map(|status| status.id.clone()).collect();
-    let mut writable = vec![shell.directories.work().to_owned()];
-    for spec in ids.iter().filter_map(|id| core.spec(id)) {
-        writable.extend(spec.volumes.iter().filter(|v| !v.read_only).map(|v| v.source.clone()));
-    }
-    writable
-}
-
-/// The path without links. A link that a container may have put there is refused: it would choose what of the host
-/// the next container gets (the class of CVE-2017-1002101).
-fn resolve(field: &str, path: &Path, writable: &[PathBuf]) -> Result<PathBuf, Fault> {
-    if !path.is_absolute() {
-        return Err(Fault::invalid(field, format!("{} is not an absolute path", path.display())));
-    }
-    let mut real = PathBuf::from("/");
-    for component in path.components().skip(1) {
-        let next = real.join(component);
-        let found = next
-            .canonicalize()
-            .map_err(|error| Fault::invalid(field, format!("{}: {error}", path.display())))?;
-        let in_reach = writable.iter().any(|directory| real.starts_with(directory));
-        if in_reach && found != next {
-            let message = format!("{}: {} is a link within reach of a container", path.display(), next.display());
-            return Err(Fault::invalid(field, message).remedy("name the place itself"));
-        }
-        real = found;
-    }
-    Ok(real)
-}
-
-/// Names are looked up in the container's own root; only the host's is known before the launch.
-fn check_user(user: &str) -> Result<(), Fault> {
-    let (name, group) = user.split_once(':').map_or((user, None), |(name, group)| (name, Some(group)));
-    let numeric = |text: &str| text.parse::<u32>().is_ok();
-    let missing = |what: &str, text: &str, file: &str| {
-        Fault::invalid("user", format!("there is no {what} {text:?} in {file}")).remedy("give a number, or an existing name")
-    };
-    let read = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
-    if !numeric(name) && kernel::account::find_account(&read(PASSWD), |known, _| known == name).is_none() {
-        return Err(missing("user", name, PASSWD));
-    }
-    match group {
-        Some(group) if !numeric(group) && kernel::account::find_group(&read(GROUP), group).is_none() => {
-            Err(missing("group", group, GROUP))
-        }
-        _ => Ok(()),
-    }
-}
-
-const PASSWD: &str = "/etc/passwd";
-const GROUP: &str = "/etc/group";
-
-/// Below a page a file would be rotated at every line.
-const OUTPUT_BYTES_MIN: u64 = 4096;
-
 pub fn prepare(shell: &Rc<Shell>, id: ContainerId, spec: Box<LaunchSpec>) {
     let shell = shell.clone();
     net::spawn(async move {
@@ -165,7 +64,9 @@ async fn make_ready(shell: &Shell, id: &ContainerId, spec: Box<LaunchSpec>) -> R
     let newborn = blocking(shell, move || {
         let id = &context.id;
         failpoint::pass("launch.directories")?;
-        let status = directories.prepare(id, spec.rootfs.is_some()).map_err(|e| failed(&e))?;
+        let status = directories
+            .prepare(id, spec.rootfs.is_some())
+            .map_err(|e| failed(&e))?;
         failpoint::pass("launch.groups")?;
         let groups = isolators.prepare(id, &spec).map_err(Fault::from)?;
         failpoint::pass("launch.prepared")?;
@@ -211,11 +112,17 @@ fn clone_init(
     };
     failpoint::pass("fork.clone")?;
     let reply = launcher.clone_child(&request)?;
-    let (pid, pidfd) = reply.result.map_err(|errno| Fault::failed(format!("clone the init: {errno}")))?;
+    let (pid, pidfd) = reply
+        .result
+        .map_err(|errno| Fault::failed(format!("clone the init: {errno}")))?;
     let identity = failpoint::pass("fork.identity").and_then(|()| {
         let start_time = kernel::procfs::start_time(pid)
             .map_err(|e| Fault::failed(format!("read the start time of the init, process {pid}: {e}")))?;
-        Ok(ProcessIdentity { pid, start_time, boot_id: boot_id.to_owned() })
+        Ok(ProcessIdentity {
+            pid,
+            start_time,
+            boot_id: boot_id.to_owned(),
+        })
     });
     match identity {
         Ok(identity) => Ok(Newborn::new(pidfd, identity, channel, &mut pipes)),
@@ -229,10 +136,16 @@ fn clone_init(
 pub fn fork(shell: &Rc<Shell>, id: ContainerId) {
     match take_over(shell, &id) {
         Ok(identity) => {
-            shell.input(Input::Forked { id: id.clone(), result: Ok(identity) });
+            shell.input(Input::Forked {
+                id: id.clone(),
+                result: Ok(identity),
+            });
             net::spawn(supervise(shell.clone(), id)).detach();
         }
-        Err(fault) => shell.input(Input::Forked { id, result: Err(fault) }),
+        Err(fault) => shell.input(Input::Forked {
+            id,
+            result: Err(fault),
+        }),
     }
 }
 
@@ -244,7 +157,10 @@ fn take_over(shell: &Rc<Shell>, id: &ContainerId) -> Result<ProcessIdentity, Fau
     if let (Some(stdin), Some(end)) = (&resources.stdin, newborn.stdin.take()) {
         stdin.open_pipe(end).map_err(|e| failed(&e))?;
     }
-    resources.output.start(newborn.stdout.take(), newborn.stderr.take()).map_err(|e| failed(&e))?;
+    resources
+        .output
+        .start(newborn.stdout.take(), newborn.stderr.take())
+        .map_err(|e| failed(&e))?;
     let pidfd = newborn.take_pidfd().ok_or_else(|| unknown(id))?;
     *resources.init.borrow_mut() = Some(Rc::new(source(pidfd)?));
     Ok(newborn.identity.clone())
@@ -253,10 +169,14 @@ fn take_over(shell: &Rc<Shell>, id: &ContainerId) -> Result<ProcessIdentity, Fau
 /// Follows the init: its reports in order, then its end. One task, so that an end is never told before the
 /// reports that came before it.
 pub async fn supervise(shell: Rc<Shell>, id: ContainerId) {
-    let Some(resources) = shell.resources(&id) else { return };
+    let Some(resources) = shell.resources(&id) else {
+        return;
+    };
     watch_memory(&shell, &id, &resources);
     follow_reports(&shell, &id, &resources).await;
-    let Some(init) = resources.init.borrow().clone() else { return };
+    let Some(init) = resources.init.borrow().clone() else {
+        return;
+    };
     if let Err(error) = net::wait_pidfd(&init).await {
         tracing::error!(container = %id, "wait for the init: {error}");
     }
@@ -266,7 +186,9 @@ pub async fn supervise(shell: Rc<Shell>, id: ContainerId) {
 
 async fn follow_reports(shell: &Rc<Shell>, id: &ContainerId, resources: &Rc<Resources>) {
     loop {
-        let Some(channel) = resources.channel.borrow().clone() else { return };
+        let Some(channel) = resources.channel.borrow().clone() else {
+            return;
+        };
         match channel.read_with(|fd| channel::receive_report(fd.as_fd())).await {
             Ok(Some((Report::Ready, _))) => {}
             Ok(Some((Report::Pty, Some(master)))) => {
@@ -276,7 +198,10 @@ async fn follow_reports(shell: &Rc<Shell>, id: &ContainerId, resources: &Rc<Reso
             }
             Ok(Some((Report::Started, _))) => shell.input(Input::Started { id: id.clone() }),
             Ok(Some((report @ Report::Failed { .. }, _))) => {
-                shell.input(Input::StartFailed { id: id.clone(), fault: report.into_fault() });
+                shell.input(Input::StartFailed {
+                    id: id.clone(),
+                    fault: report.into_fault(),
+                });
             }
             Ok(Some((report, _))) => tracing::error!(container = %id, ?report, "report out of place"),
             Ok(None) => break,
@@ -291,7 +216,10 @@ async fn follow_reports(shell: &Rc<Shell>, id: &ContainerId, resources: &Rc<Reso
 
 fn adopt_terminal(resources: &Resources, master: OwnedFd) -> io::Result<()> {
     kernel::socket::set_nonblocking(master.as_fd())?;
-    let input = Rc::new(net::Source::new(std::fs::File::from(master.try_clone()?), net::Interest::Readable)?);
+    let input = Rc::new(net::Source::new(
+        std::fs::File::from(master.try_clone()?),
+        net::Interest::Readable,
+    )?);
     if let Some(stdin) = &resources.stdin {
         stdin.open_terminal(input.clone());
     }
@@ -332,7 +260,10 @@ async fn follow_memory(shell: &Rc<Shell>, id: &ContainerId, watch: isolators::Oo
         }
         let (isolators, job_id) = (shell.isolators.clone(), id.clone());
         let limits = shell.core().limits(id).cloned().unwrap_or_default();
-        let found = shell.pool.run(move || isolators.limitation(&job_id, &limits)).await;
+        let found = shell
+            .pool
+            .run(move || isolators.limitation(&job_id, &limits))
+            .await;
         match found {
             Ok(Ok(Some(limitation))) => {
                 shell.limit_hit(id.clone(), limitation);
@@ -350,8 +281,14 @@ pub fn read_end(path: &std::path::Path, id: &ContainerId) -> EndReport {
     let record = std::fs::File::open(path).map(|file| container::status::read_status(&file));
     match record {
         Ok(Ok(Some(record))) => match record.signal() {
-            Some(signal) => EndReport { exit_code: None, signal: Some(signal) },
-            None => EndReport { exit_code: Some(record.exit_status()), signal: None },
+            Some(signal) => EndReport {
+                exit_code: None,
+                signal: Some(signal),
+            },
+            None => EndReport {
+                exit_code: Some(record.exit_status()),
+                signal: None,
+            },
         },
         Ok(Ok(None)) => EndReport::UNRECORDED,
         Ok(Err(error)) => {
@@ -367,7 +304,9 @@ pub fn read_end(path: &std::path::Path, id: &ContainerId) -> EndReport {
 
 pub fn checkpoint(shell: &Rc<Shell>, id: ContainerId) {
     let shell = shell.clone();
-    let Some(resources) = shell.resources(&id) else { return };
+    let Some(resources) = shell.resources(&id) else {
+        return;
+    };
     net::spawn(async move {
         let turn = resources.checkpoints.next().await;
         let result = write_checkpoint(&shell, &id).await;
@@ -388,7 +327,9 @@ async fn write_checkpoint(shell: &Rc<Shell>, id: &ContainerId) -> Result<(), Fau
 }
 
 pub fn open_gate(shell: &Rc<Shell>, id: &ContainerId) {
-    let Some(channel) = shell.resources(id).and_then(|r| r.channel.borrow().clone()) else { return };
+    let Some(channel) = shell.resources(id).and_then(|r| r.channel.borrow().clone()) else {
+        return;
+    };
     let opened = failpoint::pass("gate.open").and_then(|()| {
         match channel::open_gate(channel.as_fd()) {
             // The init is gone: its last report, or its end, says why, and `supervise` hears both.
@@ -398,7 +339,10 @@ pub fn open_gate(shell: &Rc<Shell>, id: &ContainerId) {
         failpoint::pass("gate.opened")
     });
     if let Err(fault) = opened {
-        shell.input(Input::StartFailed { id: id.clone(), fault });
+        shell.input(Input::StartFailed {
+            id: id.clone(),
+            fault,
+        });
     }
 }
 
@@ -418,7 +362,8 @@ pub fn apply_limits(shell: &Rc<Shell>, id: ContainerId, old: Box<Limits>, new: B
 
 /// A socket pair to the child, the plan already on its way.
 pub fn open_channel(plan: &ChildPlan) -> Result<(OwnedFd, OwnedFd), Fault> {
-    channel::open(&channel::encode_plan(plan)).map_err(|e| Fault::failed(format!("open a channel with the plan: {e}")))
+    channel::open(&channel::encode_plan(plan))
+        .map_err(|e| Fault::failed(format!("open a channel with the plan: {e}")))
 }
 
 /// Both ends of a child's standard streams. With a terminal there are none: the child makes it itself.
@@ -489,29 +434,6 @@ pub fn held(shell: &Shell, id: &ContainerId) -> Result<Rc<Resources>, Fault> {
 }
 
 pub fn source(fd: OwnedFd) -> Result<net::Source<OwnedFd>, Fault> {
-    net::Source::new(fd, net::Interest::Readable).map_err(|e| Fault::failed(format!("watch a descriptor: {e}")))
-}
-
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn links_are_followed_only_where_no_container_could_have_put_them() {
-        let directory = tempfile::tempdir().unwrap();
-        let base = directory.path().canonicalize().unwrap();
-        std::fs::create_dir_all(base.join("shared/sub")).unwrap();
-        std::os::unix::fs::symlink("/", base.join("shared/evil")).unwrap();
-        std::os::unix::fs::symlink(base.join("shared"), base.join("alias")).unwrap();
-        let none: &[PathBuf] = &[];
-        let writable = &[base.join("shared")];
-        assert_eq!(resolve("f", &base.join("shared/evil"), none).unwrap(), Path::new("/"));
-        assert_eq!(resolve("f", &base.join("alias/sub"), writable).unwrap(), base.join("shared/sub"));
-        for path in ["shared/evil", "alias/evil", "shared/evil/etc", "shared/../shared/evil"] {
-            assert!(resolve("f", &base.join(path), writable).is_err(), "{path}");
-        }
-        assert!(resolve("f", Path::new("relative"), none).is_err());
-        assert!(resolve("f", &base.join("missing"), none).is_err());
-    }
+    net::Source::new(fd, net::Interest::Readable)
+        .map_err(|e| Fault::failed(format!("watch a descriptor: {e}")))
 }

@@ -23,7 +23,10 @@ impl LauncherLink {
     /// Starts the first launcher.
     pub fn start(instance: &str) -> Result<Self, StartError> {
         let process = launcher::start_launcher(init_image::INIT, instance)?;
-        Ok(Self { process: Arc::new(Mutex::new(Some(process))), instance: instance.into() })
+        Ok(Self {
+            process: Arc::new(Mutex::new(Some(process))),
+            instance: instance.into(),
+        })
     }
 
     /// Clones a child. After an error of kind `Unavailable` it is not known whether there is one; it ends by itself when its

@@ -4,6 +4,7 @@
 //! (Cap'n Proto, HTTP) and to disk. Everything runs on one loop; what may block runs on a worker.
 
 mod about;
+mod admission;
 mod changed;
 mod checkpoint;
 mod config;

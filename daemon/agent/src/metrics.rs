@@ -33,7 +33,9 @@ pub struct AgentMetrics {
 impl AgentMetrics {
     pub fn event(&self, event: &Event) {
         match &event.kind {
-            EventKind::State { state: model::ContainerState::Running } => self.launched.increment(),
+            EventKind::State {
+                state: model::ContainerState::Running,
+            } => self.launched.increment(),
             EventKind::Ended { reason, .. } => {
                 self.ended.increment();
                 match reason {
@@ -52,8 +54,10 @@ pub fn snapshot(shell: &Shell) -> Vec<(String, f64)> {
     let m = &shell.metrics;
     let core = shell.core();
     let uptime = net::wall_ms().saturating_sub(shell.started_at_ms) as f64 / 1000.0;
-    let running =
-        core.list(false).filter(|s| s.state == model::ContainerState::Running).count() as f64;
+    let running = core
+        .list(false)
+        .filter(|s| s.state == model::ContainerState::Running)
+        .count() as f64;
     let load = kernel::system::load_average().unwrap_or([0.0; 3]);
     let count = |c: &Counter| c.get() as f64;
     let mut all = vec![
@@ -62,7 +66,10 @@ pub fn snapshot(shell: &Shell) -> Vec<(String, f64)> {
         ("slave/executors_running", running),
         ("slave/tasks_running", running),
         ("slave/container_launch_errors", count(&m.launch_failures)),
-        ("containerizer/mesos/container_destroy_errors", count(&m.cleanup_retries)),
+        (
+            "containerizer/mesos/container_destroy_errors",
+            count(&m.cleanup_retries),
+        ),
         ("system/cpus_total", f64::from(shell.host.cpus)),
         ("system/load_1min", load[0]),
         ("system/load_5min", load[1]),
@@ -81,5 +88,7 @@ pub fn snapshot(shell: &Shell) -> Vec<(String, f64)> {
     if let Some(free) = kernel::system::memory_available() {
         all.push(("system/mem_free_bytes", free.get() as f64));
     }
-    all.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    all.into_iter()
+        .map(|(name, value)| (name.to_owned(), value))
+        .collect()
 }

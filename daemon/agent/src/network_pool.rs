@@ -20,7 +20,12 @@ pub struct NetworkPool {
 
 impl NetworkPool {
     pub fn new(size: usize, pool: net::Pool) -> Self {
-        Self { ready: Rc::default(), filling: Rc::default(), size, pool }
+        Self {
+            ready: Rc::default(),
+            filling: Rc::default(),
+            size,
+            pool,
+        }
     }
 
     pub async fn take(&self) -> Result<OwnedFd, Fault> {

@@ -40,7 +40,9 @@ impl Lazy {
     fn append(&mut self, bytes: &[u8]) -> io::Result<u64> {
         let file = match &mut self.file {
             Some(file) => file,
-            None => self.file.insert(RotatingFile::open(&self.directory, self.name, self.policy)?),
+            None => self
+                .file
+                .insert(RotatingFile::open(&self.directory, self.name, self.policy)?),
         };
         file.append(bytes)?;
         Ok(file.end())
@@ -73,7 +75,13 @@ pub struct Follow {
 
 impl Follow {
     pub fn all_from_start(lossless: bool) -> Self {
-        Self { stdout: true, stderr: true, start: Start::Beginning, live: true, lossless }
+        Self {
+            stdout: true,
+            stderr: true,
+            start: Start::Beginning,
+            live: true,
+            lossless,
+        }
     }
 }
 
@@ -137,7 +145,12 @@ impl ContainerOutput {
             let Some(end) = end else { continue };
             kernel::socket::set_nonblocking(end.as_fd())?;
             let source = net::Source::new(Arc::new(File::from(end)), net::Interest::Readable)?;
-            let file = Lazy { directory: self.directory.clone(), name, policy: self.policy, file: None };
+            let file = Lazy {
+                directory: self.directory.clone(),
+                name,
+                policy: self.policy,
+                file: None,
+            };
             let stream = Rc::new(Stream {
                 number,
                 written: Cell::new(0),
@@ -168,7 +181,8 @@ impl ContainerOutput {
 
     /// As [`Self::drained`], and nobody reads the files any more.
     pub async fn finished(&self) {
-        self.until(|this| this.ended.get() && this.followers.get() == 0).await;
+        self.until(|this| this.ended.get() && this.followers.get() == 0)
+            .await;
     }
 
     async fn until(&self, met: impl Fn(&Self) -> bool) {
@@ -188,7 +202,9 @@ impl ContainerOutput {
         want: Follow,
         sink: OutputSink,
     ) -> impl Future<Output = Result<(), Fault>> + use<> {
-        let place = want.lossless.then(|| Rc::new(Place([Cell::new(0), Cell::new(0)])));
+        let place = want
+            .lossless
+            .then(|| Rc::new(Place([Cell::new(0), Cell::new(0)])));
         if let Some(place) = &place {
             self.places.borrow_mut().push(Rc::downgrade(place));
         }
@@ -213,7 +229,11 @@ impl ContainerOutput {
         // Without `live` the end is where the files end now, however fast they grow.
         let mut ends = Vec::new();
         for (_, cursor) in &cursors {
-            let end = if want.live { u64::MAX } else { cursor.end().map_err(|e| failed(&e))? };
+            let end = if want.live {
+                u64::MAX
+            } else {
+                cursor.end().map_err(|e| failed(&e))?
+            };
             ends.push(end);
         }
         let mut lost_told = [0; 2];
@@ -246,7 +266,12 @@ impl ContainerOutput {
 
     /// Says what was lost since the last time.
     async fn tell_lost(&self, number: u8, told: &mut [u64; 2], sink: &OutputSink) -> Result<bool, Fault> {
-        let lost = self.streams.borrow().iter().find(|s| s.number == number).map_or(0, |s| s.lost.get());
+        let lost = self
+            .streams
+            .borrow()
+            .iter()
+            .find(|s| s.number == number)
+            .map_or(0, |s| s.lost.get());
         let told = &mut told[usize::from(number) - 1];
         let new = lost - *told;
         *told = lost;
@@ -288,7 +313,10 @@ impl ContainerOutput {
         self.until(|this| {
             this.places.borrow_mut().retain(|place| place.strong_count() > 0);
             let places = this.places.borrow();
-            let slowest = places.iter().filter_map(|p| p.upgrade().map(|p| p.0[index].get())).min();
+            let slowest = places
+                .iter()
+                .filter_map(|p| p.upgrade().map(|p| p.0[index].get()))
+                .min();
             slowest.is_none_or(|place| stream.written.get().saturating_sub(place) < lag_max)
         })
         .await;
@@ -351,7 +379,14 @@ fn transfer(pipe: &File, file: &Mutex<Lazy>, room: usize) -> Transfer {
     BUFFER.with_borrow_mut(|buffer| {
         buffer.resize(TRANSFER_MAX, 0);
         let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut moved = Transfer { bytes: 0, lost: 0, end: None, more: false, at_end: false, error: None };
+        let mut moved = Transfer {
+            bytes: 0,
+            lost: 0,
+            end: None,
+            more: false,
+            at_end: false,
+            error: None,
+        };
         let mut pipe = pipe;
         loop {
             match pipe.read(&mut buffer[..room]) {
@@ -443,7 +478,10 @@ mod tests {
     #[test]
     fn the_last_lines_are_found_across_chunks() {
         let directory = tempfile::tempdir().unwrap();
-        let policy = OutputPolicy { file_bytes: model::Bytes::mib(1), files: 2 };
+        let policy = OutputPolicy {
+            file_bytes: model::Bytes::mib(1),
+            files: 2,
+        };
         let mut file = RotatingFile::open(directory.path(), "stdout", policy).unwrap();
         for n in 0..20_000 {
             file.append(format!("line {n}\n").as_bytes()).unwrap();

@@ -48,7 +48,11 @@ struct Survey {
 }
 
 pub async fn recover(shell: &Rc<Shell>) -> Result<(), Fault> {
-    let (isolators, directories, host) = (shell.isolators.clone(), shell.directories.clone(), shell.host.clone());
+    let (isolators, directories, host) = (
+        shell.isolators.clone(),
+        shell.directories.clone(),
+        shell.host.clone(),
+    );
     let instance = shell.config.instance.clone();
     let survey = blocking(shell, move || {
         let orphans = isolators.orphans().map_err(|e| failed(&e))?;
@@ -61,12 +65,18 @@ pub async fn recover(shell: &Rc<Shell>) -> Result<(), Fault> {
     for id in survey.strangers {
         match destroy(shell, &id).await {
             Ok(()) => tracing::warn!(container = %id, "removed: left behind without a record"),
-            Err(fault) => tracing::error!(container = %id, "left behind without a record, and stays: {fault}"),
+            Err(fault) => {
+                tracing::error!(container = %id, "left behind without a record, and stays: {fault}")
+            }
         }
     }
     let (mut adopted, mut ended) = (0, 0);
     for found in survey.found {
-        if found.alive.is_ok() { adopted += 1 } else { ended += 1 }
+        if found.alive.is_ok() {
+            adopted += 1
+        } else {
+            ended += 1
+        }
         adopt(shell, found);
     }
     if adopted + ended > 0 {
@@ -84,9 +94,15 @@ fn survey(
 ) -> Result<Survey, Fault> {
     let path = directories.boot_id();
     let rebooted = std::fs::read_to_string(&path).is_ok_and(|earlier| earlier.trim() != boot_id);
-    let ids: BTreeSet<ContainerId> =
-        orphans.into_iter().chain(directories.known().map_err(|e| failed(&e))?).collect();
-    let mut survey = Survey { found: Vec::new(), strangers: Vec::new(), rebooted };
+    let ids: BTreeSet<ContainerId> = orphans
+        .into_iter()
+        .chain(directories.known().map_err(|e| failed(&e))?)
+        .collect();
+    let mut survey = Survey {
+        found: Vec::new(),
+        strangers: Vec::new(),
+        rebooted,
+    };
     for id in ids {
         match read_checkpoint(directories, &id) {
             Some(checkpoint) if checkpoint.instance != instance => {
@@ -124,7 +140,9 @@ fn read_checkpoint(directories: &Directories, id: &ContainerId) -> Option<Checkp
     };
     match set_aside(directories, id, &path) {
         Ok(kept) => tracing::warn!(container = %id, kept = %kept.display(), "checkpoint set aside: {why}"),
-        Err(fault) => tracing::warn!(container = %id, "checkpoint {}: {why}; set it aside: {fault}", path.display()),
+        Err(fault) => {
+            tracing::warn!(container = %id, "checkpoint {}: {why}; set it aside: {fault}", path.display())
+        }
     }
     None
 }
@@ -144,7 +162,9 @@ fn find_init(checkpoint: &Checkpoint, init: &ProcessIdentity) -> Result<Living, 
     if !same() {
         return Err(EndReport::UNRECORDED);
     }
-    let Ok(pidfd) = kernel::process::pidfd_open(init.pid) else { return Err(EndReport::UNRECORDED) };
+    let Ok(pidfd) = kernel::process::pidfd_open(init.pid) else {
+        return Err(EndReport::UNRECORDED);
+    };
     if !same() {
         return Err(EndReport::UNRECORDED);
     }
@@ -185,7 +205,10 @@ fn adopt(shell: &Rc<Shell>, found: Found) {
         spec: checkpoint.spec,
         alive,
     };
-    shell.input(Input::Adopt { id: id.clone(), found: Box::new(adopted) });
+    shell.input(Input::Adopt {
+        id: id.clone(),
+        found: Box::new(adopted),
+    });
     if lives {
         net::spawn(crate::launch::supervise(shell.clone(), id)).detach();
     }
@@ -199,7 +222,10 @@ fn take_over(resources: &Rc<Resources>, living: Living) -> Result<(), Fault> {
             STDOUT => first = Some(fd),
             STDERR => second = Some(fd),
             TERMINAL => {
-                let copy = fd.as_fd().try_clone_to_owned().map_err(|e| Fault::failed(format!("copy the terminal: {e}")))?;
+                let copy = fd
+                    .as_fd()
+                    .try_clone_to_owned()
+                    .map_err(|e| Fault::failed(format!("copy the terminal: {e}")))?;
                 kernel::socket::set_nonblocking(copy.as_fd()).map_err(|e| failed(&e))?;
                 let master = net::Source::new(std::fs::File::from(copy), net::Interest::Readable)
                     .map_err(|e| Fault::failed(format!("watch the terminal: {e}")))?;
@@ -214,17 +240,25 @@ fn take_over(resources: &Rc<Resources>, living: Living) -> Result<(), Fault> {
         }
     }
     // A pipe's writing end was the earlier agent's own: the command has read end of file.
-    if let Some(stdin) = resources.stdin.as_ref().filter(|_| resources.terminal.borrow().is_none()) {
+    if let Some(stdin) = resources
+        .stdin
+        .as_ref()
+        .filter(|_| resources.terminal.borrow().is_none())
+    {
         stdin.close();
     }
-    resources.output.start(first, second).map_err(|e| Fault::failed(format!("take over the output: {e}")))
+    resources
+        .output
+        .start(first, second)
+        .map_err(|e| Fault::failed(format!("take over the output: {e}")))
 }
 
 /// Ends and removes what has no record.
 async fn destroy(shell: &Rc<Shell>, id: &ContainerId) -> Result<(), Fault> {
     let mut attempt = 0;
     loop {
-        let (isolators, directories, job_id) = (shell.isolators.clone(), shell.directories.clone(), id.clone());
+        let (isolators, directories, job_id) =
+            (shell.isolators.clone(), shell.directories.clone(), id.clone());
         let done = blocking(shell, move || {
             isolators.kill_all(&job_id).map_err(|e| failed(&e))?;
             match isolators.cleanup(&job_id).map_err(|e| failed(&e))? {

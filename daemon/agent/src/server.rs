@@ -53,7 +53,8 @@ async fn serve(config: Config) -> Result<(), Fault> {
     let host = kernel::host::probe().map_err(|e| failed(&e))?;
     let descriptors = kernel::system::raise_descriptors()
         .map_err(|e| Fault::failed(format!("raise the limit of open files: {e}")))?;
-    let (directories, _locks) = Directories::open(&config.work_dir, &config.runtime_dir).map_err(|e| failed(&e))?;
+    let (directories, _locks) =
+        Directories::open(&config.work_dir, &config.runtime_dir).map_err(|e| failed(&e))?;
     // First of all processes, while this one is small and has one thread.
     let launcher = LauncherLink::start(&config.instance).map_err(|e| failed(&e))?;
     let isolators = IsolatorSet::new(&host, &config.cgroup_root()).map_err(|e| failed(&e))?;
@@ -68,7 +69,16 @@ async fn serve(config: Config) -> Result<(), Fault> {
     // Event numbers grow over restarts, so that a subscriber's place stays meaningful.
     let core = AgentCore::new(settings, net::wall_ms() * 1000);
     let networks = NetworkPool::new(config.network_pool, pool.clone());
-    let shell = Shell::new(Parts { config, directories, host, isolators, pool, launcher, networks, core });
+    let shell = Shell::new(Parts {
+        config,
+        directories,
+        host,
+        isolators,
+        pool,
+        launcher,
+        networks,
+        core,
+    });
     crate::recovery::recover(&shell).await?;
     net::spawn(shell.clone().keep_time()).detach();
     net::spawn(crate::statistics::keep_sampling(shell.clone())).detach();
@@ -82,7 +92,11 @@ async fn serve(config: Config) -> Result<(), Fault> {
         match signals.next().await {
             Ok(signal) if signal.is(Signal::SIGHUP) => tracing::info!("SIGHUP: there is nothing to reload"),
             Ok(signal) => {
-                tracing::info!(signal = signal.number, running = shell.core().living(), "stopping; containers run on");
+                tracing::info!(
+                    signal = signal.number,
+                    running = shell.core().living(),
+                    "stopping; containers run on"
+                );
                 break;
             }
             Err(error) => return Err(Fault::failed(format!("read signals: {error}"))),
@@ -112,7 +126,10 @@ fn lock_instance(isolators: &IsolatorSet, config: &Config) -> Result<Vec<std::fs
             }
             Err(std::fs::TryLockError::Error(error)) => {
                 let name = config.cgroup_root();
-                return Err(Fault::failed(format!("lock control group {name} at {}: {error}", path.display())));
+                return Err(Fault::failed(format!(
+                    "lock control group {name} at {}: {error}",
+                    path.display()
+                )));
             }
         }
     }
@@ -122,14 +139,17 @@ fn lock_instance(isolators: &IsolatorSet, config: &Config) -> Result<Vec<std::fs
 /// No more containers than there are descriptors for: a launch refused is better than a container that
 /// can't be watched.
 fn containers_max(config: &Config, descriptors: Limit<u64>) -> Result<usize, Fault> {
-    let Some(descriptors) = descriptors.value() else { return Ok(config.max_containers) };
+    let Some(descriptors) = descriptors.value() else {
+        return Ok(config.max_containers);
+    };
     // A small limit is for a small host: most of it may go into containers.
     let reserved = DESCRIPTORS_RESERVED.min(descriptors / 4).max(DESCRIPTORS_OWN);
     let affordable = descriptors.saturating_sub(reserved) / DESCRIPTORS_PER_CONTAINER;
     let affordable = usize::try_from(affordable).unwrap_or(usize::MAX);
     if affordable == 0 {
         let message = format!("{descriptors} open files are not enough for a single container");
-        return Err(Fault::new(FaultKind::Exhausted, message).remedy("raise the hard limit (ulimit -Hn) to 1024 or more"));
+        return Err(Fault::new(FaultKind::Exhausted, message)
+            .remedy("raise the hard limit (ulimit -Hn) to 1024 or more"));
     }
     if affordable < config.max_containers {
         tracing::info!(
@@ -178,7 +198,9 @@ fn serve_clients(shell: &Rc<Shell>) -> Result<net::Task<()>, Fault> {
 }
 
 fn serve_tcp_clients(shell: &Rc<Shell>) -> Result<Option<net::Task<()>>, Fault> {
-    let Some(address) = shell.config.listen else { return Ok(None) };
+    let Some(address) = shell.config.listen else {
+        return Ok(None);
+    };
     let token: Rc<str> = shell.directories.token().map_err(|e| failed(&e))?.into();
     let listener = net::TcpListener::bind(address).map_err(|error| {
         let fault = Fault::failed(format!("listen on {address}: {error}")).field("listen");
@@ -207,7 +229,11 @@ fn serve_client<S>(
     S: futures::AsyncRead + futures::AsyncWrite + Unpin + 'static,
 {
     shell.metrics.connections.increment();
-    let gate = GateService { shell: shell.clone(), proof, connection: guard.handle() };
+    let gate = GateService {
+        shell: shell.clone(),
+        proof,
+        connection: guard.handle(),
+    };
     let gate: wire::agent_capnp::gate::Client = capnp_rpc::new_client(gate);
     let connection = net::rpc::serve_limited(stream, gate.client, limits, guard.handle());
     net::spawn(async move {
@@ -223,15 +249,22 @@ fn serve_client<S>(
 }
 
 fn serve_http(shell: &Rc<Shell>) -> Result<(), Fault> {
-    let Some(wanted) = shell.config.http else { return Ok(()) };
+    let Some(wanted) = shell.config.http else {
+        return Ok(());
+    };
     let listener = match net::TcpListener::bind(wanted.address) {
         Ok(listener) => listener,
         Err(error) if wanted.explicit => {
             let message = format!("listen on {}: {error}", wanted.address);
-            return Err(Fault::new(FaultKind::Failed, message).field("http").remedy("choose another --http address, or none"));
+            return Err(Fault::new(FaultKind::Failed, message)
+                .field("http")
+                .remedy("choose another --http address, or none"));
         }
         Err(error) => {
-            tracing::warn!("no HTTP server: listen on {}: {error}; choose another --http address", wanted.address);
+            tracing::warn!(
+                "no HTTP server: listen on {}: {error}; choose another --http address",
+                wanted.address
+            );
             return Ok(());
         }
     };

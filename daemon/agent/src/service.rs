@@ -61,7 +61,9 @@ impl gate::Server for GateService {
         tracing::debug!(client, "client authenticated");
         // From here on it is not the first to go when connections run out.
         self.connection.protect();
-        let agent: agent::Client = capnp_rpc::new_client(AgentService { shell: self.shell.clone() });
+        let agent: agent::Client = capnp_rpc::new_client(AgentService {
+            shell: self.shell.clone(),
+        });
         results.get().set_agent(agent);
         Ok(())
     }
@@ -96,7 +98,12 @@ impl GateService {
 
 /// Takes the same time wherever the first difference is.
 fn equal_in_constant_time(one: &[u8], other: &[u8]) -> bool {
-    one.len() == other.len() && one.iter().zip(other).fold(0, |different, (a, b)| different | (a ^ b)) == 0
+    one.len() == other.len()
+        && one
+            .iter()
+            .zip(other)
+            .fold(0, |different, (a, b)| different | (a ^ b))
+            == 0
 }
 
 pub struct AgentService {
@@ -114,7 +121,10 @@ impl AgentService {
     ) -> Result<Vec<ContainerId>, Fault> {
         let texts = wire::agent::decode_ids(list)?;
         if texts.len() > IDS_MAX {
-            return Err(Fault::invalid("ids", format!("{} ids, at most {IDS_MAX} are taken", texts.len())));
+            return Err(Fault::invalid(
+                "ids",
+                format!("{} ids, at most {IDS_MAX} are taken", texts.len()),
+            ));
         }
         texts.iter().map(|text| self.find(text)).collect()
     }
@@ -130,8 +140,8 @@ impl AgentService {
             Some(id) => id.clone(),
             None => new_id()?,
         };
-        let spec = crate::launch::resolve_paths(shell, spec).await?;
-        crate::launch::admit(shell, &id, &spec)?;
+        let spec = crate::admission::resolve_paths(shell, spec).await?;
+        crate::admission::admit(shell, &id, &spec)?;
         let known = shell.core().status(&id).is_some();
         if !known {
             let directory = shell.directories.container_work(&id);
@@ -141,8 +151,11 @@ impl AgentService {
         // nobody is attached, and stdin waits for whoever attaches.
         let resources = crate::launch::held(shell, &id)?;
         let attached = output.is_some();
-        let mut input =
-            resources.stdin.as_ref().filter(|_| attached && !known).map(|s| InputService(s.hold()));
+        let mut input = resources
+            .stdin
+            .as_ref()
+            .filter(|_| attached && !known)
+            .map(|s| InputService(s.hold()));
         // Followed from before the command starts, so that no byte is missed. If the launch is refused, the task is
         // dropped, and with it the client's sink.
         let mut follower = None;
@@ -150,7 +163,13 @@ impl AgentService {
         if !known {
             follower = output.take().map(|sink| follow_all(&resources, lossless, sink));
         }
-        let asked = shell.ask(|ticket| Input::Launch { ticket, id: id.clone(), spec: Box::new(spec) }).await;
+        let asked = shell
+            .ask(|ticket| Input::Launch {
+                ticket,
+                id: id.clone(),
+                spec: Box::new(spec),
+            })
+            .await;
         let existed = match asked {
             Ok(Answer::Launched { existed, .. }) => existed,
             Ok(_) => return Err(Fault::failed("the agent gave an answer out of place")),
@@ -161,7 +180,11 @@ impl AgentService {
         };
         if known {
             follower = output.take().map(|sink| follow_all(&resources, lossless, sink));
-            input = resources.stdin.as_ref().filter(|_| attached).map(|s| InputService(s.hold()));
+            input = resources
+                .stdin
+                .as_ref()
+                .filter(|_| attached)
+                .map(|s| InputService(s.hold()));
         }
         if let Some(task) = follower {
             task.detach();
@@ -188,13 +211,20 @@ impl agent::Server for AgentService {
         self.shell.metrics.calls.increment();
         let params = params.get()?;
         let spec = attempt!(results, wire::launch::decode(params.get_spec()?));
-        let output = params.has_output().then(|| params.get_output()).transpose()?.map(OutputSink::new);
+        let output = params
+            .has_output()
+            .then(|| params.get_output())
+            .transpose()?
+            .map(OutputSink::new);
         let launched = AgentService::launch(&self, spec, output, params.get_lossless()).await;
         let (id, existed, input) = attempt!(results, launched);
         let mut answer = results.get();
         answer.set_id(id.as_str());
         answer.set_existed(existed);
-        answer.set_container(capnp_rpc::new_client(ContainerService { shell: self.shell.clone(), id }));
+        answer.set_container(capnp_rpc::new_client(ContainerService {
+            shell: self.shell.clone(),
+            id,
+        }));
         if let Some(input) = input {
             answer.set_input(capnp_rpc::new_client(input));
         }
@@ -211,7 +241,10 @@ impl agent::Server for AgentService {
         let id = attempt!(results, text.and_then(|text| self.find(&text)));
         let mut answer = results.get();
         answer.set_id(id.as_str());
-        answer.set_container(capnp_rpc::new_client(ContainerService { shell: self.shell.clone(), id }));
+        answer.set_container(capnp_rpc::new_client(ContainerService {
+            shell: self.shell.clone(),
+            id,
+        }));
         Ok(())
     }
 
@@ -225,7 +258,7 @@ impl agent::Server for AgentService {
         let core = self.shell.core();
         let statuses: Vec<_> = core.list(all).collect();
         let list = results.get().init_containers(statuses.len() as u32);
-        wire::agent::encode_statuses(statuses.into_iter(), list);
+        wire::agent::encode_statuses(statuses, list);
         Ok(())
     }
 
@@ -262,7 +295,9 @@ impl agent::Server for AgentService {
                 // A watched container that has ended is no reason to end the others' watch.
                 let living: Vec<ContainerId> = ids.iter().filter(|id| lives(&shell, id)).cloned().collect();
                 let samples = match ids.is_empty() || !living.is_empty() {
-                    true => crate::statistics::sample(&shell, &living).await.unwrap_or_default(),
+                    true => crate::statistics::sample(&shell, &living)
+                        .await
+                        .unwrap_or_default(),
                     false => Vec::new(),
                 };
                 let mut request = sink.push_request();
@@ -273,7 +308,9 @@ impl agent::Server for AgentService {
                 net::sleep(interval.duration()).await;
             }
         });
-        results.get().set_subscription(capnp_rpc::new_client(SubscriptionService { _task: task }));
+        results
+            .get()
+            .set_subscription(capnp_rpc::new_client(SubscriptionService { _task: task }));
         Ok(())
     }
 
@@ -299,7 +336,9 @@ impl agent::Server for AgentService {
                 }
             }
         });
-        results.get().set_subscription(capnp_rpc::new_client(SubscriptionService { _task: task }));
+        results
+            .get()
+            .set_subscription(capnp_rpc::new_client(SubscriptionService { _task: task }));
         Ok(())
     }
 
@@ -311,9 +350,15 @@ impl agent::Server for AgentService {
         self.shell.metrics.calls.increment();
         let grace = Some(Millis(params.get()?.get_grace_ms()));
         tracing::info!("draining");
-        match attempt!(results, self.shell.ask(|ticket| Input::Drain { ticket, grace }).await) {
+        match attempt!(
+            results,
+            self.shell.ask(|ticket| Input::Drain { ticket, grace }).await
+        ) {
             Answer::Drained { killed } => results.get().set_killed(killed),
-            _ => attempt!(results, Err(Fault::failed("the agent gave an answer out of place"))),
+            _ => attempt!(
+                results,
+                Err(Fault::failed("the agent gave an answer out of place"))
+            ),
         }
         Ok(())
     }
@@ -345,7 +390,9 @@ impl agent::Server for AgentService {
     ) -> Result<(), capnp::Error> {
         let payload = params.get()?.get_payload()?;
         if payload.len() > PING_BYTES_MAX {
-            return Err(capnp::Error::failed(format!("payload: more than {PING_BYTES_MAX} bytes")));
+            return Err(capnp::Error::failed(format!(
+                "payload: more than {PING_BYTES_MAX} bytes"
+            )));
         }
         results.get().set_payload(payload);
         Ok(())
@@ -362,14 +409,17 @@ fn encode_samples(
     list: capnp::struct_list::Builder<'_, wire::value_capnp::container_usage::Owned>,
 ) {
     let core = shell.core();
-    let named = samples.iter().map(|(id, usage)| (id, core.status(id).and_then(|s| s.name.as_ref()), usage));
+    let named = samples
+        .iter()
+        .map(|(id, usage)| (id, core.status(id).and_then(|s| s.name.as_ref()), usage));
     wire::usage::encode_list(named, list);
 }
 
 /// 128 random bits in hex.
 fn new_id() -> Result<ContainerId, Fault> {
     let text = kernel::system::random_hex().map_err(|e| Fault::failed(format!("read random bytes: {e}")))?;
-    text.parse().map_err(|e| Fault::failed(format!("make a container id: {e}")))
+    text.parse()
+        .map_err(|e| Fault::failed(format!("make a container id: {e}")))
 }
 
 /// Ends its task when the client lets go of it.

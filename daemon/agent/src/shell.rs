@@ -97,7 +97,9 @@ impl Shell {
         }
         let _bomb = AbortOnPanic;
         loop {
-            let Some(input) = self.inbox.borrow_mut().pop_front() else { break };
+            let Some(input) = self.inbox.borrow_mut().pop_front() else {
+                break;
+            };
             let mut wishes = Vec::new();
             {
                 let mut core = self.core.borrow_mut();
@@ -149,7 +151,10 @@ impl Shell {
         match answer {
             Ok(Answer::Refused(fault)) => Err(fault),
             Ok(answer) => Ok(answer),
-            Err(_) => Err(Fault::new(FaultKind::Unavailable, "the agent stopped before it answered")),
+            Err(_) => Err(Fault::new(
+                FaultKind::Unavailable,
+                "the agent stopped before it answered",
+            )),
         }
     }
 
@@ -160,7 +165,14 @@ impl Shell {
         let (sender, receiver) = oneshot();
         self.waiting.borrow_mut().insert(ticket, sender);
         self.input(make(ticket));
-        (OpenTicket { shell: self.clone(), ticket, open: true }, receiver)
+        (
+            OpenTicket {
+                shell: self.clone(),
+                ticket,
+                open: true,
+            },
+            receiver,
+        )
     }
 
     /// Tells the core when its deadline has come. Runs as a task for as long as the agent does.
@@ -218,7 +230,10 @@ pub fn moment() -> Now {
     static START: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
     let now = net::now();
     let since = now.saturating_duration_since(*START.get_or_init(|| now));
-    Now { monotonic: model::Millis(since.as_millis() as u64), wall_ms: net::wall_ms() }
+    Now {
+        monotonic: model::Millis(since.as_millis() as u64),
+        wall_ms: net::wall_ms(),
+    }
 }
 
 /// Cancels its ticket when dropped unanswered: the asker's connection is gone.

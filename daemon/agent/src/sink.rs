@@ -32,7 +32,13 @@ impl OutputSink {
     }
 
     pub async fn done(&self) -> Result<(), Fault> {
-        self.client.done_request().send().promise.await.map(|_| ()).map_err(|e| gone(&e))
+        self.client
+            .done_request()
+            .send()
+            .promise
+            .await
+            .map(|_| ())
+            .map_err(|e| gone(&e))
     }
 }
 
@@ -47,7 +53,10 @@ impl input_sink::Server for InputService {
     async fn write(self: CapRc<Self>, params: input_sink::WriteParams) -> Result<(), capnp::Error> {
         let stdin = self.0.stdin().clone();
         let data = params.get()?.get_data()?.to_vec();
-        stdin.write(&data).await.map_err(|fault| capnp::Error::failed(fault.to_string()))
+        stdin
+            .write(&data)
+            .await
+            .map_err(|fault| capnp::Error::failed(fault.to_string()))
     }
 
     async fn close(

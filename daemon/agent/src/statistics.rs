@@ -30,7 +30,12 @@ pub async fn sample(shell: &Rc<Shell>, ids: &[ContainerId]) -> Result<Vec<(Conta
         let (isolators, host) = (shell.isolators.clone(), shell.host.clone());
         let measured = shell
             .pool
-            .run(move || batch.into_iter().map(|t| measure(&isolators, &host, t)).collect::<Vec<_>>())
+            .run(move || {
+                batch
+                    .into_iter()
+                    .map(|t| measure(&isolators, &host, t))
+                    .collect::<Vec<_>>()
+            })
             .await
             .map_err(|e| failed(&e))?;
         for (id, reader, usage) in measured {
@@ -56,7 +61,11 @@ fn targets(shell: &Shell, ids: &[ContainerId]) -> Result<Vec<Target>, Fault> {
         let measurable = |s: &&model::ContainerStatus| {
             matches!(s.state, ContainerState::Running | ContainerState::Killing) && s.pid.is_some()
         };
-        return Ok(core.list(false).filter(measurable).map(|s| target(&s.id, &s.limits)).collect());
+        return Ok(core
+            .list(false)
+            .filter(measurable)
+            .map(|s| target(&s.id, &s.limits))
+            .collect());
     }
     ids.iter()
         .map(|id| match core.status(id) {
@@ -94,7 +103,9 @@ thread_local! {
 
 /// The reader stays open until its container is cleaned up; one that came back too late is dropped.
 fn keep(shell: &Shell, id: &ContainerId, reader: Option<Arc<UsageReader>>) {
-    let Some(resources) = shell.resources(id) else { return };
+    let Some(resources) = shell.resources(id) else {
+        return;
+    };
     if resources.init.borrow().is_some() {
         let mut usage = resources.usage.borrow_mut();
         if usage.is_none() {

@@ -54,7 +54,9 @@ impl Stdin {
         let _turn = self.writers.next().await;
         let closed = || Fault::new(FaultKind::State, "the command's stdin is closed");
         while !data.is_empty() {
-            let Some(end) = self.end().await else { return Err(closed()) };
+            let Some(end) = self.end().await else {
+                return Err(closed());
+            };
             let written = end.write_with(|mut end| end.write(data)).await;
             match written {
                 Ok(count) => data = &data[count..],

@@ -37,7 +37,11 @@ pub enum DirectoryError {
     #[error("read {path}")]
     Read { path: PathBuf, source: io::Error },
     #[error("rename {from} to {to}")]
-    Rename { from: PathBuf, to: PathBuf, source: io::Error },
+    Rename {
+        from: PathBuf,
+        to: PathBuf,
+        source: io::Error,
+    },
     #[error("remove {path}")]
     Remove { path: PathBuf, source: io::Error },
     #[error("another agent works in {path}; give this one its own --runtime-dir and --work-dir")]
@@ -54,15 +58,26 @@ pub struct Directories {
 impl Directories {
     /// Makes both, readable by nobody else, and takes the locks that keep a second agent out.
     pub fn open(work: &Path, runtime: &Path) -> Result<(Self, [File; 2]), DirectoryError> {
-        for path in [work.to_owned(), runtime.to_owned(), work.join("containers"), runtime.join("containers")] {
+        for path in [
+            work.to_owned(),
+            runtime.to_owned(),
+            work.join("containers"),
+            runtime.join("containers"),
+        ] {
             make_private(&path)?;
         }
         // Without links: children follow none, and hide these very places.
         let real = |path: &Path| {
-            path.canonicalize().map_err(|source| DirectoryError::Open { path: path.to_owned(), source })
+            path.canonicalize().map_err(|source| DirectoryError::Open {
+                path: path.to_owned(),
+                source,
+            })
         };
         let (work, runtime) = (&*real(work)?, &*real(runtime)?);
-        let this = Self { work: work.to_owned(), runtime: runtime.to_owned() };
+        let this = Self {
+            work: work.to_owned(),
+            runtime: runtime.to_owned(),
+        };
         let locks = [lock(runtime)?, lock(work)?];
         Ok((this, locks))
     }
@@ -112,8 +127,10 @@ impl Directories {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(source) => return Err(DirectoryError::Read { path, source }),
         }
-        let token = kernel::system::random_hex()
-            .map_err(|source| DirectoryError::Read { path: path.clone(), source })?;
+        let token = kernel::system::random_hex().map_err(|source| DirectoryError::Read {
+            path: path.clone(),
+            source,
+        })?;
         write_atomically(&path, token.as_bytes())?;
         Ok(token)
     }
@@ -128,8 +145,14 @@ impl Directories {
     /// Containers that have a folder in the runtime directory. A name that is no id is not ours and left alone.
     pub fn known(&self) -> Result<Vec<ContainerId>, DirectoryError> {
         let path = self.runtime.join("containers");
-        let entries = fs::read_dir(&path).map_err(|source| DirectoryError::Read { path: path.clone(), source })?;
-        Ok(entries.flatten().filter_map(|e| e.file_name().to_str()?.parse().ok()).collect())
+        let entries = fs::read_dir(&path).map_err(|source| DirectoryError::Read {
+            path: path.clone(),
+            source,
+        })?;
+        Ok(entries
+            .flatten()
+            .filter_map(|e| e.file_name().to_str()?.parse().ok())
+            .collect())
     }
 
     /// Makes the directories of one container and the file that its init will write its status to.
@@ -152,7 +175,8 @@ impl Directories {
     /// Removes what `prepare` made in the runtime directory. Missing is done.
     pub fn remove_runtime(&self, id: &ContainerId) -> Result<(), DirectoryError> {
         for path in [self.checkpoint(id), self.status(id)] {
-            ignore_missing(fs::remove_file(&path)).map_err(|source| DirectoryError::Remove { path, source })?;
+            ignore_missing(fs::remove_file(&path))
+                .map_err(|source| DirectoryError::Remove { path, source })?;
         }
         let path = self.container_runtime(id);
         match ignore_missing(fs::remove_dir(&path)) {
@@ -184,13 +208,20 @@ impl Directories {
 pub fn write_atomically(path: &Path, content: &[u8]) -> Result<(), DirectoryError> {
     let temporary = path.with_extension("new");
     let write = || -> io::Result<()> {
-        let mut file =
-            OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&temporary)?;
+        let mut file = OpenOptions::new()
+            .create(true)
+            .truncate(true)
+            .write(true)
+            .mode(0o600)
+            .open(&temporary)?;
         file.write_all(content)
     };
     if let Err(source) = write() {
         let _ = fs::remove_file(&temporary);
-        return Err(DirectoryError::Write { path: temporary, source });
+        return Err(DirectoryError::Write {
+            path: temporary,
+            source,
+        });
     }
     fs::rename(&temporary, path).map_err(|source| DirectoryError::Rename {
         from: temporary,
@@ -207,10 +238,15 @@ fn lock(directory: &Path) -> Result<File, DirectoryError> {
         .write(true)
         .mode(0o600)
         .open(&path)
-        .map_err(|source| DirectoryError::Open { path: path.clone(), source })?;
+        .map_err(|source| DirectoryError::Open {
+            path: path.clone(),
+            source,
+        })?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),
-        Err(fs::TryLockError::WouldBlock) => Err(DirectoryError::Locked { path: directory.to_owned() }),
+        Err(fs::TryLockError::WouldBlock) => Err(DirectoryError::Locked {
+            path: directory.to_owned(),
+        }),
         Err(fs::TryLockError::Error(source)) => Err(DirectoryError::Open { path, source }),
     }
 }
@@ -221,14 +257,20 @@ fn make_private(path: &Path) -> Result<(), DirectoryError> {
         .mode(0o755)
         .create(path.parent().unwrap_or(path))
         .and_then(|()| DirBuilder::new().recursive(true).mode(0o700).create(path))
-        .map_err(|source| DirectoryError::Create { path: path.to_owned(), source })
+        .map_err(|source| DirectoryError::Create {
+            path: path.to_owned(),
+            source,
+        })
 }
 
 fn make(path: &Path, mode: u32) -> Result<(), DirectoryError> {
     DirBuilder::new()
         .mode(mode)
         .create(path)
-        .map_err(|source| DirectoryError::Create { path: path.to_owned(), source })
+        .map_err(|source| DirectoryError::Create {
+            path: path.to_owned(),
+            source,
+        })
 }
 
 fn ignore_missing(result: io::Result<()>) -> io::Result<()> {

@@ -132,13 +132,13 @@ fn measure(
         "floor"
     };
     let results = [
-        ("speedup_vs_crun", over("crun"), Goal::AtLeast(2.5)),
-        ("speedup_vs_runc", over("runc"), Goal::AtLeast(6.5)),
-        ("speedup_vs_bwrap", over("bwrap"), Goal::AtLeast(1.4)),
+        ("speedup_vs_crun", over("crun"), Goal::AtLeast(3.0)),
+        ("speedup_vs_runc", over("runc"), Goal::AtLeast(7.0)),
+        ("speedup_vs_bwrap", over("bwrap"), Goal::AtLeast(1.0)),
         (
             "ratio_to_handwritten",
             over(floor).map(f64::recip),
-            Goal::AtMost(1.4),
+            Goal::AtMost(1.5),
         ),
     ];
     if agent.is_some() {
@@ -278,7 +278,7 @@ fn growth(report: &mut Report, driver: &mut Helper) -> Result<(), Box<dyn Error>
         "last100_vs_first100",
         Some(first as f64 / last as f64),
         "ratio",
-        Goal::AtLeast(0.8),
+        Goal::AtLeast(0.95),
     );
     Ok(())
 }

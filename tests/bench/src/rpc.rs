@@ -65,11 +65,11 @@ pub fn run(report: &mut Report, quick: bool) -> Result<(), Box<dyn Error>> {
         );
         let median = |name: &str| sides.iter().find(|s| s.name == name).map(|s| s.rates.median());
         let over = |name: &str| Some(median("bulkhead")? / median(name)?);
-        // The name without a suffix is TCP: there the goal was set.
+        // The name without a suffix is TCP.
         let (suffix, echo_goal) = if transport == "tcp" {
             ("", 0.70)
         } else {
-            ("_unix", 0.45)
+            ("_unix", 0.70)
         };
         report.metric(
             format!("ratio_to_echo{suffix}"),

@@ -1,0 +1,164 @@
+//! What is refused before anything is made.
+
+use std::path::{Path, PathBuf};
+
+use container::plan;
+use model::{ContainerId, Fault, LaunchSpec, Network};
+
+use crate::launch::{blocking, plan_context};
+use crate::shell::Shell;
+
+/// Refuses what is wrong in itself or not enforceable here, before anything is made.
+pub fn admit(shell: &Shell, id: &ContainerId, spec: &LaunchSpec) -> Result<(), Fault> {
+    if spec.network == Network::Mapped {
+        let fault = Fault::unsupported("network", "network \"mapped\" is not available in this version");
+        return Err(fault.remedy("use host or none"));
+    }
+    if spec.output.files == 0 || spec.output.file_bytes.get() < OUTPUT_BYTES_MIN {
+        let message = format!("needs at least 1 file of at least {OUTPUT_BYTES_MIN} bytes");
+        return Err(Fault::invalid("output", message));
+    }
+    shell.isolators.admit(spec)?;
+    plan::launch_plan(spec, &shell.host, &plan_context(shell, id, spec)).map(|_| ())
+}
+
+/// Looks at what the request names on the host: a wrong path is told before anything is made, and a right one is
+/// kept without links, so that none can be changed under us afterwards (the child follows none).
+pub async fn resolve_paths(shell: &Shell, mut spec: LaunchSpec) -> Result<LaunchSpec, Fault> {
+    if spec.timeout == Some(model::Millis(0)) {
+        return Err(Fault::invalid(
+            "timeout",
+            "0 would end it before it began; leave it out for no timeout",
+        ));
+    }
+    if spec.rootfs.is_none() && spec.volumes.is_empty() && spec.user.is_none() {
+        return Ok(spec);
+    }
+    let writable = writable_by_containers(shell);
+    blocking(shell, move || {
+        if let Some(rootfs) = &mut spec.rootfs {
+            *rootfs = resolve("rootfs", rootfs, &writable)?;
+            if !rootfs.is_dir() {
+                return Err(Fault::invalid(
+                    "rootfs",
+                    format!("{} is not a directory", rootfs.display()),
+                ));
+            }
+        }
+        for (index, volume) in spec.volumes.iter_mut().enumerate() {
+            volume.source = resolve(&format!("volumes.{index}.source"), &volume.source, &writable)?;
+        }
+        if let (Some(user), None) = (&spec.user, &spec.rootfs) {
+            check_user(user)?;
+        }
+        Ok(spec)
+    })
+    .await
+}
+
+/// Directories of the host that some living container can change.
+fn writable_by_containers(shell: &Shell) -> Vec<PathBuf> {
+    let core = shell.core();
+    let ids: Vec<ContainerId> = core.list(false).map(|status| status.id.clone()).collect();
+    let mut writable = vec![shell.directories.work().to_owned()];
+    for spec in ids.iter().filter_map(|id| core.spec(id)) {
+        writable.extend(
+            spec.volumes
+                .iter()
+                .filter(|v| !v.read_only)
+                .map(|v| v.source.clone()),
+        );
+    }
+    writable
+}
+
+/// The path without links. A link that a container may have put there is refused: it would choose what of the host
+/// the next container gets (the class of CVE-2017-1002101).
+fn resolve(field: &str, path: &Path, writable: &[PathBuf]) -> Result<PathBuf, Fault> {
+    if !path.is_absolute() {
+        return Err(Fault::invalid(
+            field,
+            format!("{} is not an absolute path", path.display()),
+        ));
+    }
+    let mut real = PathBuf::from("/");
+    for component in path.components().skip(1) {
+        let next = real.join(component);
+        let found = next
+            .canonicalize()
+            .map_err(|error| Fault::invalid(field, format!("{}: {error}", path.display())))?;
+        let in_reach = writable.iter().any(|directory| real.starts_with(directory));
+        if in_reach && found != next {
+            let message = format!(
+                "{}: {} is a link within reach of a container",
+                path.display(),
+                next.display()
+            );
+            return Err(Fault::invalid(field, message).remedy("name the place itself"));
+        }
+        real = found;
+    }
+    Ok(real)
+}
+
+/// Names are looked up in the container's own root; only the host's is known before the launch.
+fn check_user(user: &str) -> Result<(), Fault> {
+    let (name, group) = user
+        .split_once(':')
+        .map_or((user, None), |(name, group)| (name, Some(group)));
+    let numeric = |text: &str| text.parse::<u32>().is_ok();
+    let missing = |what: &str, text: &str, file: &str| {
+        Fault::invalid("user", format!("there is no {what} {text:?} in {file}"))
+            .remedy("give a number, or an existing name")
+    };
+    let read = |file: &str| std::fs::read_to_string(file).unwrap_or_default();
+    if !numeric(name) && kernel::account::find_account(&read(PASSWD), |known, _| known == name).is_none() {
+        return Err(missing("user", name, PASSWD));
+    }
+    match group {
+        Some(group) if !numeric(group) && kernel::account::find_group(&read(GROUP), group).is_none() => {
+            Err(missing("group", group, GROUP))
+        }
+        _ => Ok(()),
+    }
+}
+
+const PASSWD: &str = "/etc/passwd";
+const GROUP: &str = "/etc/group";
+
+/// Below a page a file would be rotated at every line.
+const OUTPUT_BYTES_MIN: u64 = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_are_followed_only_where_no_container_could_have_put_them() {
+        let directory = tempfile::tempdir().unwrap();
+        let base = directory.path().canonicalize().unwrap();
+        std::fs::create_dir_all(base.join("shared/sub")).unwrap();
+        std::os::unix::fs::symlink("/", base.join("shared/evil")).unwrap();
+        std::os::unix::fs::symlink(base.join("shared"), base.join("alias")).unwrap();
+        let none: &[PathBuf] = &[];
+        let writable = &[base.join("shared")];
+        assert_eq!(
+            resolve("f", &base.join("shared/evil"), none).unwrap(),
+            Path::new("/")
+        );
+        assert_eq!(
+            resolve("f", &base.join("alias/sub"), writable).unwrap(),
+            base.join("shared/sub")
+        );
+        for path in [
+            "shared/evil",
+            "alias/evil",
+            "shared/evil/etc",
+            "shared/../shared/evil",
+        ] {
+            assert!(resolve("f", &base.join(path), writable).is_err(), "{path}");
+        }
+        assert!(resolve("f", Path::new("relative"), none).is_err());
+        assert!(resolve("f", &base.join("missing"), none).is_err());
+    }
+}
