@@ -1,6 +1,6 @@
 //! The agent is killed, at any step; containers run on, are adopted, and nothing is lost, doubled or leaked.
 
-use support::{Agent, eventually, skip_unless_root};
+use support::{Agent, eventually, patience, skip_unless_root};
 
 fn entries(path: std::path::PathBuf) -> usize {
     std::fs::read_dir(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display())).count()
@@ -81,12 +81,11 @@ fn a_waiting_client_gets_its_answer_from_the_next_agent() {
         return;
     }
     let mut agent = Agent::start();
-    agent.cli(&["run", "-d", "--name", "w", "--", "sh", "-c", "sleep 1; exit 5"]).success();
-    let descriptors = || std::fs::read_dir(format!("/proc/{}/fd", agent.pid())).expect("the agent lives").count();
-    let before = descriptors();
+    let script = format!("sleep {}; exit 5", patience(1).as_secs());
+    agent.cli(&["run", "-d", "--name", "w", "--", "sh", "-c", &script]).success();
     let mut wait = agent.command(&["wait", "w"]).stdout(std::process::Stdio::piped()).spawn().expect("start a client");
-    eventually("the client is connected", || (descriptors() > before).then_some(()));
-    std::thread::sleep(std::time::Duration::from_millis(200));
+    // Time to connect and ask; nothing outside tells when it has.
+    std::thread::sleep(patience(1) / 5);
     agent.kill_hard();
     agent.spawn();
     let status = eventually("the client is answered", || wait.try_wait().expect("a status"));
