@@ -23,7 +23,10 @@ pub fn info(shell: &Shell) -> AgentInfo {
         build_date: BUILD_DATE.to_owned(),
         started_at_ms: shell.started_at_ms,
         pid: std::process::id() as i32,
-        instance: shell.config.instance.clone(),
+        instance: match shell.config.instance.as_str() {
+            "" => "default".to_owned(),
+            name => name.to_owned(),
+        },
         http_address: shell.http_address.borrow().map(|a| a.to_string()),
         work_dir: shell.directories.work().display().to_string(),
         runtime_dir: shell.directories.runtime().display().to_string(),
@@ -62,6 +65,25 @@ pub fn detail(shell: &Shell, id: &ContainerId) -> Vec<(String, String)> {
     ];
     for (controller, path) in shell.isolators.paths(id) {
         detail.push((format!("cgroup.{controller}"), path.display().to_string()));
+    }
+    if let Some(usage) = shell.resources(id).and_then(|r| r.last_usage.borrow().clone()) {
+        let figures = [
+            ("cpus_user_time_secs", usage.cpus_user_time_secs),
+            ("cpus_system_time_secs", usage.cpus_system_time_secs),
+            ("cpus_throttled_time_secs", usage.cpus_throttled_time_secs),
+            ("mem_total_bytes", usage.mem_total_bytes.map(|v| v as f64)),
+            ("mem_peak_bytes", usage.mem_peak_bytes.map(|v| v as f64)),
+            ("mem_limit_hits", usage.mem_limit_hits.map(|v| v as f64)),
+            ("processes", usage.processes.map(f64::from)),
+        ];
+        detail.push((
+            "last_sample.timestamp".to_owned(),
+            format!("{:.3}", usage.timestamp),
+        ));
+        let known = figures
+            .into_iter()
+            .filter_map(|(name, value)| Some((name, value?)));
+        detail.extend(known.map(|(name, value)| (format!("last_sample.{name}"), value.to_string())));
     }
     if let Some(identity) = shell.core().identity(id) {
         detail.push((

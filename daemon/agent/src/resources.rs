@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use isolators::UsageReader;
-use model::{LaunchSpec, ProcessIdentity};
+use model::{LaunchSpec, ProcessIdentity, Usage};
 
 use crate::launch::Pipes;
 use crate::output::ContainerOutput;
@@ -29,6 +29,8 @@ pub struct Resources {
     pub terminal: RefCell<Option<Rc<net::Source<File>>>>,
     /// Opened at the first sample: a container that is never measured costs no descriptors.
     pub usage: RefCell<Option<Arc<UsageReader>>>,
+    /// Of the background sampling, kept for those who ask when it is over.
+    pub last_usage: RefCell<Option<Usage>>,
     /// Checkpoints are written one after the other, in the order in which they were wished for.
     pub checkpoints: Turns,
     /// Watches the memory ceiling; dropped, and so cancelled, before the cgroups go.
@@ -88,6 +90,7 @@ impl Resources {
             stdin: (spec.stdin || spec.terminal.is_some()).then(Rc::default),
             terminal: RefCell::new(None),
             usage: RefCell::new(None),
+            last_usage: RefCell::new(None),
             checkpoints: Turns::default(),
             watch: RefCell::new(None),
         })

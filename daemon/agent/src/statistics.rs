@@ -114,13 +114,20 @@ fn keep(shell: &Shell, id: &ContainerId, reader: Option<Arc<UsageReader>>) {
     }
 }
 
-/// Measures everything at the configured interval: keeps the readers warm and finds what can't be read
-/// before an operator asks for it.
+/// Measures everything at the configured interval, so that `inspect` can tell of a container that has ended what it
+/// used last, and what can't be read is noticed before an operator asks for it.
 pub async fn keep_sampling(shell: Rc<Shell>) {
     loop {
         net::sleep(shell.config.sample_interval.duration()).await;
-        if let Err(fault) = sample(&shell, &[]).await {
-            tracing::warn!("sample the containers: {fault}");
+        match sample(&shell, &[]).await {
+            Ok(samples) => {
+                for (id, usage) in samples {
+                    if let Some(resources) = shell.resources(&id) {
+                        *resources.last_usage.borrow_mut() = Some(usage);
+                    }
+                }
+            }
+            Err(fault) => tracing::warn!("sample the containers: {fault}"),
         }
     }
 }
