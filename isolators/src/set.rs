@@ -222,7 +222,9 @@ impl IsolatorSet {
                     // Not cgroup.procs: a write of "0" to `tasks` moves the writing thread alone, which the
                     // kernel does without its global lock (cgroup_procs_write_start, kernel/cgroup/cgroup.c);
                     // waiting for that lock takes milliseconds. The one who joins has one thread.
-                    prepared.cgroup_procs.push(tree.open(id.as_str(), "tasks", Access::Write)?);
+                    prepared
+                        .cgroup_procs
+                        .push(tree.open(id.as_str(), "tasks", Access::Write)?);
                 }
             }
         }
@@ -420,7 +422,10 @@ impl IsolatorSet {
 
     /// Our root groups, one in each hierarchy.
     pub fn roots(&self) -> Vec<PathBuf> {
-        self.trees.all().map(|tree| self.trees.tree(tree).path().to_owned()).collect()
+        self.trees
+            .all()
+            .map(|tree| self.trees.tree(tree).path().to_owned())
+            .collect()
     }
 
     /// Removes our root groups where nothing is in them.

@@ -57,7 +57,10 @@ pub fn set(number: u32, soft: u64, hard: u64) -> Result<(), Errno> {
 /// Lowers the soft limit of open files to `most`, if it is higher: what commands expect that go through
 /// all descriptors, or use select(2).
 pub fn lower_soft_descriptors(most: u64) -> Result<(), Errno> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
     // SAFETY: the structure lives across the call.
     Errno::result(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) })?;
     if limit.rlim_cur > most {

@@ -29,7 +29,9 @@ pub fn random_hex() -> io::Result<String> {
 
 /// uname(2)'s node name.
 pub fn host_name() -> String {
-    nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+    nix::unistd::gethostname()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default()
 }
 
 pub fn effective_uid() -> u32 {

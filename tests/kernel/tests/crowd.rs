@@ -9,7 +9,11 @@ fn a_thousand_containers_come_and_go_without_a_trace() {
     }
     let agent = Agent::start();
     let endpoint: client::Endpoint = agent.endpoint().parse().expect("an endpoint");
-    let descriptors = || std::fs::read_dir(format!("/proc/{}/fd", agent.pid())).expect("the agent lives").count();
+    let descriptors = || {
+        std::fs::read_dir(format!("/proc/{}/fd", agent.pid()))
+            .expect("the agent lives")
+            .count()
+    };
     agent.cli(&["run", "--rm", "--", "true"]).success();
     let before = descriptors();
     net::run(net::Config::default(), async {
@@ -33,14 +37,28 @@ fn a_thousand_containers_come_and_go_without_a_trace() {
         assert_eq!(connection.list(false).await.expect("list").len(), 1000);
         let samples = connection.statistics(&[]).await.expect("statistics");
         assert_eq!(samples.len(), 1000);
-        assert!(samples.iter().all(|s| s.usage.mem_total_bytes.is_some() && s.usage.processes.is_some()));
+        assert!(
+            samples
+                .iter()
+                .all(|s| s.usage.mem_total_bytes.is_some() && s.usage.processes.is_some())
+        );
         assert_eq!(connection.drain(model::Millis(0)).await.expect("drain"), 1000);
     })
     .expect("the loop");
-    eventually("the agent's descriptors are closed", || (descriptors() <= before + 2).then_some(()));
+    eventually("the agent's descriptors are closed", || {
+        (descriptors() <= before + 2).then_some(())
+    });
     for directory in [agent.work_dir(), agent.runtime_dir()] {
-        assert_eq!(std::fs::read_dir(directory.join("containers")).expect("directory").count(), 0);
+        assert_eq!(
+            std::fs::read_dir(directory.join("containers"))
+                .expect("directory")
+                .count(),
+            0
+        );
     }
     let status = std::fs::read_to_string(format!("/proc/{}/status", agent.pid())).expect("the agent lives");
-    eprintln!("agent after 1,000 containers: {}", status.lines().find(|l| l.starts_with("VmRSS")).unwrap_or(""));
+    eprintln!(
+        "agent after 1,000 containers: {}",
+        status.lines().find(|l| l.starts_with("VmRSS")).unwrap_or("")
+    );
 }

@@ -8,11 +8,19 @@ use support::{Agent, eventually, skip_unless_root};
 
 fn get(address: &str, path: &str) -> (u16, String, String) {
     let mut stream = TcpStream::connect(address).expect("connect to the HTTP server");
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").expect("send a request");
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    )
+    .expect("send a request");
     let mut text = String::new();
     stream.read_to_string(&mut text).expect("an answer");
     let (head, body) = text.split_once("\r\n\r\n").expect("a head and a body");
-    let status = head.split_whitespace().nth(1).and_then(|s| s.parse().ok()).expect("a status");
+    let status = head
+        .split_whitespace()
+        .nth(1)
+        .and_then(|s| s.parse().ok())
+        .expect("a status");
     (status, head.to_lowercase(), body.to_owned())
 }
 
@@ -23,8 +31,15 @@ fn a_monitoring_tool_finds_what_it_knows() {
     }
     let agent = Agent::start_with(&["--http=127.0.0.1:0"], &[]);
     let version = agent.cli(&["version", "-o", "json"]).json();
-    let address = version["agent"]["http_address"].as_str().expect("an address").to_owned();
-    agent.cli(&["run", "-d", "--name", "m", "--cpus", "0.5", "--mem", "64MB", "--", "sleep", "100"]).success();
+    let address = version["agent"]["http_address"]
+        .as_str()
+        .expect("an address")
+        .to_owned();
+    agent
+        .cli(&[
+            "run", "-d", "--name", "m", "--cpus", "0.5", "--mem", "64MB", "--", "sleep", "100",
+        ])
+        .success();
 
     assert_eq!(get(&address, "/health").0, 200);
     let json = |path: &str| -> Value {
@@ -42,13 +57,25 @@ fn a_monitoring_tool_finds_what_it_knows() {
         let statistics = &one["statistics"];
         assert_eq!(statistics["cpus_limit"], 0.5);
         assert_eq!(statistics["mem_limit_bytes"], 64 << 20);
-        for key in ["timestamp", "cpus_user_time_secs", "cpus_system_time_secs", "mem_rss_bytes", "mem_total_bytes"] {
+        for key in [
+            "timestamp",
+            "cpus_user_time_secs",
+            "cpus_system_time_secs",
+            "mem_rss_bytes",
+            "mem_total_bytes",
+        ] {
             assert!(statistics[key].is_number(), "{key}: {statistics}");
         }
     }
     let containers = json("/containers");
-    assert!(containers[0]["status"]["executor_pid"].is_number(), "{containers}");
-    assert!(containers[0]["statistics"]["timestamp"].is_number(), "{containers}");
+    assert!(
+        containers[0]["status"]["executor_pid"].is_number(),
+        "{containers}"
+    );
+    assert!(
+        containers[0]["statistics"]["timestamp"].is_number(),
+        "{containers}"
+    );
     assert!(json("/version")["version"].is_string());
     for path in ["/metrics/snapshot", "/stats.json"] {
         let metrics = json(path);
@@ -71,7 +98,11 @@ fn statistics_follow_what_a_container_does() {
     }
     let agent = Agent::start();
     let script = "head -c 20000000 /dev/zero > /dev/shm/x; sleep 100";
-    agent.cli(&["run", "-d", "--name", "s", "--mem", "64MB", "--", "sh", "-c", script]).success();
+    agent
+        .cli(&[
+            "run", "-d", "--name", "s", "--mem", "64MB", "--", "sh", "-c", script,
+        ])
+        .success();
     eventually("20 MB are counted", || {
         let sample = agent.cli(&["stats", "s", "-o", "json"]).json();
         (sample[0]["statistics"]["mem_total_bytes"].as_u64()? > 20_000_000).then_some(())

@@ -27,8 +27,16 @@ fn the_root_is_read_only_and_the_rest_is_private() {
     std::fs::remove_file("/tmp/bulkhead-canary-file").expect("remove it again");
     assert_eq!(seen, "unseen\nmade");
     assert_eq!(say("echo data > file && cat $PWD/file"), "data");
-    assert!(say("ls /proc | grep -c '^[0-9]'").parse::<u32>().expect("a count") < 6);
-    assert_eq!(say("echo $$ > /dev/shm/x && echo $((1+1)) > /dev/null && cat /dev/shm/x | wc -l"), "1");
+    assert!(
+        say("ls /proc | grep -c '^[0-9]'")
+            .parse::<u32>()
+            .expect("a count")
+            < 6
+    );
+    assert_eq!(
+        say("echo $$ > /dev/shm/x && echo $((1+1)) > /dev/null && cat /dev/shm/x | wc -l"),
+        "1"
+    );
 }
 
 #[test]
@@ -37,7 +45,11 @@ fn the_agents_own_directories_are_out_of_reach() {
         return;
     }
     let agent = Agent::start();
-    let script = format!("ls {}/containers {} 2>&1 | grep -c agent.sock; true", agent.work_dir().display(), agent.runtime_dir().display());
+    let script = format!(
+        "ls {}/containers {} 2>&1 | grep -c agent.sock; true",
+        agent.work_dir().display(),
+        agent.runtime_dir().display()
+    );
     assert_eq!(inside(&agent, &[], &script), "0");
     // Nothing of the agent's environment or arguments is in it either.
     assert_eq!(inside(&agent, &[], "env | grep -c BULKHEAD_AGENT; true"), "0");
@@ -74,7 +86,10 @@ fn privileges_are_few() {
     let agent = Agent::start();
     let status = inside(&agent, &[], "cat /proc/self/status");
     let field = |name: &str| {
-        let line = status.lines().find(|l| l.starts_with(name)).unwrap_or_else(|| panic!("{name}: {status}"));
+        let line = status
+            .lines()
+            .find(|l| l.starts_with(name))
+            .unwrap_or_else(|| panic!("{name}: {status}"));
         line.split_whitespace().nth(1).expect("a value").to_owned()
     };
     assert_eq!(field("NoNewPrivs:"), "1");
@@ -82,7 +97,13 @@ fn privileges_are_few() {
     assert_eq!(field("CapInh:"), "0000000000000000");
     assert_eq!(field("CapAmb:"), "0000000000000000");
     let effective = u64::from_str_radix(&field("CapEff:"), 16).expect("hex");
-    for (name, number) in [("SYS_ADMIN", 21), ("SYS_PTRACE", 19), ("NET_ADMIN", 12), ("SYS_MODULE", 16), ("MKNOD", 27)] {
+    for (name, number) in [
+        ("SYS_ADMIN", 21),
+        ("SYS_PTRACE", 19),
+        ("NET_ADMIN", 12),
+        ("SYS_MODULE", 16),
+        ("MKNOD", 27),
+    ] {
         assert_eq!(effective & (1 << number), 0, "CAP_{name} is there");
     }
     assert_eq!(field("CapBnd:"), field("CapEff:"));
@@ -108,12 +129,21 @@ fn user_directory_environment_and_host_name_are_as_asked() {
     }
     let agent = Agent::start();
     assert_eq!(inside(&agent, &["--user", "nobody"], "id -u"), "65534");
-    assert_eq!(inside(&agent, &["--user", "1234:4321"], "echo $(id -u) $(id -g)"), "1234 4321");
+    assert_eq!(
+        inside(&agent, &["--user", "1234:4321"], "echo $(id -u) $(id -g)"),
+        "1234 4321"
+    );
     assert_eq!(inside(&agent, &["--workdir", "/usr"], "pwd"), "/usr");
     assert_eq!(inside(&agent, &["--env", "A=b c"], "echo $A"), "b c");
     assert_eq!(inside(&agent, &["--hostname", "deck-9"], "uname -n"), "deck-9");
-    assert_eq!(inside(&agent, &["--rlimit", "nofile=123:456"], "ulimit -n; ulimit -Hn"), "123\n456");
-    assert_eq!(inside(&agent, &["--user", "nobody"], "echo x > mine && cat mine"), "x");
+    assert_eq!(
+        inside(&agent, &["--rlimit", "nofile=123:456"], "ulimit -n; ulimit -Hn"),
+        "123\n456"
+    );
+    assert_eq!(
+        inside(&agent, &["--user", "nobody"], "echo x > mine && cat mine"),
+        "x"
+    );
 }
 
 #[test]
@@ -126,10 +156,27 @@ fn volumes_are_mounted_as_asked() {
     std::fs::create_dir(&host).expect("a directory");
     std::fs::write(host.join("in"), "from the host").expect("a file");
     let volume = format!("{}:/tmp/shared", host.display());
-    assert_eq!(inside(&agent, &["-v", &volume], "cat /tmp/shared/in; echo back > /tmp/shared/out"), "from the host");
-    assert_eq!(std::fs::read_to_string(host.join("out")).expect("written inside"), "back\n");
+    assert_eq!(
+        inside(
+            &agent,
+            &["-v", &volume],
+            "cat /tmp/shared/in; echo back > /tmp/shared/out"
+        ),
+        "from the host"
+    );
+    assert_eq!(
+        std::fs::read_to_string(host.join("out")).expect("written inside"),
+        "back\n"
+    );
     let read_only = format!("{volume}:ro");
-    assert_eq!(inside(&agent, &["-v", &read_only], "touch /tmp/shared/x 2>/dev/null || echo refused"), "refused");
+    assert_eq!(
+        inside(
+            &agent,
+            &["-v", &read_only],
+            "touch /tmp/shared/x 2>/dev/null || echo refused"
+        ),
+        "refused"
+    );
 }
 
 #[test]
@@ -140,7 +187,8 @@ fn a_root_file_system_stays_untouched() {
     let agent = Agent::start();
     let root = agent.directory().join("rootfs");
     std::fs::create_dir_all(root.join("bin")).expect("a directory");
-    std::fs::copy("/bin/busybox", root.join("bin/busybox")).expect("busybox-static is installed by scripts/setup --tests");
+    std::fs::copy("/bin/busybox", root.join("bin/busybox"))
+        .expect("busybox-static is installed by scripts/setup --tests");
     std::os::unix::fs::symlink("busybox", root.join("bin/sh")).expect("a link");
     let path = root.display().to_string();
     let answer = agent.cli(&[
@@ -148,7 +196,11 @@ fn a_root_file_system_stays_untouched() {
         "busybox touch /made && busybox rm /bin/sh && busybox ls / && busybox cat /proc/self/cgroup >/dev/null && echo ok",
     ]);
     assert!(answer.success().stdout.contains("ok"));
-    let left: Vec<_> = std::fs::read_dir(&root).expect("the root").flatten().map(|e| e.file_name()).collect();
+    let left: Vec<_> = std::fs::read_dir(&root)
+        .expect("the root")
+        .flatten()
+        .map(|e| e.file_name())
+        .collect();
     assert_eq!(left, ["bin"]);
     assert!(root.join("bin/sh").exists());
 }
@@ -159,7 +211,11 @@ fn a_container_without_network_has_loopback_only() {
         return;
     }
     let agent = Agent::start();
-    let seen = inside(&agent, &["--network", "none"], "tail -n +3 /proc/net/dev | cut -d: -f1 | tr -d ' '");
+    let seen = inside(
+        &agent,
+        &["--network", "none"],
+        "tail -n +3 /proc/net/dev | cut -d: -f1 | tr -d ' '",
+    );
     assert_eq!(seen, "lo");
 }
 
@@ -186,8 +242,17 @@ fn a_container_is_no_client_of_the_agent() {
     let program = support::bulkhead();
     let program_directory = program.parent().expect("a directory").display().to_string();
     let answer = agent.cli(&[
-        "run", "--rm", "-v", &format!("{directory}:/tmp/socket"), "-v", &format!("{program_directory}:/tmp/program:ro"),
-        "--", "/tmp/program/bulkhead", "ps", "--agent", "unix:/tmp/socket/agent.sock",
+        "run",
+        "--rm",
+        "-v",
+        &format!("{directory}:/tmp/socket"),
+        "-v",
+        &format!("{program_directory}:/tmp/program:ro"),
+        "--",
+        "/tmp/program/bulkhead",
+        "ps",
+        "--agent",
+        "unix:/tmp/socket/agent.sock",
     ]);
     assert_ne!(answer.status, 0, "{answer:?}");
     assert!(answer.stderr.contains("in a container"), "{answer:?}");
@@ -205,7 +270,11 @@ fn a_link_in_a_volumes_source_is_not_followed_after_admission() {
     std::fs::write(shared.join("sub/mark"), "inside").expect("a file");
     // A living container that may change the directory.
     let holder = format!("{}:/tmp/v", shared.display());
-    agent.cli(&["run", "-d", "--name", "holder", "-v", &holder, "--", "sleep", "1000"]).success();
+    agent
+        .cli(&[
+            "run", "-d", "--name", "holder", "-v", &holder, "--", "sleep", "1000",
+        ])
+        .success();
     let stop = std::sync::atomic::AtomicBool::new(false);
     let (sub, link) = (shared.join("sub"), shared.join("link"));
     std::os::unix::fs::symlink("/", &link).expect("a link");
@@ -236,7 +305,18 @@ fn an_exec_without_stdin_does_not_open_the_containers_null_device() {
         return;
     }
     let agent = Agent::start();
-    agent.cli(&["run", "-d", "--name", "c", "--", "sh", "-c", "rm -f /dev/null; ln -s /proc/1/mem /dev/null; sleep 100"]).success();
+    agent
+        .cli(&[
+            "run",
+            "-d",
+            "--name",
+            "c",
+            "--",
+            "sh",
+            "-c",
+            "rm -f /dev/null; ln -s /proc/1/mem /dev/null; sleep 100",
+        ])
+        .success();
     let link = agent.cli(&["exec", "c", "--", "readlink", "/proc/self/fd/0"]);
     assert!(!link.stdout.contains("mem"), "{link:?}");
 }

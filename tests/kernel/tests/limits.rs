@@ -10,12 +10,17 @@ use support::{Agent, eventually, skip_unless_root};
 fn group(agent: &Agent, name: &str, controller: &str) -> PathBuf {
     let inspected = agent.cli(&["inspect", name, "-o", "json"]).json();
     let detail = &inspected["detail"];
-    let path = detail[format!("cgroup.{controller}")].as_str().or_else(|| detail["cgroup.unified"].as_str());
+    let path = detail[format!("cgroup.{controller}")]
+        .as_str()
+        .or_else(|| detail["cgroup.unified"].as_str());
     PathBuf::from(path.unwrap_or_else(|| panic!("no group of {controller} in {inspected}")))
 }
 
 fn read(path: PathBuf) -> String {
-    std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display())).trim().to_owned()
+    std::fs::read_to_string(&path)
+        .unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+        .trim()
+        .to_owned()
 }
 
 /// v1 and v2 spell the same file differently.
@@ -35,22 +40,42 @@ fn cpu_memory_and_processes_stay_within_their_limits() {
     }
     let agent = Agent::start();
     let limits = ["--cpus", "0.5", "--mem", "64MB", "--pids", "32"];
-    let stress = ["stress-ng", "--temp-path", "/tmp", "--cpu", "2", "--fork", "2", "--timeout", "60"];
+    let stress = [
+        "stress-ng",
+        "--temp-path",
+        "/tmp",
+        "--cpu",
+        "2",
+        "--fork",
+        "2",
+        "--timeout",
+        "60",
+    ];
     let mut run = vec!["run", "-d", "--name", "busy"];
     run.extend(limits);
     run.push("--");
     run.extend(stress);
     agent.cli(&run).success();
     let memory = group(&agent, "busy", "memory");
-    assert_eq!(read_either(&memory, "memory.limit_in_bytes", "memory.max"), (64 << 20).to_string());
+    assert_eq!(
+        read_either(&memory, "memory.limit_in_bytes", "memory.max"),
+        (64 << 20).to_string()
+    );
     let pids = group(&agent, "busy", "pids");
     assert_eq!(read(pids.join("pids.max")), "32");
-    let throttled = || statistics(&agent, "busy")["cpus_nr_throttled"].as_u64().unwrap_or(0);
+    let throttled = || {
+        statistics(&agent, "busy")["cpus_nr_throttled"]
+            .as_u64()
+            .unwrap_or(0)
+    };
     eventually("it is throttled", || (throttled() > 5).then_some(()));
     let cpu_seconds = || {
         let s = statistics(&agent, "busy");
         let time = |key: &str| s[key].as_f64().expect("measured");
-        (s["timestamp"].as_f64().expect("measured"), time("cpus_user_time_secs") + time("cpus_system_time_secs"))
+        (
+            s["timestamp"].as_f64().expect("measured"),
+            time("cpus_user_time_secs") + time("cpus_system_time_secs"),
+        )
     };
     let (start, used_before) = cpu_seconds();
     std::thread::sleep(Duration::from_secs(2));
@@ -58,7 +83,10 @@ fn cpu_memory_and_processes_stay_within_their_limits() {
     let cpus = (used_after - used_before) / (end - start);
     assert!((0.2..0.6).contains(&cpus), "used {cpus} CPUs of 0.5");
     let now = statistics(&agent, "busy");
-    assert!(now["mem_total_bytes"].as_u64().expect("measured") <= 64 << 20, "{now}");
+    assert!(
+        now["mem_total_bytes"].as_u64().expect("measured") <= 64 << 20,
+        "{now}"
+    );
     assert!(now["processes"].as_u64().expect("measured") <= 32, "{now}");
     agent.cli(&["kill", "busy", "--grace", "0s"]).success();
 }
@@ -71,7 +99,9 @@ fn too_much_memory_ends_with_137_and_says_why() {
     let agent = Agent::start();
     // One process that holds 200 MB.
     let eater = "head -c 200000000 /dev/zero | tail -c 200000000 > /dev/null";
-    let answer = agent.cli(&["run", "--name", "hungry", "--mem", "32MB", "--", "sh", "-c", eater]);
+    let answer = agent.cli(&[
+        "run", "--name", "hungry", "--mem", "32MB", "--", "sh", "-c", eater,
+    ]);
     assert_eq!(answer.status, 137, "{answer:?}");
     assert!(answer.stderr.contains("memory limit"), "{answer:?}");
     let ended = agent.container("hungry").expect("remembered");
@@ -79,8 +109,16 @@ fn too_much_memory_ends_with_137_and_says_why() {
     let inspected = agent.cli(&["inspect", "hungry", "-o", "json"]).json();
     let limitation = &inspected["limitation"];
     assert_eq!(limitation["limit_bytes"], 32 << 20, "{inspected}");
-    assert!(limitation["peak_bytes"].as_u64().expect("a peak") > 30 << 20, "{inspected}");
-    assert!(limitation["statistics"].as_object().is_some_and(|s| !s.is_empty()), "{inspected}");
+    assert!(
+        limitation["peak_bytes"].as_u64().expect("a peak") > 30 << 20,
+        "{inspected}"
+    );
+    assert!(
+        limitation["statistics"]
+            .as_object()
+            .is_some_and(|s| !s.is_empty()),
+        "{inspected}"
+    );
 }
 
 #[test]
@@ -101,7 +139,11 @@ fn a_fork_bomb_is_contained() {
     }
     let agent = Agent::start();
     let bomb = "sh -c 'f() { f | f & }; f' & exec sleep 100";
-    agent.cli(&["run", "-d", "--name", "bomb", "--pids", "40", "--mem", "64MB", "--", "sh", "-c", bomb]).success();
+    agent
+        .cli(&[
+            "run", "-d", "--name", "bomb", "--pids", "40", "--mem", "64MB", "--", "sh", "-c", bomb,
+        ])
+        .success();
     let pids = group(&agent, "bomb", "pids");
     for _ in 0..20 {
         let count: u32 = read(pids.join("pids.current")).parse().expect("a number");
@@ -119,8 +161,15 @@ fn limits_change_live_and_a_refused_change_changes_nothing() {
         return;
     }
     let agent = Agent::start();
-    agent.cli(&["run", "-d", "--name", "c", "--cpus", "0.5", "--mem", "64MB", "--pids", "10", "--", "sleep", "100"]).success();
-    agent.cli(&["update", "c", "--mem", "128MB", "--pids", "20", "--cpus", "1"]).success();
+    agent
+        .cli(&[
+            "run", "-d", "--name", "c", "--cpus", "0.5", "--mem", "64MB", "--pids", "10", "--", "sleep",
+            "100",
+        ])
+        .success();
+    agent
+        .cli(&["update", "c", "--mem", "128MB", "--pids", "20", "--cpus", "1"])
+        .success();
     let memory = group(&agent, "c", "memory");
     let limit = || read_either(&memory, "memory.limit_in_bytes", "memory.max");
     assert_eq!(limit(), (128 << 20).to_string());

@@ -3,7 +3,9 @@
 use support::{Agent, eventually, patience, skip_unless_root};
 
 fn entries(path: std::path::PathBuf) -> usize {
-    std::fs::read_dir(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display())).count()
+    std::fs::read_dir(&path)
+        .unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+        .count()
 }
 
 #[test]
@@ -12,8 +14,13 @@ fn a_running_container_is_adopted_with_all_that_belongs_to_it() {
         return;
     }
     let mut agent = Agent::start();
-    let script = "n=0; while [ -z \"$(cat stop 2>/dev/null)\" ]; do echo $n; n=$((n+1)); sleep 0.01; done; exit 9";
-    agent.cli(&["run", "-d", "--name", "counter", "--mem", "64MB", "--pids", "9", "--", "sh", "-c", script]).success();
+    let script =
+        "n=0; while [ -z \"$(cat stop 2>/dev/null)\" ]; do echo $n; n=$((n+1)); sleep 0.01; done; exit 9";
+    agent
+        .cli(&[
+            "run", "-d", "--name", "counter", "--mem", "64MB", "--pids", "9", "--", "sh", "-c", script,
+        ])
+        .success();
     agent.cli(&["update", "counter", "--pids", "12"]).success();
     let before = agent.container("counter").expect("running");
     for _ in 0..3 {
@@ -26,10 +33,18 @@ fn a_running_container_is_adopted_with_all_that_belongs_to_it() {
         assert_eq!(before[key], after[key], "{key}");
     }
     assert_eq!(after["limits"]["pids"], 12);
-    assert!(agent.cli(&["stats", "counter", "-o", "json"]).json()[0]["statistics"]["mem_total_bytes"].is_number());
-    assert_eq!(agent.cli(&["exec", "counter", "--", "sh", "-c", "exit 4"]).status, 4);
+    assert!(
+        agent.cli(&["stats", "counter", "-o", "json"]).json()[0]["statistics"]["mem_total_bytes"].is_number()
+    );
+    assert_eq!(
+        agent.cli(&["exec", "counter", "--", "sh", "-c", "exit 4"]).status,
+        4
+    );
     let sandbox = after["sandbox"].as_str().map(str::to_owned).unwrap_or_else(|| {
-        agent.cli(&["inspect", "counter", "-o", "json"]).json()["sandbox"].as_str().expect("a sandbox").to_owned()
+        agent.cli(&["inspect", "counter", "-o", "json"]).json()["sandbox"]
+            .as_str()
+            .expect("a sandbox")
+            .to_owned()
     });
     std::fs::write(format!("{sandbox}/stop"), "x").expect("tell it to stop");
     assert_eq!(agent.cli(&["wait", "counter"]).success().stdout, "9\n");
@@ -37,7 +52,10 @@ fn a_running_container_is_adopted_with_all_that_belongs_to_it() {
     let log = agent.cli(&["logs", "counter"]).success().stdout;
     let lines: Vec<u32> = log.lines().map(|l| l.parse().expect("a number")).collect();
     assert!(lines.len() > 10);
-    assert!(lines.iter().enumerate().all(|(n, line)| n as u32 == *line), "{log}");
+    assert!(
+        lines.iter().enumerate().all(|(n, line)| n as u32 == *line),
+        "{log}"
+    );
 }
 
 #[test]
@@ -46,13 +64,32 @@ fn an_end_that_nobody_saw_is_reported_once() {
         return;
     }
     let mut agent = Agent::start();
-    agent.cli(&["run", "-d", "--name", "short", "--", "sh", "-c", "sleep 0.3; exit 7"]).success();
+    agent
+        .cli(&[
+            "run",
+            "-d",
+            "--name",
+            "short",
+            "--",
+            "sh",
+            "-c",
+            "sleep 0.3; exit 7",
+        ])
+        .success();
     agent.kill_hard();
     std::thread::sleep(std::time::Duration::from_millis(600));
     agent.spawn();
-    let ended = eventually("its end is known", || agent.container("short").filter(|c| c["state"] == "destroyed"));
-    assert_eq!((&ended["exit_status"], &ended["reason"]), (&7.into(), &"exited".into()));
-    let events = agent.cli(&["events", "--since", "0", "-o", "json"]).success().stdout;
+    let ended = eventually("its end is known", || {
+        agent.container("short").filter(|c| c["state"] == "destroyed")
+    });
+    assert_eq!(
+        (&ended["exit_status"], &ended["reason"]),
+        (&7.into(), &"exited".into())
+    );
+    let events = agent
+        .cli(&["events", "--since", "0", "-o", "json"])
+        .success()
+        .stdout;
     assert_eq!(events.matches("\"ended\"").count(), 1, "{events}");
     agent.kill_hard();
     agent.spawn();
@@ -66,13 +103,26 @@ fn a_kill_is_not_forgotten() {
     }
     let mut agent = Agent::start();
     let script = "trap '' TERM; echo ready; while :; do sleep 0.05; done";
-    agent.cli(&["run", "-d", "--name", "doomed", "--", "sh", "-c", script]).success();
-    eventually("it is ready", || agent.cli(&["logs", "doomed"]).stdout.contains("ready").then_some(()));
+    agent
+        .cli(&["run", "-d", "--name", "doomed", "--", "sh", "-c", script])
+        .success();
+    eventually("it is ready", || {
+        agent
+            .cli(&["logs", "doomed"])
+            .stdout
+            .contains("ready")
+            .then_some(())
+    });
     agent.cli(&["kill", "doomed", "--grace", "30s"]).success();
     agent.kill_hard();
     agent.spawn();
-    let ended = eventually("it is killed", || agent.container("doomed").filter(|c| c["state"] == "destroyed"));
-    assert_eq!((&ended["exit_status"], &ended["reason"]), (&137.into(), &"killed".into()));
+    let ended = eventually("it is killed", || {
+        agent.container("doomed").filter(|c| c["state"] == "destroyed")
+    });
+    assert_eq!(
+        (&ended["exit_status"], &ended["reason"]),
+        (&137.into(), &"killed".into())
+    );
 }
 
 #[test]
@@ -82,8 +132,14 @@ fn a_waiting_client_gets_its_answer_from_the_next_agent() {
     }
     let mut agent = Agent::start();
     let script = format!("sleep {}; exit 5", patience(1).as_secs());
-    agent.cli(&["run", "-d", "--name", "w", "--", "sh", "-c", &script]).success();
-    let mut wait = agent.command(&["wait", "w"]).stdout(std::process::Stdio::piped()).spawn().expect("start a client");
+    agent
+        .cli(&["run", "-d", "--name", "w", "--", "sh", "-c", &script])
+        .success();
+    let mut wait = agent
+        .command(&["wait", "w"])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("start a client");
     // Time to connect and ask; nothing outside tells when it has.
     std::thread::sleep(patience(1) / 5);
     agent.kill_hard();
@@ -101,15 +157,30 @@ fn a_damaged_checkpoint_is_set_aside_and_stops_nobody() {
         return;
     }
     let mut agent = Agent::start();
-    agent.cli(&["run", "-d", "--name", "good", "--", "sleep", "100"]).success();
-    let bad = agent.cli(&["run", "-d", "--name", "bad", "--", "sleep", "100"]).success().stdout;
+    agent
+        .cli(&["run", "-d", "--name", "good", "--", "sleep", "100"])
+        .success();
+    let bad = agent
+        .cli(&["run", "-d", "--name", "bad", "--", "sleep", "100"])
+        .success()
+        .stdout;
     agent.kill_hard();
-    let path = agent.runtime_dir().join("containers").join(bad.trim()).join("checkpoint");
+    let path = agent
+        .runtime_dir()
+        .join("containers")
+        .join(bad.trim())
+        .join("checkpoint");
     std::fs::write(&path, b"not a checkpoint").expect("damage it");
     agent.spawn();
     assert_eq!(agent.container("good").expect("adopted")["state"], "running");
     assert!(agent.container("bad").is_none());
-    assert!(agent.work_dir().join("set-aside").join(format!("{}.checkpoint", bad.trim())).exists());
+    assert!(
+        agent
+            .work_dir()
+            .join("set-aside")
+            .join(format!("{}.checkpoint", bad.trim()))
+            .exists()
+    );
     assert!(agent.log().contains("set aside"), "{}", agent.log());
 }
 
@@ -119,11 +190,19 @@ fn after_a_reboot_nothing_is_adopted_and_the_loss_is_told() {
         return;
     }
     let mut agent = Agent::start();
-    agent.cli(&["run", "-d", "--name", "old", "--", "sleep", "100"]).success();
+    agent
+        .cli(&["run", "-d", "--name", "old", "--", "sleep", "100"])
+        .success();
     agent.kill_hard();
-    std::fs::write(agent.runtime_dir().join("boot_id"), "00000000-0000-0000-0000-000000000000\n").expect("another boot");
+    std::fs::write(
+        agent.runtime_dir().join("boot_id"),
+        "00000000-0000-0000-0000-000000000000\n",
+    )
+    .expect("another boot");
     agent.spawn();
-    let lost = eventually("its loss is told", || agent.container("old").filter(|c| c["state"] == "destroyed"));
+    let lost = eventually("its loss is told", || {
+        agent.container("old").filter(|c| c["state"] == "destroyed")
+    });
     assert_eq!(lost["reason"], "lost");
 }
 
@@ -133,16 +212,26 @@ fn a_reused_pid_is_not_taken_for_the_container() {
         return;
     }
     let mut agent = Agent::start();
-    let id = agent.cli(&["run", "-d", "--name", "gone", "--", "sleep", "0.2"]).success().stdout;
+    let id = agent
+        .cli(&["run", "-d", "--name", "gone", "--", "sleep", "0.2"])
+        .success()
+        .stdout;
     agent.kill_hard();
-    let path = agent.runtime_dir().join("containers").join(id.trim()).join("checkpoint");
+    let path = agent
+        .runtime_dir()
+        .join("containers")
+        .join(id.trim())
+        .join("checkpoint");
     std::thread::sleep(std::time::Duration::from_millis(500));
     // As if the kernel had given the pid to us meanwhile.
-    let mut checkpoint = wire::checkpoint::decode(&std::fs::read(&path).expect("a checkpoint")).expect("readable");
+    let mut checkpoint =
+        wire::checkpoint::decode(&std::fs::read(&path).expect("a checkpoint")).expect("readable");
     checkpoint.init.as_mut().expect("an init").pid = std::process::id() as i32;
     std::fs::write(&path, wire::checkpoint::encode(&checkpoint)).expect("write it back");
     agent.spawn();
-    let ended = eventually("its end is known", || agent.container("gone").filter(|c| c["state"] == "destroyed"));
+    let ended = eventually("its end is known", || {
+        agent.container("gone").filter(|c| c["state"] == "destroyed")
+    });
     assert_eq!(ended["exit_status"], 0);
 }
 
@@ -174,10 +263,15 @@ fn death_at_every_step_loses_and_leaks_nothing() {
         agent.spawn();
         eventually(&format!("{step}: running or gone"), || {
             let found = agent.container("c");
-            let settled = found.as_ref().is_none_or(|c| c["state"] == "running" || c["state"] == "destroyed");
+            let settled = found
+                .as_ref()
+                .is_none_or(|c| c["state"] == "running" || c["state"] == "destroyed");
             settled.then_some(())
         });
-        for directory in std::fs::read_dir(agent.work_dir().join("containers")).expect("work directory").flatten() {
+        for directory in std::fs::read_dir(agent.work_dir().join("containers"))
+            .expect("work directory")
+            .flatten()
+        {
             let marks = std::fs::read_to_string(directory.path().join("sandbox/marks")).unwrap_or_default();
             assert!(marks.lines().count() <= 1, "{step}: started twice");
         }
@@ -185,7 +279,11 @@ fn death_at_every_step_loses_and_leaks_nothing() {
         eventually(&format!("{step}: all is cleaned up"), || {
             (entries(agent.runtime_dir().join("containers")) == 0).then_some(())
         });
-        assert_eq!(agent.cli(&["run", "--name", "c", "--rm", "--", "true"]).status, 0, "{step}");
+        assert_eq!(
+            agent.cli(&["run", "--name", "c", "--rm", "--", "true"]).status,
+            0,
+            "{step}"
+        );
         agent.finish();
     }
 }

@@ -17,8 +17,14 @@ fn every_bad_request_is_refused_with_its_field() {
         (&["run", "--cpus", "1e9", "--", "true"], "cpus"),
         (&["run", "--pids", "0", "--", "true"], "pids"),
         (&["run"], "COMMAND"),
-        (&["run", "--rootfs", "/no/such/root", "--", "true"], "/no/such/root"),
-        (&["run", "--volume", "/no/such/source:/mnt", "--", "true"], "/no/such/source"),
+        (
+            &["run", "--rootfs", "/no/such/root", "--", "true"],
+            "/no/such/root",
+        ),
+        (
+            &["run", "--volume", "/no/such/source:/mnt", "--", "true"],
+            "/no/such/source",
+        ),
         (&["run", "--volume", "relative:/mnt", "--", "true"], "relative"),
         (&["run", "--cap-add", "NO_SUCH_CAP", "--", "true"], "NO_SUCH_CAP"),
         (&["run", "--rlimit", "nosuch=1", "--", "true"], "nosuch"),
@@ -33,10 +39,17 @@ fn every_bad_request_is_refused_with_its_field() {
     ] {
         let answer = agent.cli(arguments);
         assert_ne!(answer.status, 0, "{arguments:?}");
-        assert!(answer.stderr.contains(needle), "{arguments:?} should speak of {needle:?}: {}", answer.stderr);
+        assert!(
+            answer.stderr.contains(needle),
+            "{arguments:?} should speak of {needle:?}: {}",
+            answer.stderr
+        );
         assert!(!answer.stderr.contains("panicked"), "{answer:?}");
     }
-    assert_eq!(agent.cli(&["ps", "-o", "json"]).json().as_array().map(Vec::len), Some(0));
+    assert_eq!(
+        agent.cli(&["ps", "-o", "json"]).json().as_array().map(Vec::len),
+        Some(0)
+    );
 }
 
 #[test]
@@ -45,7 +58,9 @@ fn a_name_in_use_is_refused_and_free_again_afterwards() {
         return;
     }
     let agent = Agent::start();
-    agent.cli(&["run", "-d", "--name", "taken", "--", "sleep", "100"]).success();
+    agent
+        .cli(&["run", "-d", "--name", "taken", "--", "sleep", "100"])
+        .success();
     let second = agent.cli(&["run", "-d", "--name", "taken", "--", "true"]);
     assert_eq!(second.status, 125, "{second:?}");
     assert!(second.stderr.contains("in use"), "{second:?}");
@@ -62,7 +77,10 @@ fn a_missing_agent_is_told_with_the_way_to_start_one() {
         .expect("run the command line");
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success());
-    assert!(stderr.contains("/nonexistent/agent.sock") && stderr.contains("bulkhead agent"), "{stderr}");
+    assert!(
+        stderr.contains("/nonexistent/agent.sock") && stderr.contains("bulkhead agent"),
+        "{stderr}"
+    );
     assert_eq!(stderr.trim().lines().count(), 1, "{stderr}");
 }
 
@@ -79,7 +97,10 @@ fn a_second_agent_on_the_same_directories_is_refused() {
         .output()
         .expect("run a second agent");
     assert!(!output.status.success());
-    assert!(String::from_utf8_lossy(&output.stderr).contains("another agent"), "{output:?}");
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("another agent"),
+        "{output:?}"
+    );
     agent.cli(&["run", "--", "true"]).success();
 }
 
@@ -89,7 +110,9 @@ fn a_second_agent_on_the_same_control_groups_is_refused() {
         return;
     }
     let agent = Agent::start();
-    agent.cli(&["run", "-d", "--name", "safe", "--", "sleep", "100"]).success();
+    agent
+        .cli(&["run", "-d", "--name", "safe", "--", "sleep", "100"])
+        .success();
     let other = tempfile::tempdir().expect("a directory");
     let output = std::process::Command::new(bulkhead())
         .args(["agent", "--http=none"])
@@ -99,7 +122,10 @@ fn a_second_agent_on_the_same_control_groups_is_refused() {
         .output()
         .expect("run a second agent");
     assert!(!output.status.success());
-    assert!(String::from_utf8_lossy(&output.stderr).contains("another agent"), "{output:?}");
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("another agent"),
+        "{output:?}"
+    );
     assert_eq!(agent.container("safe").expect("untouched")["state"], "running");
 }
 
@@ -112,8 +138,17 @@ fn an_agent_without_root_is_refused() {
     let directory = tempfile::tempdir().expect("a directory");
     let program = directory.path().join("bulkhead");
     std::fs::copy(bulkhead(), &program).expect("a copy that anybody can read");
-    std::fs::set_permissions(directory.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("open it");
-    let output = std::process::Command::new(&program).arg("agent").uid(65534).gid(65534).output().expect("run it");
+    std::fs::set_permissions(
+        directory.path(),
+        std::os::unix::fs::PermissionsExt::from_mode(0o755),
+    )
+    .expect("open it");
+    let output = std::process::Command::new(&program)
+        .arg("agent")
+        .uid(65534)
+        .gid(65534)
+        .output()
+        .expect("run it");
     assert!(!output.status.success());
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(stderr.contains("root"), "{stderr}");

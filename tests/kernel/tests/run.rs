@@ -12,7 +12,10 @@ fn exit_status_stdout_and_stderr_pass_through() {
     }
     let agent = Agent::start();
     let answer = agent.cli(&["run", "--", "sh", "-c", "echo out; echo err >&2; exit 7"]);
-    assert_eq!((answer.status, answer.stdout.as_str(), answer.stderr.as_str()), (7, "out\n", "err\n"));
+    assert_eq!(
+        (answer.status, answer.stdout.as_str(), answer.stderr.as_str()),
+        (7, "out\n", "err\n")
+    );
 }
 
 #[test]
@@ -21,8 +24,12 @@ fn stdin_reaches_the_command_to_its_end() {
         return;
     }
     let agent = Agent::start();
-    let input: Vec<u8> = (0..300_000u32).flat_map(|n| format!("{n}\n").into_bytes()).collect();
-    let answer = agent.cli_with_input(&["run", "-i", "--", "sh", "-c", "wc -c"], &input).success();
+    let input: Vec<u8> = (0..300_000u32)
+        .flat_map(|n| format!("{n}\n").into_bytes())
+        .collect();
+    let answer = agent
+        .cli_with_input(&["run", "-i", "--", "sh", "-c", "wc -c"], &input)
+        .success();
     assert_eq!(answer.stdout.trim(), input.len().to_string());
 }
 
@@ -34,7 +41,18 @@ fn no_byte_of_much_output_is_lost() {
     let agent = Agent::start();
     // Far more than is kept in files: the foreground holds the command back instead of losing.
     let script = "head -c 30000000 /dev/zero | tr '\\0' x";
-    let run = ["run", "--rm", "--log-size", "1MB", "--log-files", "2", "--", "sh", "-c", script];
+    let run = [
+        "run",
+        "--rm",
+        "--log-size",
+        "1MB",
+        "--log-files",
+        "2",
+        "--",
+        "sh",
+        "-c",
+        script,
+    ];
     let answer = agent.cli(&run).success();
     assert_eq!(answer.stdout.len(), 30_000_000);
 }
@@ -60,15 +78,23 @@ fn a_signal_to_the_client_reaches_the_command() {
     let agent = Agent::start();
     let script = "trap 'echo caught; exit 42' INT; echo ready; while :; do sleep 0.05; done";
     let mut run = agent.command(&["run", "--", "sh", "-c", script]);
-    let mut child = run.stdout(Stdio::piped()).spawn().expect("start the command line");
+    let mut child = run
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("start the command line");
     let mut stdout = child.stdout.take().expect("stdout");
     let mut ready = [0; 6];
-    stdout.read_exact(&mut ready).expect("the command says that it is ready");
+    stdout
+        .read_exact(&mut ready)
+        .expect("the command says that it is ready");
     let pidfd = kernel::process::pidfd_open(child.id() as i32).expect("the client lives");
     kernel::process::pidfd_send_signal(&pidfd, 2).expect("send SIGINT");
     let mut rest = String::new();
     stdout.read_to_string(&mut rest).expect("the rest of the output");
-    assert_eq!((rest.trim(), child.wait().expect("an end").code()), ("caught", Some(42)));
+    assert_eq!(
+        (rest.trim(), child.wait().expect("an end").code()),
+        ("caught", Some(42))
+    );
 }
 
 #[test]
@@ -77,7 +103,10 @@ fn death_by_signal_is_128_and_the_signal() {
         return;
     }
     let agent = Agent::start();
-    assert_eq!(agent.cli(&["run", "--", "sh", "-c", "kill -USR1 $$"]).status, 128 + 10);
+    assert_eq!(
+        agent.cli(&["run", "--", "sh", "-c", "kill -USR1 $$"]).status,
+        128 + 10
+    );
 }
 
 #[test]
@@ -86,11 +115,28 @@ fn a_detached_container_is_listed_logged_waited_for_and_killed() {
         return;
     }
     let agent = Agent::start();
-    let id = agent.cli(&["run", "-d", "--name", "one", "--", "sh", "-c", "echo hello; sleep 100"]).success().stdout;
+    let id = agent
+        .cli(&[
+            "run",
+            "-d",
+            "--name",
+            "one",
+            "--",
+            "sh",
+            "-c",
+            "echo hello; sleep 100",
+        ])
+        .success()
+        .stdout;
     let listed = agent.cli(&["ps", "-o", "json"]).json();
     assert_eq!(listed[0]["id"], id.trim());
-    assert_eq!((&listed[0]["name"], &listed[0]["state"]), (&"one".into(), &"running".into()));
-    eventually("the output is in the log", || (agent.cli(&["logs", "one"]).stdout == "hello\n").then_some(()));
+    assert_eq!(
+        (&listed[0]["name"], &listed[0]["state"]),
+        (&"one".into(), &"running".into())
+    );
+    eventually("the output is in the log", || {
+        (agent.cli(&["logs", "one"]).stdout == "hello\n").then_some(())
+    });
     let exec = agent.cli(&["exec", "one", "--", "sh", "-c", "echo $$; exit 3"]);
     assert_eq!(exec.status, 3, "{exec:?}");
     for _ in 0..5 {
@@ -99,7 +145,10 @@ fn a_detached_container_is_listed_logged_waited_for_and_killed() {
     agent.cli(&["kill", "one"]).success();
     assert_eq!(agent.cli(&["wait", "one"]).success().stdout, "143\n");
     let ended = agent.container("one").expect("still remembered");
-    assert_eq!((&ended["state"], &ended["reason"]), (&"destroyed".into(), &"killed".into()));
+    assert_eq!(
+        (&ended["state"], &ended["reason"]),
+        (&"destroyed".into(), &"killed".into())
+    );
 }
 
 #[test]
@@ -109,8 +158,18 @@ fn a_command_that_ignores_sigterm_is_killed_after_its_grace() {
     }
     let agent = Agent::start();
     let script = "trap '' TERM; echo ready; while :; do sleep 0.05; done";
-    agent.cli(&["run", "-d", "--name", "stubborn", "--grace", "300ms", "--", "sh", "-c", script]).success();
-    eventually("it is ready", || agent.cli(&["logs", "stubborn"]).stdout.contains("ready").then_some(()));
+    agent
+        .cli(&[
+            "run", "-d", "--name", "stubborn", "--grace", "300ms", "--", "sh", "-c", script,
+        ])
+        .success();
+    eventually("it is ready", || {
+        agent
+            .cli(&["logs", "stubborn"])
+            .stdout
+            .contains("ready")
+            .then_some(())
+    });
     agent.cli(&["kill", "stubborn"]).success();
     assert_eq!(agent.cli(&["wait", "stubborn"]).success().stdout, "137\n");
 }
@@ -121,7 +180,18 @@ fn a_timeout_ends_it() {
         return;
     }
     let agent = Agent::start();
-    let answer = agent.cli(&["run", "--name", "slow", "--timeout", "200ms", "--grace", "1s", "--", "sleep", "100"]);
+    let answer = agent.cli(&[
+        "run",
+        "--name",
+        "slow",
+        "--timeout",
+        "200ms",
+        "--grace",
+        "1s",
+        "--",
+        "sleep",
+        "100",
+    ]);
     assert_eq!(answer.status, 128 + 15, "{answer:?}");
     assert_eq!(agent.container("slow").expect("remembered")["reason"], "timeout");
 }
@@ -132,10 +202,21 @@ fn a_container_that_asked_for_it_is_removed_without_a_trace() {
         return;
     }
     let agent = Agent::start();
-    agent.cli(&["run", "--rm", "--", "sh", "-c", "echo x; echo y > file"]).success();
-    let left = std::fs::read_dir(agent.work_dir().join("containers")).expect("work directory").count();
+    agent
+        .cli(&["run", "--rm", "--", "sh", "-c", "echo x; echo y > file"])
+        .success();
+    let left = std::fs::read_dir(agent.work_dir().join("containers"))
+        .expect("work directory")
+        .count();
     assert_eq!(left, 0);
-    assert_eq!(agent.cli(&["ps", "-a", "-o", "json"]).json().as_array().map(Vec::len), Some(0));
+    assert_eq!(
+        agent
+            .cli(&["ps", "-a", "-o", "json"])
+            .json()
+            .as_array()
+            .map(Vec::len),
+        Some(0)
+    );
 }
 
 #[test]
@@ -145,7 +226,9 @@ fn a_terminal_is_a_terminal() {
     }
     let agent = Agent::start();
     let script = "tty; stty size; echo to-stderr >&2";
-    agent.cli(&["run", "-d", "-t", "--name", "term", "--", "sh", "-c", script]).success();
+    agent
+        .cli(&["run", "-d", "-t", "--name", "term", "--", "sh", "-c", script])
+        .success();
     agent.cli(&["wait", "term"]);
     let log = agent.cli(&["logs", "term"]).success().stdout;
     assert!(log.contains("/dev/pts/"), "{log:?}");
@@ -158,7 +241,9 @@ fn many_execs_at_once_all_tell_their_own_status_and_leave_no_zombie() {
         return;
     }
     let agent = Agent::start();
-    agent.cli(&["run", "-d", "--name", "busy", "--", "sleep", "100"]).success();
+    agent
+        .cli(&["run", "-d", "--name", "busy", "--", "sleep", "100"])
+        .success();
     let children: Vec<_> = (0..30)
         .map(|n| {
             let script = format!("exit {}", n % 7);
@@ -179,8 +264,12 @@ fn logs_without_following_end_on_a_busy_writer() {
         return;
     }
     let agent = Agent::start();
-    agent.cli(&["run", "-d", "--name", "yes", "--log-size", "1MB", "--", "yes"]).success();
-    eventually("it writes", || (!agent.cli(&["logs", "--tail", "1", "yes"]).stdout.is_empty()).then_some(()));
+    agent
+        .cli(&["run", "-d", "--name", "yes", "--log-size", "1MB", "--", "yes"])
+        .success();
+    eventually("it writes", || {
+        (!agent.cli(&["logs", "--tail", "1", "yes"]).stdout.is_empty()).then_some(())
+    });
     let logs = agent.cli(&["logs", "yes"]);
     assert!(logs.stdout.len() < 64 << 20, "{} bytes", logs.stdout.len());
     agent.cli(&["kill", "yes", "--grace", "0s"]).success();
@@ -193,7 +282,12 @@ fn a_launch_that_failed_leaves_no_directory() {
     }
     let agent = Agent::start();
     assert_eq!(agent.cli(&["run", "--", "/no/such/command"]).status, 127);
-    assert_eq!(std::fs::read_dir(agent.work_dir().join("containers")).expect("work directory").count(), 0);
+    assert_eq!(
+        std::fs::read_dir(agent.work_dir().join("containers"))
+            .expect("work directory")
+            .count(),
+        0
+    );
 }
 
 #[test]
@@ -203,7 +297,12 @@ fn a_full_disk_is_told_and_the_command_goes_on() {
     }
     // A small disk of its own, in a directory that goes with the test.
     let scratch = tempfile::tempdir().expect("a directory");
-    let mount = |arguments: &[&str]| std::process::Command::new("mount").args(arguments).status().expect("mount");
+    let mount = |arguments: &[&str]| {
+        std::process::Command::new("mount")
+            .args(arguments)
+            .status()
+            .expect("mount")
+    };
     let disk = scratch.path().join("disk");
     std::fs::create_dir(&disk).expect("a directory");
     let path = disk.display().to_string();
@@ -214,7 +313,17 @@ fn a_full_disk_is_told_and_the_command_goes_on() {
         let answer = agent.cli(&["run", "--", "sh", "-c", script]);
         assert_eq!(answer.status, 4, "{:?}", answer.stderr);
         assert!(answer.stdout.len() < 3_000_000);
-        assert!(answer.stderr.contains("lost") || answer.stderr.contains("missed"), "{}", answer.stderr);
+        assert!(
+            answer.stderr.contains("lost") || answer.stderr.contains("missed"),
+            "{}",
+            answer.stderr
+        );
     }
-    assert!(std::process::Command::new("umount").arg(&path).status().expect("umount").success());
+    assert!(
+        std::process::Command::new("umount")
+            .arg(&path)
+            .status()
+            .expect("umount")
+            .success()
+    );
 }

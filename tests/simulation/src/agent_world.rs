@@ -124,7 +124,11 @@ struct World {
 pub fn run(seed: u64, log: bool) -> (Result<(), Violation>, Option<String>) {
     let mut random = Random::new(seed);
     let faults = Faults::draw(&mut random);
-    let settings = Settings { remembered_max: 1 + random.below(8) as usize, containers_max: 12, ..Settings::default() };
+    let settings = Settings {
+        remembered_max: 1 + random.below(8) as usize,
+        containers_max: 12,
+        ..Settings::default()
+    };
     let mut world = World {
         seed,
         random,
@@ -174,7 +178,10 @@ impl World {
             delay_max: 5,
         };
         let ticket = self.ticket(Asked::Drain);
-        self.feed(Input::Drain { ticket, grace: Some(Millis(500)) })?;
+        self.feed(Input::Drain {
+            ticket,
+            grace: Some(Millis(500)),
+        })?;
         let until = self.now + 300_000;
         self.pass_time(until)?;
         self.at_the_end()
@@ -194,7 +201,9 @@ impl World {
             self.now = self.now.max(next);
             match arrival {
                 Some(at) if at <= next => {
-                    let Some((_, (input, life))) = self.coming.pop_first() else { break };
+                    let Some((_, (input, life))) = self.coming.pop_first() else {
+                        break;
+                    };
                     if subject(&input).is_none_or(|id| self.life(id) == life) {
                         self.arrive(input)?;
                     }
@@ -230,7 +239,10 @@ impl World {
 
     fn feed(&mut self, input: Input) -> Result<(), Violation> {
         self.note(|| format!("→ {input:?}"));
-        let now = Now { monotonic: Millis(self.now), wall_ms: 1_700_000_000_000 + self.now };
+        let now = Now {
+            monotonic: Millis(self.now),
+            wall_ms: 1_700_000_000_000 + self.now,
+        };
         self.core.handle(now, input);
         while let Some(wish) = self.core.poll() {
             self.note(|| format!("  ← {wish:?}"));
@@ -243,7 +255,10 @@ impl World {
         let known: Vec<ContainerId> = self.reality.keys().cloned().collect();
         let pick = |random: &mut Random| {
             let index = random.below(known.len().max(1) as u64) as usize;
-            known.get(index).cloned().unwrap_or_else(|| "nobody".parse().expect("a valid id"))
+            known
+                .get(index)
+                .cloned()
+                .unwrap_or_else(|| "nobody".parse().expect("a valid id"))
         };
         let id = pick(&mut self.random);
         match self.random.below(10) {
@@ -252,7 +267,12 @@ impl World {
                 let signal = [0, 0, 9, 15, 10][self.random.below(5) as usize];
                 let ticket = self.ticket(Asked::Kill((signal == 0).then(|| id.clone())));
                 let grace = self.random.one_in(2).then(|| Millis(self.random.below(3000)));
-                self.feed(Input::Kill { ticket, id, signal, grace })
+                self.feed(Input::Kill {
+                    ticket,
+                    id,
+                    signal,
+                    grace,
+                })
             }
             7 | 8 => {
                 let ticket = self.ticket(Asked::Wait);
@@ -262,7 +282,14 @@ impl World {
             _ => {
                 let ticket = self.ticket(Asked::Update);
                 let cpus = Some(Cpus::from_milli(1 + self.random.below(4000) as u32));
-                self.feed(Input::Update { ticket, id, change: Box::new(Limits { cpus, ..Limits::default() }) })
+                self.feed(Input::Update {
+                    ticket,
+                    id,
+                    change: Box::new(Limits {
+                        cpus,
+                        ..Limits::default()
+                    }),
+                })
             }
         }
     }
@@ -271,7 +298,11 @@ impl World {
         // Ids and names come from a small set, so that they collide.
         let id: ContainerId = format!("c{}", self.random.below(16)).parse().expect("a valid id");
         let spec = LaunchSpec {
-            name: self.random.one_in(2).then(|| format!("n{}", self.random.below(6)).parse().expect("a valid name")),
+            name: self.random.one_in(2).then(|| {
+                format!("n{}", self.random.below(6))
+                    .parse()
+                    .expect("a valid name")
+            }),
             command: vec!["true".into()],
             timeout: self.random.one_in(4).then(|| Millis(self.random.below(10_000))),
             grace: Millis(self.random.below(2000)),
@@ -279,7 +310,11 @@ impl World {
             ..LaunchSpec::default()
         };
         let ticket = self.ticket(Asked::Launch);
-        self.feed(Input::Launch { ticket, id, spec: Box::new(spec) })?;
+        self.feed(Input::Launch {
+            ticket,
+            id,
+            spec: Box::new(spec),
+        })?;
         self.maybe_cancel(ticket)
     }
 
@@ -304,7 +339,11 @@ impl World {
                     ..Reality::default()
                 };
                 self.over.remove(&id);
-                let result = if fails { Err(Fault::failed("prepare")) } else { Ok(()) };
+                let result = if fails {
+                    Err(Fault::failed("prepare"))
+                } else {
+                    Ok(())
+                };
                 self.later(Input::Prepared { id, result });
             }
             Wish::Fork { id } => {
@@ -316,14 +355,30 @@ impl World {
                     return self.violated(format!("{id} was forked twice"));
                 }
                 if fails {
-                    self.later(Input::Forked { id, result: Err(Fault::failed("fork")) });
+                    self.later(Input::Forked {
+                        id,
+                        result: Err(Fault::failed("fork")),
+                    });
                     return Ok(());
                 }
                 reality.process = true;
-                let identity = ProcessIdentity { pid: 100, start_time: self.order, boot_id: "boot".into() };
-                let at = self.later(Input::Forked { id: id.clone(), result: Ok(identity) });
+                let identity = ProcessIdentity {
+                    pid: 100,
+                    start_time: self.order,
+                    boot_id: "boot".into(),
+                };
+                let at = self.later(Input::Forked {
+                    id: id.clone(),
+                    result: Ok(identity),
+                });
                 if dies {
-                    self.no_earlier(at, Input::Exited { id, end: EndReport::UNRECORDED });
+                    self.no_earlier(
+                        at,
+                        Input::Exited {
+                            id,
+                            end: EndReport::UNRECORDED,
+                        },
+                    );
                 }
             }
             Wish::Checkpoint { id } => {
@@ -335,7 +390,11 @@ impl World {
                     reality.checkpointed = true;
                     reality.killing = killing;
                 }
-                let result = if fails { Err(Fault::failed("checkpoint")) } else { Ok(()) };
+                let result = if fails {
+                    Err(Fault::failed("checkpoint"))
+                } else {
+                    Ok(())
+                };
                 self.later(Input::Checkpointed { id, result });
             }
             Wish::OpenGate { id } => self.open_gate(id)?,
@@ -345,7 +404,13 @@ impl World {
                     _ => self.random.one_in(3),
                 };
                 if dies && self.reality.get(&id).is_some_and(|r| r.command_ran) {
-                    self.later(Input::Exited { id, end: EndReport { exit_code: None, signal: Some(signal) } });
+                    self.later(Input::Exited {
+                        id,
+                        end: EndReport {
+                            exit_code: None,
+                            signal: Some(signal),
+                        },
+                    });
                 }
             }
             Wish::KillAll { id } => {
@@ -353,12 +418,19 @@ impl World {
                 let reality = self.reality.entry(id.clone()).or_default();
                 reality.kill_sent += 1;
                 if !ignored {
-                    self.later(Input::Exited { id, end: EndReport::UNRECORDED });
+                    self.later(Input::Exited {
+                        id,
+                        end: EndReport::UNRECORDED,
+                    });
                 }
             }
             Wish::ApplyLimits { id, .. } => {
                 let fails = self.random.one_in(self.faults.update_fails);
-                let result = if fails { Err(Fault::failed("update")) } else { Ok(()) };
+                let result = if fails {
+                    Err(Fault::failed("update"))
+                } else {
+                    Ok(())
+                };
                 self.later(Input::LimitsApplied { id, result });
             }
             Wish::Cleanup { id, .. } => self.cleanup(id)?,
@@ -374,7 +446,9 @@ impl World {
     fn open_gate(&mut self, id: ContainerId) -> Result<(), Violation> {
         let reality = self.reality.entry(id.clone()).or_default();
         if !reality.checkpointed {
-            return self.violated(format!("the gate of {id} was opened before its identity was on disk"));
+            return self.violated(format!(
+                "the gate of {id} was opened before its identity was on disk"
+            ));
         }
         if reality.gate_open {
             return self.violated(format!("the gate of {id} was opened twice"));
@@ -382,8 +456,20 @@ impl World {
         reality.gate_open = true;
         if self.random.one_in(self.faults.start_fails) {
             let fault = Fault::new(model::FaultKind::CommandNotFound, "no such command");
-            let at = self.later(Input::StartFailed { id: id.clone(), fault });
-            self.no_earlier(at, Input::Exited { id, end: EndReport { exit_code: Some(127), signal: None } });
+            let at = self.later(Input::StartFailed {
+                id: id.clone(),
+                fault,
+            });
+            self.no_earlier(
+                at,
+                Input::Exited {
+                    id,
+                    end: EndReport {
+                        exit_code: Some(127),
+                        signal: None,
+                    },
+                },
+            );
         } else if !self.random.one_in(self.faults.start_never_told) {
             let at = self.later(Input::Started { id: id.clone() });
             if self.random.one_in(self.faults.memory_limit) {
@@ -394,11 +480,26 @@ impl World {
                     peak: None,
                     statistics: BTreeMap::new(),
                 };
-                self.no_earlier(at, Input::LimitHit { id: id.clone(), limitation });
+                self.no_earlier(
+                    at,
+                    Input::LimitHit {
+                        id: id.clone(),
+                        limitation,
+                    },
+                );
             }
             if self.random.one_in(2) {
                 let code = self.random.below(256) as i32;
-                self.no_earlier(at, Input::Exited { id, end: EndReport { exit_code: Some(code), signal: None } });
+                self.no_earlier(
+                    at,
+                    Input::Exited {
+                        id,
+                        end: EndReport {
+                            exit_code: Some(code),
+                            signal: None,
+                        },
+                    },
+                );
             }
         }
         Ok(())
@@ -411,13 +512,19 @@ impl World {
             return self.violated(format!("{id} is cleaned up while its init lives"));
         }
         let outcome = if busy {
-            CleanupOutcome::Busy { message: "busy".into() }
+            CleanupOutcome::Busy {
+                message: "busy".into(),
+            }
         } else {
             reality.groups = false;
             reality.checkpointed = false;
             CleanupOutcome::Done
         };
-        self.later(Input::Cleaned { id, outcome, limitation: None });
+        self.later(Input::Cleaned {
+            id,
+            outcome,
+            limitation: None,
+        });
         Ok(())
     }
 
@@ -448,7 +555,10 @@ impl World {
 
     fn emitted(&mut self, event: &Event) -> Result<(), Violation> {
         if event.sequence != self.last_sequence + 1 {
-            return self.violated(format!("event {} came after {}", event.sequence, self.last_sequence));
+            return self.violated(format!(
+                "event {} came after {}",
+                event.sequence, self.last_sequence
+            ));
         }
         self.last_sequence = event.sequence;
         if let EventKind::Ended { .. } = event.kind {
@@ -457,7 +567,10 @@ impl World {
             }
             let reality = self.reality.entry(event.container.clone()).or_default();
             if reality.process || reality.groups {
-                return self.violated(format!("{} is over while something of it exists", event.container));
+                return self.violated(format!(
+                    "{} is over while something of it exists",
+                    event.container
+                ));
             }
         }
         Ok(())
@@ -467,12 +580,16 @@ impl World {
     fn agent_dies(&mut self) -> Result<(), Violation> {
         self.note(|| "the agent dies".into());
         // Only ends of processes come without an agent to ask for them.
-        self.coming.retain(|_, (input, _)| matches!(input, Input::Exited { .. }));
+        self.coming
+            .retain(|_, (input, _)| matches!(input, Input::Exited { .. }));
         self.open.clear();
         self.core = AgentCore::new(self.settings.clone(), self.last_sequence);
         for id in self.reality.keys().cloned().collect::<Vec<_>>() {
             let Some(found) = self.find(&id)? else { continue };
-            self.feed(Input::Adopt { id, found: Box::new(found) })?;
+            self.feed(Input::Adopt {
+                id,
+                found: Box::new(found),
+            })?;
         }
         Ok(())
     }
@@ -518,10 +635,13 @@ impl World {
                 continue;
             }
             if let Some(name) = &status.name
-                && !names.insert(name.clone()) {
-                    return self.violated(format!("two living containers are named {name}"));
-                }
-            if status.state == ContainerState::Running && !self.reality.get(&status.id).is_some_and(|r| r.command_ran) {
+                && !names.insert(name.clone())
+            {
+                return self.violated(format!("two living containers are named {name}"));
+            }
+            if status.state == ContainerState::Running
+                && !self.reality.get(&status.id).is_some_and(|r| r.command_ran)
+            {
                 return self.violated(format!("{} is running but its command never ran", status.id));
             }
         }
@@ -539,7 +659,11 @@ impl World {
 
     fn at_the_end(&self) -> Result<(), Violation> {
         if self.core.living() != 0 {
-            let left: Vec<_> = self.core.list(false).map(|s| (s.id.to_string(), s.state)).collect();
+            let left: Vec<_> = self
+                .core
+                .list(false)
+                .map(|s| (s.id.to_string(), s.state))
+                .collect();
             return self.violated(format!("these never ended: {left:?}"));
         }
         if let Some((ticket, asked)) = self.open.first_key_value() {
@@ -583,7 +707,11 @@ impl World {
     }
 
     fn violated<T>(&self, message: String) -> Result<T, Violation> {
-        Err(Violation { seed: self.seed, at_ms: self.now, message })
+        Err(Violation {
+            seed: self.seed,
+            at_ms: self.now,
+            message,
+        })
     }
 
     fn note(&mut self, line: impl FnOnce() -> String) {

@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use simulation::agent_world;
 
-const USAGE: &str = "usage: scripts/sim agent [--seeds N] [--from SEED]\n       scripts/sim agent --replay SEED";
+const USAGE: &str =
+    "usage: scripts/sim agent [--seeds N] [--from SEED]\n       scripts/sim agent --replay SEED";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();

@@ -16,7 +16,10 @@ static AGENTS: AtomicU32 = AtomicU32::new(0);
 /// The program under test, beside the test's own binary.
 pub fn bulkhead() -> PathBuf {
     let own = std::env::current_exe().expect("path of the test program");
-    let target = own.ancestors().nth(2).expect("a test program lies in target/<profile>/deps");
+    let target = own
+        .ancestors()
+        .nth(2)
+        .expect("a test program lies in target/<profile>/deps");
     let program = target.join("bulkhead");
     assert!(
         program.exists(),
@@ -64,7 +67,11 @@ impl Agent {
 
     pub fn start_with(flags: &[&str], environment: &[(&str, &str)]) -> Self {
         // One name for everything: directories, groups, arguments. So it can be found again.
-        let instance = format!("test-{}-{}", std::process::id(), AGENTS.fetch_add(1, Ordering::Relaxed));
+        let instance = format!(
+            "test-{}-{}",
+            std::process::id(),
+            AGENTS.fetch_add(1, Ordering::Relaxed)
+        );
         let before = HostSnapshot::take(&instance);
         let directory = tempfile::Builder::new()
             .prefix(&format!("bulkhead-{instance}-"))
@@ -73,8 +80,15 @@ impl Agent {
         let mut agent = Self {
             process: None,
             directory,
-            environment: environment.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect(),
-            flags: flags.iter().map(ToString::to_string).chain([format!("--instance={instance}")]).collect(),
+            environment: environment
+                .iter()
+                .map(|(k, v)| (k.to_string(), v.to_string()))
+                .collect(),
+            flags: flags
+                .iter()
+                .map(ToString::to_string)
+                .chain([format!("--instance={instance}")])
+                .collect(),
             before,
         };
         agent.spawn();
@@ -114,12 +128,19 @@ impl Agent {
     }
 
     pub fn set_environment(&mut self, environment: &[(&str, &str)]) {
-        self.environment = environment.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+        self.environment = environment
+            .iter()
+            .map(|(k, v)| (k.to_string(), v.to_string()))
+            .collect();
     }
 
     /// Starts the agent on these directories and waits until it serves.
     pub fn spawn(&mut self) {
-        let log = File::options().create(true).append(true).open(self.directory.path().join("log")).expect("log file");
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.directory.path().join("log"))
+            .expect("log file");
         let _ = std::fs::remove_file(self.socket());
         let mut command = Command::new(bulkhead());
         command
@@ -130,7 +151,11 @@ impl Agent {
                 Some(format!("--work-dir={}", self.work_dir().display()))
             })
             .arg(format!("--runtime-dir={}", self.runtime_dir().display()))
-            .args(if self.flags.iter().any(|f| f.starts_with("--http")) { &[][..] } else { &["--http=none"][..] })
+            .args(if self.flags.iter().any(|f| f.starts_with("--http")) {
+                &[][..]
+            } else {
+                &["--http=none"][..]
+            })
             .args(&self.flags)
             .envs(self.environment.iter().map(|(k, v)| (k, v)))
             .stdin(Stdio::null())
@@ -138,9 +163,10 @@ impl Agent {
             .stderr(log);
         self.process = Some(command.spawn().expect("start the agent"));
         let socket = self.socket();
-        eventually(&format!("the agent serves; its log so far:\n{}", self.log()), || {
-            std::os::unix::net::UnixStream::connect(&socket).ok()
-        });
+        eventually(
+            &format!("the agent serves; its log so far:\n{}", self.log()),
+            || std::os::unix::net::UnixStream::connect(&socket).ok(),
+        );
     }
 
     /// As a crash would.
@@ -160,7 +186,9 @@ impl Agent {
     }
 
     pub fn is_alive(&mut self) -> bool {
-        self.process.as_mut().is_some_and(|p| matches!(p.try_wait(), Ok(None)))
+        self.process
+            .as_mut()
+            .is_some_and(|p| matches!(p.try_wait(), Ok(None)))
     }
 
     /// SIGTERM; containers run on.
@@ -174,7 +202,10 @@ impl Agent {
 
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(bulkhead());
-        command.args(arguments).env("BULKHEAD_AGENT", self.endpoint()).stdin(Stdio::null());
+        command
+            .args(arguments)
+            .env("BULKHEAD_AGENT", self.endpoint())
+            .stdin(Stdio::null());
         command
     }
 
@@ -185,15 +216,25 @@ impl Agent {
 
     pub fn cli_with_input(&self, arguments: &[&str], input: &[u8]) -> Answer {
         let mut command = self.command(arguments);
-        command.stdin(if input.is_empty() { Stdio::null() } else { Stdio::piped() });
-        let mut child =
-            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("start the command line");
+        command.stdin(if input.is_empty() {
+            Stdio::null()
+        } else {
+            Stdio::piped()
+        });
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("start the command line");
         if let Some(mut stdin) = child.stdin.take() {
             // A command that does not read its input closes the pipe early.
             let _ = stdin.write_all(input);
         }
         let output = child.wait_with_output().expect("run the command line");
-        let status = output.status.code().unwrap_or_else(|| 128 + output.status.signal().unwrap_or(0));
+        let status = output
+            .status
+            .code()
+            .unwrap_or_else(|| 128 + output.status.signal().unwrap_or(0));
         Answer {
             status,
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -204,7 +245,10 @@ impl Agent {
     /// `ps -a -o json`, the one named `name`.
     pub fn container(&self, name: &str) -> Option<Value> {
         let all = self.cli(&["ps", "-a", "-o", "json"]).json();
-        all.as_array()?.iter().find(|c| c["name"] == name || c["id"] == name).cloned()
+        all.as_array()?
+            .iter()
+            .find(|c| c["name"] == name || c["id"] == name)
+            .cloned()
     }
 
     /// Ends everything and checks the host, now instead of at the end of the scope.

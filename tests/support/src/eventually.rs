@@ -7,7 +7,10 @@ const SLOW: &str = "BULKHEAD_TEST_SLOW";
 
 /// `seconds` on an ordinary machine, more on one that is told to be slow.
 pub fn patience(seconds: u64) -> Duration {
-    let factor = std::env::var(SLOW).ok().and_then(|text| text.parse().ok()).unwrap_or(1);
+    let factor = std::env::var(SLOW)
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(1);
     Duration::from_secs(seconds * factor)
 }
 
@@ -20,7 +23,11 @@ pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         if let Some(value) = look() {
             return value;
         }
-        assert!(Instant::now() < deadline, "did not come about within {} s: {what}", allowed.as_secs());
+        assert!(
+            Instant::now() < deadline,
+            "did not come about within {} s: {what}",
+            allowed.as_secs()
+        );
         std::thread::sleep(Duration::from_millis(5));
     }
 }

@@ -44,9 +44,17 @@ impl HostSnapshot {
 
     fn new_things(&self, now: &Self) -> String {
         let mut lines = Vec::new();
-        lines.extend(now.cgroups.difference(&self.cgroups).map(|p| format!("cgroup {}", p.display())));
+        lines.extend(
+            now.cgroups
+                .difference(&self.cgroups)
+                .map(|p| format!("cgroup {}", p.display())),
+        );
         lines.extend(now.mounts.difference(&self.mounts).map(|m| format!("mount {m}")));
-        lines.extend(now.processes.difference(&self.processes).map(|p| format!("process {p}")));
+        lines.extend(
+            now.processes
+                .difference(&self.processes)
+                .map(|p| format!("process {p}")),
+        );
         lines.join("\n")
     }
 }
@@ -75,7 +83,10 @@ fn cgroups(instance: &str) -> BTreeSet<PathBuf> {
 /// Mounts on the host's side that have to do with it: its directories carry its name.
 fn mounts(instance: &str) -> BTreeSet<String> {
     let all = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    all.lines().filter(|line| line.contains(instance)).map(str::to_owned).collect()
+    all.lines()
+        .filter(|line| line.contains(instance))
+        .map(str::to_owned)
+        .collect()
 }
 
 /// Processes by pid and start time that live in its groups, or carry its name (the launcher, the agent).
@@ -83,12 +94,18 @@ fn processes(instance: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let name = entry.file_name();
-        let Some(pid) = name.to_str().and_then(|n| n.parse::<i32>().ok()) else { continue };
-        let read = |file: &str| fs::read(Path::new("/proc").join(pid.to_string()).join(file)).unwrap_or_default();
+        let Some(pid) = name.to_str().and_then(|n| n.parse::<i32>().ok()) else {
+            continue;
+        };
+        let read =
+            |file: &str| fs::read(Path::new("/proc").join(pid.to_string()).join(file)).unwrap_or_default();
         let holds = |file: &str| String::from_utf8_lossy(&read(file)).contains(instance);
         if pid != std::process::id() as i32 && (holds("cgroup") || holds("cmdline")) {
             let start = kernel::procfs::start_time(pid).unwrap_or_default();
-            found.insert(format!("{pid} {} {start}", String::from_utf8_lossy(&read("comm")).trim()));
+            found.insert(format!(
+                "{pid} {} {start}",
+                String::from_utf8_lossy(&read("comm")).trim()
+            ));
         }
     }
     found

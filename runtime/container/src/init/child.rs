@@ -196,11 +196,17 @@ fn streams(fds: &mut ChildFds, terminal: Option<&Pty>) -> Result<Streams, Failur
 
 /// A command that is not root has to be able to write its own directory.
 fn give_sandbox(plan: &ProcessPlan, credentials: &Credentials) -> Result<(), Failure> {
-    let Some(sandbox) = plan.sandbox.as_ref().filter(|_| credentials.uid != 0 || credentials.gid != 0) else {
+    let Some(sandbox) = plan
+        .sandbox
+        .as_ref()
+        .filter(|_| credentials.uid != 0 || credentials.gid != 0)
+    else {
         return Ok(());
     };
-    kernel::account::give(sandbox, credentials.uid, credentials.gid)
-        .map_err(Failure::at("give the sandbox to the user", sandbox.as_os_str().as_bytes()))
+    kernel::account::give(sandbox, credentials.uid, credentials.gid).map_err(Failure::at(
+        "give the sandbox to the user",
+        sandbox.as_os_str().as_bytes(),
+    ))
 }
 
 /// From the gate on.

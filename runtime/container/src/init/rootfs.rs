@@ -342,8 +342,8 @@ fn overlay_root(lower: &CStr, layers: &CStr) -> Result<(), Failure> {
     mount::restrict_path(c"/", MountFlags::NONE, true).map_err(Failure::of("make mounts private"))?;
     let place =
         mount::locate(None, path(layers), Walk::Host).map_err(Failure::at("open", layers.to_bytes()))?;
-    let image =
-        mount::locate(None, path(lower), Walk::NoLinks).map_err(Failure::at("open rootfs", lower.to_bytes()))?;
+    let image = mount::locate(None, path(lower), Walk::NoLinks)
+        .map_err(Failure::at("open rootfs", lower.to_bytes()))?;
     if !mount::facts(&image).map_err(failed)?.is_directory() {
         return Err(failed(Errno::ENOTDIR));
     }
