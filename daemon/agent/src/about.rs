@@ -55,8 +55,8 @@ pub fn layout(layout: CgroupLayout) -> &'static str {
 pub fn detail(shell: &Shell, id: &ContainerId) -> Vec<(String, String)> {
     let mut detail = vec![
         (
-            "directory".to_owned(),
-            shell.directories.container_work(id).display().to_string(),
+            "output_directory".to_owned(),
+            shell.directories.output(id).display().to_string(),
         ),
         (
             "runtime_directory".to_owned(),

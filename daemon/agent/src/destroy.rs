@@ -111,6 +111,11 @@ async fn take_down(
                     .remove_work(&job_id)
                     .map_err(|e| crate::launch::failed(&e).to_string())?;
             }
+            if remove && !remove_now {
+                directories
+                    .mark_for_removal(&job_id)
+                    .map_err(|e| crate::launch::failed(&e).to_string())?;
+            }
             // Last: as long as it is there, a restarted agent knows that there is something to clean.
             directories
                 .remove_runtime(&job_id)
@@ -142,8 +147,8 @@ async fn wait_for_output(output: &crate::output::ContainerOutput, remove: bool) 
     }
 }
 
-/// A follower is still reading the output of a container that asked to be removed: the files go when
-/// it is done or gone.
+/// A follower is still reading the output of a container that asked to be removed: the files go when it is done or
+/// gone, or with the next agent.
 fn remove_when_read(shell: &Rc<Shell>, id: &ContainerId) {
     let (shell, id) = (shell.clone(), id.clone());
     net::spawn(async move {
@@ -151,13 +156,19 @@ fn remove_when_read(shell: &Rc<Shell>, id: &ContainerId) {
             return;
         };
         resources.output.finished().await;
-        let directories = shell.directories.clone();
-        let job_id = id.clone();
-        match shell.pool.run(move || directories.remove_work(&job_id)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::error!(container = %id, "remove the sandbox: {error}"),
-            Err(error) => tracing::error!(container = %id, "remove the sandbox: {error}"),
+        drop(resources);
+        for attempt in 0..REMOVAL_ATTEMPTS {
+            let (directories, job_id) = (shell.directories.clone(), id.clone());
+            match shell.pool.run(move || directories.remove_marked(&job_id)).await {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => tracing::error!(container = %id, attempt, "remove the sandbox: {error}"),
+                Err(error) => tracing::error!(container = %id, attempt, "remove the sandbox: {error}"),
+            }
+            net::sleep(REMOVAL_PAUSE).await;
         }
     })
     .detach();
 }
+
+const REMOVAL_ATTEMPTS: u32 = 10;
+const REMOVAL_PAUSE: std::time::Duration = std::time::Duration::from_secs(1);

@@ -55,7 +55,7 @@ async fn make_ready(shell: &Shell, id: &ContainerId, spec: Box<LaunchSpec>) -> R
     let resources = held(shell, id)?;
     failpoint::pass("fork.network")?;
     let netns = match spec.network {
-        Network::None => Some(shell.networks.take().await?),
+        Network::None => shell.networks.take(),
         Network::Host | Network::Mapped => None,
     };
     let context = plan_context(shell, id, &spec);
@@ -95,7 +95,9 @@ fn clone_init(
     let mut pipes = Pipes::open(spec)?;
     let request = CloneRequest {
         kind: CloneKind::Init,
-        namespaces: Namespaces::default(),
+        namespaces: Namespaces {
+            net: spec.network == Network::None && netns.is_none(),
+        },
         fds: ChildFds {
             channel: child_channel,
             stdin: pipes.child_stdin.take(),

@@ -40,9 +40,16 @@ impl Lazy {
     fn append(&mut self, bytes: &[u8]) -> io::Result<u64> {
         let file = match &mut self.file {
             Some(file) => file,
-            None => self
-                .file
-                .insert(RotatingFile::open(&self.directory, self.name, self.policy)?),
+            None => {
+                match std::os::unix::fs::DirBuilderExt::mode(&mut std::fs::DirBuilder::new(), 0o700)
+                    .create(&self.directory)
+                {
+                    Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+                    _ => {}
+                }
+                self.file
+                    .insert(RotatingFile::open(&self.directory, self.name, self.policy)?)
+            }
         };
         file.append(bytes)?;
         Ok(file.end())

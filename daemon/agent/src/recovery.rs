@@ -62,6 +62,16 @@ pub async fn recover(shell: &Rc<Shell>) -> Result<(), Fault> {
     if survey.rebooted {
         tracing::warn!("the host was restarted: nothing is adopted");
     }
+    let directories = shell.directories.clone();
+    blocking(shell, move || {
+        for id in directories.marked_for_removal().map_err(|e| failed(&e))? {
+            if let Err(error) = directories.remove_marked(&id) {
+                tracing::error!(container = %id, "finish a removal: {error}");
+            }
+        }
+        Ok(())
+    })
+    .await?;
     for id in survey.strangers {
         match destroy(shell, &id).await {
             Ok(()) => tracing::warn!(container = %id, "removed: left behind without a record"),
@@ -184,7 +194,7 @@ fn find_init(checkpoint: &Checkpoint, init: &ProcessIdentity) -> Result<Living, 
 fn adopt(shell: &Rc<Shell>, found: Found) {
     let Found { checkpoint, alive } = found;
     let id = checkpoint.id.clone();
-    let directory = shell.directories.container_work(&id);
+    let directory = shell.directories.output(&id);
     let resources = Resources::new(&checkpoint.spec, directory, shell.pool.clone());
     shell.hold(&id, resources.clone());
     let alive = alive.and_then(|living| {

@@ -144,7 +144,7 @@ impl AgentService {
         crate::admission::admit(shell, &id, &spec)?;
         let known = shell.core().status(&id).is_some();
         if !known {
-            let directory = shell.directories.container_work(&id);
+            let directory = shell.directories.output(&id);
             shell.hold(&id, Resources::new(&spec, directory, shell.pool.clone()));
         }
         // Held before the command starts: a client that goes away meanwhile lets go of its stdin. Without output

@@ -3,11 +3,12 @@
 //! ```text
 //! <work_dir>/                      survives a reboot
 //!   lock
-//!   containers/<id>/
-//!     sandbox/                     the container's own directory, the only part it can see and write
-//!     stdout stdout.1 …            its output, rotated
+//!   sandboxes/<id>/                the container's own directory, the only part it can see and write
+//!   output/<id>/                   made at the first byte
+//!     stdout stdout.1 …            rotated
 //!     stderr stderr.1 …
-//!     overlay/{upper,work}         changes to a --rootfs directory
+//!   overlays/<id>/{upper,work}     changes to a --rootfs directory
+//!   removals/<id>                  sandbox and output are to go, a reader was still at them
 //!   set-aside/<id>.checkpoint      records that could not be read
 //! <runtime_dir>/                   survives a crash of the agent, not a reboot
 //!   agent.sock  lock  boot_id  token
@@ -16,7 +17,8 @@
 //!     status                       wait status of its command, written by its init
 //! ```
 //!
-//! Output lies beside the sandbox, not in it: a container that could swap `stdout` for a link would make
+//! One directory for a container that says nothing: to remove one from a journaling file system costs as much as to make
+//! all its control groups. Output lies beside the sandbox, not in it: a container that could swap `stdout` for a link would make
 //! the agent write where the link points.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -58,13 +60,11 @@ pub struct Directories {
 impl Directories {
     /// Makes both, readable by nobody else, and takes the locks that keep a second agent out.
     pub fn open(work: &Path, runtime: &Path) -> Result<(Self, [File; 2]), DirectoryError> {
-        for path in [
-            work.to_owned(),
-            runtime.to_owned(),
-            work.join("containers"),
-            runtime.join("containers"),
-        ] {
+        for path in [work.to_owned(), runtime.to_owned(), runtime.join("containers")] {
             make_private(&path)?;
+        }
+        for name in [SANDBOXES, OUTPUT, OVERLAYS, REMOVALS] {
+            make_private(&work.join(name))?;
         }
         // Without links: children follow none, and hide these very places.
         let real = |path: &Path| {
@@ -90,16 +90,17 @@ impl Directories {
         &self.runtime
     }
 
-    pub fn container_work(&self, id: &ContainerId) -> PathBuf {
-        self.work.join("containers").join(id.as_str())
+    pub fn sandbox(&self, id: &ContainerId) -> PathBuf {
+        self.work.join(SANDBOXES).join(id.as_str())
     }
 
-    pub fn sandbox(&self, id: &ContainerId) -> PathBuf {
-        self.container_work(id).join("sandbox")
+    /// Where its output is, if it has said anything.
+    pub fn output(&self, id: &ContainerId) -> PathBuf {
+        self.work.join(OUTPUT).join(id.as_str())
     }
 
     pub fn overlay(&self, id: &ContainerId) -> PathBuf {
-        self.container_work(id).join("overlay")
+        self.work.join(OVERLAYS).join(id.as_str())
     }
 
     pub fn container_runtime(&self, id: &ContainerId) -> PathBuf {
@@ -157,7 +158,6 @@ impl Directories {
 
     /// Makes the directories of one container and the file that its init will write its status to.
     pub fn prepare(&self, id: &ContainerId, overlay: bool) -> Result<File, DirectoryError> {
-        make(&self.container_work(id), 0o700)?;
         make(&self.sandbox(id), 0o755)?;
         if overlay {
             make(&self.overlay(id), 0o700)?;
@@ -191,17 +191,46 @@ impl Directories {
         remove_tree(&self.overlay(id))
     }
 
+    /// Notes that [`Self::remove_work`] has to follow, for a successor.
+    pub fn mark_for_removal(&self, id: &ContainerId) -> Result<(), DirectoryError> {
+        let path = self.work.join(REMOVALS).join(id.as_str());
+        File::create(&path)
+            .map(drop)
+            .map_err(|source| DirectoryError::Open { path, source })
+    }
+
+    /// Containers whose removal was noted and not finished.
+    pub fn marked_for_removal(&self) -> Result<Vec<ContainerId>, DirectoryError> {
+        let path = self.work.join(REMOVALS);
+        let entries = fs::read_dir(&path).map_err(|source| DirectoryError::Read { path, source })?;
+        Ok(entries
+            .flatten()
+            .filter_map(|e| e.file_name().to_str()?.parse().ok())
+            .collect())
+    }
+
+    /// As [`Self::remove_work`], and takes the note back.
+    pub fn remove_marked(&self, id: &ContainerId) -> Result<(), DirectoryError> {
+        self.remove_work(id)?;
+        let path = self.work.join(REMOVALS).join(id.as_str());
+        ignore_missing(fs::remove_file(&path)).map_err(|source| DirectoryError::Remove { path, source })
+    }
+
     /// Removes the sandbox and the output for good.
     pub fn remove_work(&self, id: &ContainerId) -> Result<(), DirectoryError> {
         let sandbox = self.sandbox(id);
-        let path = self.container_work(id);
-        // The common case of an unused sandbox without output costs two calls instead of a walk.
-        if ignore_missing(fs::remove_dir(&sandbox)).is_ok() && ignore_missing(fs::remove_dir(&path)).is_ok() {
-            return Ok(());
+        // The common case of an unused sandbox costs one call instead of a walk.
+        if ignore_missing(fs::remove_dir(&sandbox)).is_err() {
+            remove_tree(&sandbox)?;
         }
-        remove_tree(&path)
+        remove_tree(&self.output(id))
     }
 }
+
+const SANDBOXES: &str = "sandboxes";
+const OUTPUT: &str = "output";
+const OVERLAYS: &str = "overlays";
+const REMOVALS: &str = "removals";
 
 /// Replaces `path` at once: after a crash either the old or the new content is there, never a mixture.
 /// Not synced: the runtime directory is not meant to survive a power cut, the boot id tells one apart.
@@ -390,11 +419,12 @@ mod tests {
         write_atomically(&dirs.checkpoint(&id), b"two").unwrap();
         assert_eq!(fs::read(dirs.checkpoint(&id)).unwrap(), b"two");
         fs::write(dirs.sandbox(&id).join("file"), b"x").unwrap();
-        dirs.remove_runtime(&id).unwrap();
-        dirs.remove_work(&id).unwrap();
-        dirs.remove_runtime(&id).unwrap();
-        dirs.remove_work(&id).unwrap();
-        for left in ["w/containers", "r/containers"] {
+        for _ in 0..2 {
+            dirs.remove_runtime(&id).unwrap();
+            dirs.remove_overlay(&id).unwrap();
+            dirs.remove_work(&id).unwrap();
+        }
+        for left in ["w/sandboxes", "w/output", "w/overlays", "r/containers"] {
             assert_eq!(fs::read_dir(dir.path().join(left)).unwrap().count(), 0);
         }
     }

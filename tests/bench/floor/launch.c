@@ -482,7 +482,8 @@ static void launch(void)
 
     snprintf(name, sizeof name, "%d-%u", getpid(), sequence++);
     make_groups(name, c.procs);
-    snprintf(c.sandbox, sizeof c.sandbox, "%s/%s", scratch, name);
+    const char *disk = getenv("SANDBOXES"); /* where the product has its own */
+    snprintf(c.sandbox, sizeof c.sandbox, "%s/%s", disk ? disk : scratch, name);
     TRY(mkdir(c.sandbox, 0755), c.sandbox);
     snprintf(status_path, sizeof status_path, "%s/%s.status", scratch, name);
     TRY(c.status = open(status_path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600), status_path);

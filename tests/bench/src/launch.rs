@@ -160,9 +160,13 @@ fn variants(
     let floor = |net: &str| -> std::io::Result<Helper> {
         let directory = scratch.join(format!("floor-{net}"));
         std::fs::create_dir_all(&directory)?;
+        // On the disk that the product's sandboxes are on.
+        let sandboxes = std::env::current_exe()?.with_file_name("bench-floor-sandboxes");
+        std::fs::create_dir_all(&sandboxes)?;
         let instance = format!("bulkhead-bench-floor-{net}-{}", std::process::id());
         Helper::start(
             Command::new(program("launch"))
+                .env("SANDBOXES", sandboxes)
                 .arg(instance)
                 .arg(directory)
                 .arg(net)

@@ -48,13 +48,12 @@ fn a_thousand_containers_come_and_go_without_a_trace() {
     eventually("the agent's descriptors are closed", || {
         (descriptors() <= before + 2).then_some(())
     });
-    for directory in [agent.work_dir(), agent.runtime_dir()] {
-        assert_eq!(
-            std::fs::read_dir(directory.join("containers"))
-                .expect("directory")
-                .count(),
-            0
-        );
+    for directory in [
+        agent.work_dir().join("sandboxes"),
+        agent.work_dir().join("output"),
+        agent.runtime_dir().join("containers"),
+    ] {
+        assert_eq!(std::fs::read_dir(directory).expect("directory").count(), 0);
     }
     let status = std::fs::read_to_string(format!("/proc/{}/status", agent.pid())).expect("the agent lives");
     eprintln!(

@@ -77,8 +77,11 @@ fn a_cleanup_that_fails_is_tried_again_until_it_is_done() {
         // Detached: a client that still reads the output would put the removal of the files off.
         agent.cli(&["run", "-d", "--rm", "--", "true"]).success();
         eventually(step, || {
-            let left = [agent.runtime_dir(), agent.work_dir()]
-                .map(|directory| entries(directory.join("containers")));
+            let left = [
+                agent.runtime_dir().join("containers"),
+                agent.work_dir().join("sandboxes"),
+            ]
+            .map(entries);
             (left == [0, 0]).then_some(())
         });
         let retries = agent

@@ -268,11 +268,11 @@ fn death_at_every_step_loses_and_leaks_nothing() {
                 .is_none_or(|c| c["state"] == "running" || c["state"] == "destroyed");
             settled.then_some(())
         });
-        for directory in std::fs::read_dir(agent.work_dir().join("containers"))
+        for directory in std::fs::read_dir(agent.work_dir().join("sandboxes"))
             .expect("work directory")
             .flatten()
         {
-            let marks = std::fs::read_to_string(directory.path().join("sandbox/marks")).unwrap_or_default();
+            let marks = std::fs::read_to_string(directory.path().join("marks")).unwrap_or_default();
             assert!(marks.lines().count() <= 1, "{step}: started twice");
         }
         agent.cli(&["kill", "c", "--grace", "0s"]);

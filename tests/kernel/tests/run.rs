@@ -205,7 +205,7 @@ fn a_container_that_asked_for_it_is_removed_without_a_trace() {
     agent
         .cli(&["run", "--rm", "--", "sh", "-c", "echo x; echo y > file"])
         .success();
-    let left = std::fs::read_dir(agent.work_dir().join("containers"))
+    let left = std::fs::read_dir(agent.work_dir().join("sandboxes"))
         .expect("work directory")
         .count();
     assert_eq!(left, 0);
@@ -283,7 +283,7 @@ fn a_launch_that_failed_leaves_no_directory() {
     let agent = Agent::start();
     assert_eq!(agent.cli(&["run", "--", "/no/such/command"]).status, 127);
     assert_eq!(
-        std::fs::read_dir(agent.work_dir().join("containers"))
+        std::fs::read_dir(agent.work_dir().join("sandboxes"))
             .expect("work directory")
             .count(),
         0
