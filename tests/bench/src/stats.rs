@@ -100,6 +100,8 @@ fn latency(
     driver: &mut Helper,
     rounds: usize,
 ) -> Result<(), Box<dyn Error>> {
+    // The agent opens them at the first sample.
+    driver.ask("statistics")?;
     let paths = sampled_files(agent)?;
     let files = paths.iter().map(File::open).collect::<Result<Vec<_>, _>>()?;
     let names = per_container_names(&paths);
