@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use agent_core::{AgentCore, Settings};
@@ -58,7 +59,9 @@ async fn serve(config: Config) -> Result<(), Fault> {
     // First of all processes, while this one is small and has one thread.
     let launcher = LauncherLink::start(&config.instance).map_err(|e| failed(&e))?;
     let isolators = IsolatorSet::new(&host, &config.cgroup_root()).map_err(|e| failed(&e))?;
+    let isolators = Arc::new(isolators);
     let _instance = lock_instance(&isolators, &config)?;
+    let _roots = RootGroups(isolators.clone());
     let pool = net::Pool::new(config.workers, WORKER_QUEUE)
         .map_err(|e| Fault::failed(format!("start the worker threads: {e}")))?;
     let settings = Settings {
@@ -104,10 +107,16 @@ async fn serve(config: Config) -> Result<(), Fault> {
     }
     drop((clients, tcp_clients));
     let _ = std::fs::remove_file(&shell.config.socket);
-    if shell.core().living() == 0 {
-        shell.isolators.remove_root();
-    }
     Ok(())
+}
+
+/// Takes the root groups away on every way out. Only empty ones can be removed: containers keep theirs.
+struct RootGroups(Arc<IsolatorSet>);
+
+impl Drop for RootGroups {
+    fn drop(&mut self) {
+        self.0.remove_root();
+    }
 }
 
 /// Two agents with other directories but the same groups would end each other's containers. The lock is on the

@@ -81,6 +81,15 @@ impl RunningAgent {
 
 impl Drop for RunningAgent {
     fn drop(&mut self) {
+        // Containers outlive their agent, also those of a bench that failed.
+        let program = std::env::current_exe().map(|own| own.with_file_name("bulkhead"));
+        if let Ok(program) = program {
+            let endpoint = format!("unix:{}", self.socket.display());
+            let _ = Command::new(program)
+                .args(["drain", "--grace", "0s", "--agent", &endpoint])
+                .stdout(Stdio::null())
+                .status();
+        }
         // SIGTERM: std can only send SIGKILL, and an agent that is killed leaves its root groups, as it should.
         let _ = Command::new("kill").arg(self.pid().to_string()).status();
         let deadline = Instant::now() + END_WITHIN;
