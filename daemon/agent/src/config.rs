@@ -60,7 +60,7 @@ pub struct Flags {
     )]
     pub sample_interval: Millis,
     /// Threads for work that may block in the kernel or on disk
-    #[arg(long, value_name = "N", default_value = "8", env = "BULKHEAD_WORKERS")]
+    #[arg(long, value_name = "N", default_value = "4", env = "BULKHEAD_WORKERS")]
     pub workers: usize,
     /// Empty network namespaces kept ready for `--network none`; the first such launch fills the pool
     #[arg(long, value_name = "N", default_value = "16", env = "BULKHEAD_NETWORK_POOL")]
