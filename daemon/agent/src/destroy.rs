@@ -71,7 +71,6 @@ async fn take_down(
     if let Some(resources) = &resources {
         resources.watch.borrow_mut().take();
         resources.usage.borrow_mut().take();
-        resources.newborn.borrow_mut().take();
         resources.channel.borrow_mut().take();
         resources.init.borrow_mut().take();
         if let Some(stdin) = &resources.stdin {
@@ -88,7 +87,10 @@ async fn take_down(
     let (isolators, directories, job_id) = (shell.isolators.clone(), shell.directories.clone(), id.clone());
     let limits = shell.core().limits(id).cloned().unwrap_or_default();
     let remove_now = remove && finished;
+    // A child that was never let through its gate is ended on the worker: it may be stuck in a mount that hangs.
+    let newborn = resources.as_ref().and_then(|r| r.newborn.borrow_mut().take());
     let job = move || {
+        drop(newborn);
         let limitation = isolators.limitation(&job_id, &limits).ok().flatten();
         let done = (|| {
             failpoint::pass("cleanup.groups").map_err(|f| f.to_string())?;

@@ -9,6 +9,8 @@ use container::launcher::{self, LauncherProcess, StartError};
 use container::{CloneReply, CloneRequest};
 use model::{Fault, FaultKind};
 
+use crate::resources::end_and_reap;
+
 /// A launcher that has not answered by then is stopped or stuck, and is replaced.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -95,7 +97,6 @@ fn receive(process: &LauncherProcess) -> std::io::Result<CloneReply> {
 fn bury(place: &mut MutexGuard<'_, Option<LauncherProcess>>, error: &std::io::Error) {
     tracing::error!("the launcher died: {error}");
     if let Some(process) = place.take() {
-        let _ = kernel::process::pidfd_send_signal(&process.pidfd, kernel::signal::KILL);
-        let _ = kernel::process::wait_pidfd(&process.pidfd, true);
+        end_and_reap(&process.pidfd);
     }
 }

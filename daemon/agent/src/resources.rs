@@ -2,9 +2,10 @@
 
 use std::cell::RefCell;
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use isolators::UsageReader;
 use model::{LaunchSpec, ProcessIdentity, Usage};
@@ -38,7 +39,7 @@ pub struct Resources {
 }
 
 /// What a worker made: a child at its gate, and our ends of what it was given. Unless it is taken over, dropping it ends
-/// and reaps the child.
+/// and reaps the child, which may block.
 pub struct Newborn {
     pub identity: ProcessIdentity,
     pub channel: Option<OwnedFd>,
@@ -74,10 +75,16 @@ impl Drop for Newborn {
     }
 }
 
-/// For a child that never got through its gate: it has done nothing that could keep it from dying at once.
+/// How long to wait for a killed child. Beyond it, it sits in the kernel (a mount that hangs) and must not hold us.
+const REAP_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Ends a child that nobody follows, and reaps it unless the kernel does not let go of it. Blocks: for workers.
 pub fn end_and_reap(pidfd: &OwnedFd) {
     let _ = kernel::process::pidfd_send_signal(pidfd, kernel::signal::KILL);
-    let _ = kernel::process::wait_pidfd(pidfd, true);
+    match kernel::socket::wait_readable(pidfd.as_fd(), REAP_PATIENCE) {
+        Ok(()) => drop(kernel::process::wait_pidfd(pidfd, false)),
+        Err(error) => tracing::error!("a killed child has not ended: {error}"),
+    }
 }
 
 impl Resources {

@@ -357,7 +357,7 @@ fn empty_directory(directory: &Path, top: &Path, lifted: &mut u64) -> io::Result
             *lifted += 1;
             // A name that is taken fails, or replaces an empty directory; both are fine.
             match fs::rename(entry.path(), top.join(format!(".lifted-{lifted}"))) {
-                Err(error) if error.raw_os_error().is_some_and(|number| TAKEN.contains(&number)) => {}
+                Err(error) if TAKEN.contains(&error.kind()) => {}
                 result => break result?,
             }
         }
@@ -365,8 +365,12 @@ fn empty_directory(directory: &Path, top: &Path, lifted: &mut u64) -> io::Result
     ignore_missing(fs::remove_dir(directory))
 }
 
-/// EEXIST, ENOTEMPTY, ENOTDIR: something else has the name.
-const TAKEN: [i32; 3] = [17, 39, 20];
+/// Something else has the name.
+const TAKEN: [io::ErrorKind; 3] = [
+    io::ErrorKind::AlreadyExists,
+    io::ErrorKind::DirectoryNotEmpty,
+    io::ErrorKind::NotADirectory,
+];
 
 #[cfg(test)]
 mod tests {
