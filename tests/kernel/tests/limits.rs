@@ -141,7 +141,8 @@ fn a_fork_bomb_is_contained() {
     let bomb = "sh -c 'f() { f | f & }; f' & exec sleep 100";
     agent
         .cli(&[
-            "run", "-d", "--name", "bomb", "--pids", "40", "--mem", "64MB", "--", "sh", "-c", bomb,
+            // Memory enough for forty shells that fork as fast as they can: here the process ceiling has to hold.
+            "run", "-d", "--name", "bomb", "--pids", "40", "--mem", "1GB", "--", "sh", "-c", bomb,
         ])
         .success();
     let pids = group(&agent, "bomb", "pids");
