@@ -138,12 +138,31 @@ pub fn command() -> Command {
 
 impl Config {
     pub fn from_matches(matches: &ArgMatches) -> Result<Self, ConfigError> {
-        let mut flags = Flags::from_arg_matches(matches)?;
+        let flags = Flags::from_arg_matches(matches)?;
         let file = match &flags.config {
             Some(path) => Some(read_file(path)?),
             None if Path::new(CONFIG_FILE).exists() => Some(read_file(Path::new(CONFIG_FILE))?),
             None => None,
         };
+        Self::with_file(matches, flags, file)
+    }
+
+    /// As without flags, and with a configuration file of this text.
+    pub fn from_text(text: &str) -> Result<Self, ConfigError> {
+        let matches = command()
+            .no_binary_name(true)
+            .try_get_matches_from(std::iter::empty::<&str>())?;
+        let flags = Flags::from_arg_matches(&matches)?;
+        let path = PathBuf::from(CONFIG_FILE);
+        let file = parse_file(text, &path)?;
+        Self::with_file(&matches, flags, Some((path, file)))
+    }
+
+    fn with_file(
+        matches: &ArgMatches,
+        mut flags: Flags,
+        file: Option<(PathBuf, FileFlags)>,
+    ) -> Result<Self, ConfigError> {
         let given = |name: &str| {
             matches!(
                 matches.value_source(name),
@@ -301,11 +320,14 @@ fn read_file(path: &Path) -> Result<(PathBuf, FileFlags), ConfigError> {
         path: path.to_owned(),
         source,
     })?;
-    let flags = toml::from_str(&text).map_err(|e| ConfigError::Parse {
+    Ok((path.to_owned(), parse_file(&text, path)?))
+}
+
+fn parse_file(text: &str, path: &Path) -> Result<FileFlags, ConfigError> {
+    toml::from_str(text).map_err(|e| ConfigError::Parse {
         path: path.to_owned(),
         message: e.to_string().trim_end().replace('\n', " "),
-    })?;
-    Ok((path.to_owned(), flags))
+    })
 }
 
 fn merge(

@@ -13,7 +13,53 @@ const JSON: &str = "application/json";
 const TEXT: &str = "text/plain; charset=utf-8";
 const PROMETHEUS: &str = net::metrics::PROMETHEUS_CONTENT_TYPE;
 
-pub async fn handle(shell: Rc<Shell>, request: Request) -> Response {
+/// What is served; everything below one path and below one name for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Page<'a> {
+    Index,
+    Health,
+    Version,
+    Snapshot,
+    Statistics,
+    Containers,
+    State,
+    Prometheus,
+    /// Nothing is served there.
+    Unknown(&'a str),
+}
+
+/// All that is read out of a request's URL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Asked<'a> {
+    pub page: Page<'a>,
+    /// The function that the answer is to be a call of.
+    pub jsonp: Option<&'a str>,
+}
+
+/// Takes a URL's path and query as they were sent. An empty path and one of slashes only are the index.
+pub fn asked<'a>(path: &'a str, query: Option<&'a str>) -> Asked<'a> {
+    // Mesos serves everything below its process' name too.
+    let path = path.strip_prefix("/slave(1)").unwrap_or(path);
+    let page = match path.trim_end_matches('/') {
+        "" => Page::Index,
+        "/health" => Page::Health,
+        "/version" => Page::Version,
+        "/metrics/snapshot" | "/stats.json" => Page::Snapshot,
+        "/monitor/statistics" | "/monitor/statistics.json" => Page::Statistics,
+        "/containers" => Page::Containers,
+        "/state" | "/state.json" => Page::State,
+        "/metrics" => Page::Prometheus,
+        other => Page::Unknown(other),
+    };
+    let mut pairs = query
+        .into_iter()
+        .flat_map(|query| query.split('&'))
+        .filter_map(|pair| pair.split_once('='));
+    let jsonp = pairs.find(|(key, _)| *key == "jsonp").map(|(_, value)| value);
+    Asked { page, jsonp }
+}
+
+pub(crate) async fn handle(shell: Rc<Shell>, request: Request) -> Response {
     shell.metrics.http_requests.increment();
     let method = request.method();
     if method != Method::GET && method != Method::HEAD {
@@ -23,20 +69,15 @@ pub async fn handle(shell: Rc<Shell>, request: Request) -> Response {
             format!("{method} is not served here; use GET\n"),
         );
     }
-    let path = request.uri().path().to_owned();
-    let jsonp = query(&request, "jsonp");
-    let json = |value: Result<serde_json::Value, Fault>| answer(value, jsonp.as_deref());
-    // Mesos serves everything below its process' name too.
-    let path = path.strip_prefix("/slave(1)").unwrap_or(&path);
-    match path.trim_end_matches('/') {
-        "/health" => net::http::text(StatusCode::OK, TEXT, String::new()),
-        "/version" => json(Ok(mesos::version(&crate::about::info(&shell)))),
-        "/metrics/snapshot" | "/stats.json" => {
-            json(Ok(mesos::metrics_snapshot(&crate::metrics::snapshot(&shell))))
-        }
-        "/monitor/statistics" | "/monitor/statistics.json" => json(statistics(&shell).await),
-        "/containers" => json(containers(&shell).await),
-        "/state" | "/state.json" => {
+    let Asked { page, jsonp } = asked(request.uri().path(), request.uri().query());
+    let json = |value: Result<serde_json::Value, Fault>| answer(value, jsonp);
+    match page {
+        Page::Health => net::http::text(StatusCode::OK, TEXT, String::new()),
+        Page::Version => json(Ok(mesos::version(&crate::about::info(&shell)))),
+        Page::Snapshot => json(Ok(mesos::metrics_snapshot(&crate::metrics::snapshot(&shell)))),
+        Page::Statistics => json(statistics(&shell).await),
+        Page::Containers => json(containers(&shell).await),
+        Page::State => {
             let hostname = kernel::system::host_name();
             json(Ok(mesos::state(
                 &crate::about::info(&shell),
@@ -45,28 +86,20 @@ pub async fn handle(shell: Rc<Shell>, request: Request) -> Response {
                 shell.host.memory,
             )))
         }
-        "/metrics" => match prometheus(&shell).await {
+        Page::Prometheus => match prometheus(&shell).await {
             Ok(text) => net::http::text(StatusCode::OK, PROMETHEUS, text),
             Err(fault) => broken(&fault),
         },
-        "" => net::http::text(StatusCode::OK, TEXT, INDEX.to_owned()),
-        other => net::http::text(
+        Page::Index => net::http::text(StatusCode::OK, TEXT, INDEX.to_owned()),
+        Page::Unknown(path) => net::http::text(
             StatusCode::NOT_FOUND,
             TEXT,
-            format!("nothing is served at {other}\n{INDEX}"),
+            format!("nothing is served at {path}\n{INDEX}"),
         ),
     }
 }
 
 const INDEX: &str = "/health /version /metrics /metrics/snapshot /monitor/statistics /containers\n";
-
-fn query(request: &Request, name: &str) -> Option<String> {
-    let pairs = request.uri().query()?.split('&');
-    pairs
-        .filter_map(|pair| pair.split_once('='))
-        .find(|(key, _)| *key == name)
-        .map(|(_, v)| v.to_owned())
-}
 
 fn answer(value: Result<serde_json::Value, Fault>, jsonp: Option<&str>) -> Response {
     match value {
@@ -195,3 +228,41 @@ const SERIES: &[Series] = &[
         u.io_write_bytes.map(|v| v as f64)
     }),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An agent of Mesos died of some of these.
+    #[test]
+    fn odd_paths_have_an_answer() {
+        for path in ["", "/", "//", "///", "/slave(1)", "/slave(1)/", "/slave(1)//"] {
+            assert_eq!(asked(path, None).page, Page::Index, "{path:?}");
+        }
+        for path in [
+            "*",
+            "/slave(1)health",
+            "/health/x",
+            "health",
+            "/%2e%2e/health",
+            "/metrics\0",
+        ] {
+            assert!(matches!(asked(path, None).page, Page::Unknown(_)), "{path:?}");
+        }
+        assert_eq!(asked("/slave(1)/health//", None).page, Page::Health);
+    }
+
+    #[test]
+    fn the_first_function_named_is_taken() {
+        for (query, function) in [
+            ("jsonp=f", Some("f")),
+            ("a=1&jsonp=f&jsonp=g", Some("f")),
+            ("jsonp=", Some("")),
+            ("jsonp", None),
+            ("", None),
+            ("&&=&", None),
+        ] {
+            assert_eq!(asked("/state", Some(query)).jsonp, function, "{query:?}");
+        }
+    }
+}

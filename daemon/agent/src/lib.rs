@@ -10,7 +10,7 @@ mod checkpoint;
 mod config;
 mod container_service;
 mod destroy;
-mod endpoints;
+pub mod endpoints;
 mod events;
 mod exec;
 mod failpoint;
@@ -33,7 +33,7 @@ mod work_dir;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-pub use config::command;
+pub use config::{Config, ConfigError, command};
 
 /// Steps that tests can make fail.
 pub use failpoint::STEPS as FAILPOINTS;

@@ -19,7 +19,7 @@ mod kill;
 mod limit_args;
 mod logs;
 mod output;
-mod parse;
+pub mod parse;
 mod ps;
 mod rates;
 mod run;

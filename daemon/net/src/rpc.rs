@@ -12,7 +12,7 @@
 //! A client never stops reading (else both sides could wait for each other); its own calls bound what it has to write.
 
 mod calls;
-mod frame;
+pub mod frame;
 mod network;
 mod output;
 mod transport;

@@ -153,8 +153,13 @@ pub fn receive_report(channel: BorrowedFd<'_>) -> io::Result<Option<(Report, Opt
     if count != frame.len() {
         return Err(malformed("cut report"));
     }
-    let report = postcard::from_bytes(&frame[LENGTH_BYTES..]).map_err(|_| malformed("malformed report"))?;
+    let report = decode_report(&frame[LENGTH_BYTES..]).ok_or_else(|| malformed("malformed report"))?;
     Ok(Some((report, fds.pop())))
+}
+
+/// A report without its length.
+pub fn decode_report(body: &[u8]) -> Option<Report> {
+    postcard::from_bytes(body).ok()
 }
 
 pub(crate) fn send_report(
@@ -183,9 +188,14 @@ pub(crate) fn receive_plan(channel: BorrowedFd<'_>) -> io::Result<Option<ChildPl
     if !read_exact(channel, &mut body)? {
         return Ok(None);
     }
-    postcard::from_bytes(&body)
+    decode_plan(&body)
         .map(Some)
-        .map_err(|_| io::ErrorKind::InvalidData.into())
+        .ok_or(io::ErrorKind::InvalidData.into())
+}
+
+/// A plan as [`encode_plan`] writes it, without its length.
+pub fn decode_plan(body: &[u8]) -> Option<ChildPlan> {
+    postcard::from_bytes(body).ok()
 }
 
 fn read_exact(channel: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<bool> {

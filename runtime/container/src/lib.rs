@@ -24,4 +24,4 @@ pub mod status;
 
 mod request;
 
-pub use request::{ChildFds, CloneKind, CloneReply, CloneRequest, Namespaces};
+pub use request::{ChildFds, CloneKind, CloneReply, CloneRequest, Namespaces, receive_request};

@@ -141,7 +141,7 @@ pub fn send_request(socket: BorrowedFd<'_>, request: &CloneRequest) -> io::Resul
 
 /// The launcher's side. `Ok(None)`: the agent is gone. A malformed request is `InvalidData`, and the
 /// connection goes on.
-pub(crate) fn receive_request(socket: BorrowedFd<'_>) -> io::Result<Option<CloneRequest>> {
+pub fn receive_request(socket: BorrowedFd<'_>) -> io::Result<Option<CloneRequest>> {
     let mut bytes = [0; REQUEST_BYTES_MAX];
     let mut fds = Vec::new();
     let count = socket::receive(socket, &mut bytes, &mut fds, Receive::Take)?;

@@ -103,7 +103,7 @@ pub fn probe() -> Result<HostSupport, ProbeError> {
 }
 
 /// The number after `key` at the beginning of a line.
-fn keyed_field(text: &str, key: &str, radix: u32) -> Option<u64> {
+pub fn keyed_field(text: &str, key: &str, radix: u32) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(key))?;
     u64::from_str_radix(line.split_ascii_whitespace().next()?, radix).ok()
 }
@@ -183,7 +183,7 @@ fn cgroup_features(host: &mut HostSupport, command_line: &str) {
 }
 
 /// Major and minor of `6.18.44-x`.
-fn release(text: &str) -> Option<(u32, u32)> {
+pub fn release(text: &str) -> Option<(u32, u32)> {
     let mut numbers = text
         .split(|c: char| !c.is_ascii_digit())
         .map_while(|part| part.parse().ok());

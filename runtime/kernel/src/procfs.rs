@@ -39,10 +39,11 @@ pub const READ_ONLY: [&str; 5] = [
 /// Field 22 of `/proc/<pid>/stat`: clock ticks from boot to the start of the process (proc(5)).
 pub fn start_time(pid: i32) -> io::Result<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    parse_start_time(&text).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "malformed stat line"))
+    start_time_of(&text).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "malformed stat line"))
 }
 
-fn parse_start_time(stat: &str) -> Option<u64> {
+/// The same out of the text of that file.
+pub fn start_time_of(stat: &str) -> Option<u64> {
     // The name in field 2 may hold spaces and parentheses: count from the last one.
     let (_, rest) = stat.rsplit_once(')')?;
     rest.split_ascii_whitespace().nth(19)?.parse().ok()
@@ -102,8 +103,8 @@ mod tests {
     #[test]
     fn start_time_is_found_behind_a_hostile_name() {
         let stat = "42 (a) R 1 (x) S 1 42 42 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 777 1000 1 18 0";
-        assert_eq!(parse_start_time(stat), Some(777));
-        assert_eq!(parse_start_time("42 (a"), None);
+        assert_eq!(start_time_of(stat), Some(777));
+        assert_eq!(start_time_of("42 (a"), None);
         assert!(start_time(std::process::id() as i32).unwrap() > 0);
     }
 }

@@ -17,7 +17,7 @@ const FIRST_WORDS: usize = 512;
 
 /// What the message says, as far as limits care. Numbers as in rpc.capnp.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub enum Kind {
     /// Call or bootstrap; `None` if the id stands where we do not look.
     Question(Option<u32>),
     /// `last`: no finish will follow.
@@ -31,7 +31,7 @@ pub(crate) enum Kind {
 
 /// Why a stream can not be followed further.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum FrameError {
+pub enum FrameError {
     #[error("message of {segments} segments, at most {SEGMENTS_MAX} are allowed")]
     TooManySegments { segments: u64 },
     #[error("message of {bytes} bytes announced, at most {limit} are allowed")]
@@ -40,15 +40,15 @@ pub(crate) enum FrameError {
 
 /// How large a message may be.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Limits {
-    pub(crate) maximum: usize,
+pub struct Limits {
+    pub maximum: usize,
     /// As long as it is not known who the peer is.
-    pub(crate) present: usize,
+    pub present: usize,
 }
 
 /// A message that has arrived.
 #[derive(Debug)]
-pub(crate) struct Message {
+pub struct Message {
     words: Vec<Word>,
     /// Where the first segment ends, in words.
     first_end: usize,
@@ -58,11 +58,11 @@ pub(crate) struct Message {
 
 impl Message {
     /// With its segment table.
-    pub(crate) fn bytes(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         table_bytes(1 + self.further.len()) + self.words.len() * WORD
     }
 
-    pub(crate) fn kind(&self) -> Kind {
+    pub fn kind(&self) -> Kind {
         kind(self.part(0, self.first_end))
     }
 
@@ -86,12 +86,12 @@ impl ReaderSegments for Message {
 }
 
 /// Length of the segment table of a message.
-pub(crate) fn table_bytes(segments: usize) -> usize {
+pub fn table_bytes(segments: usize) -> usize {
     (segments + 1).next_multiple_of(2) * 4
 }
 
 /// Writes the segment table of a message of our own.
-pub(crate) fn write_table(segments: &[&[u8]], output: &mut Vec<u8>) {
+pub fn write_table(segments: &[&[u8]], output: &mut Vec<u8>) {
     let mut put =
         |number: usize| output.extend_from_slice(&u32::try_from(number).unwrap_or(u32::MAX).to_le_bytes());
     put(segments.len() - 1);
@@ -105,7 +105,7 @@ pub(crate) fn write_table(segments: &[&[u8]], output: &mut Vec<u8>) {
 
 /// Puts together the messages of one direction.
 #[derive(Debug, Default)]
-pub(crate) struct Assembler {
+pub struct Assembler {
     /// Bytes of the current word of the segment table.
     table_have: usize,
     table_word: [u8; WORD],
@@ -121,22 +121,18 @@ pub(crate) struct Assembler {
 
 impl Assembler {
     /// True between messages.
-    pub(crate) fn at_boundary(&self) -> bool {
+    pub fn at_boundary(&self) -> bool {
         self.count.is_none() && self.table_have == 0
     }
 
     /// Memory of the message that is arriving.
-    pub(crate) fn held(&self) -> usize {
+    pub fn held(&self) -> usize {
         self.body.len() * WORD
     }
 
     /// Takes bytes up to the end of a message: how many, and the message if it is complete. A message that announces
     /// more than `limits.maximum` bytes is refused; of one beyond `limits.present` only the table is taken.
-    pub(crate) fn feed(
-        &mut self,
-        data: &[u8],
-        limits: Limits,
-    ) -> Result<(usize, Option<Message>), FrameError> {
+    pub fn feed(&mut self, data: &[u8], limits: Limits) -> Result<(usize, Option<Message>), FrameError> {
         let mut taken = 0;
         let total = loop {
             match self.total {
@@ -168,17 +164,17 @@ impl Assembler {
     }
 
     /// Size of the body of the message that is arriving, once its table is complete.
-    pub(crate) fn announced(&self) -> usize {
+    pub fn announced(&self) -> usize {
         self.total.unwrap_or(0)
     }
 
     /// How many bytes of the body are still to come.
-    pub(crate) fn missing(&self) -> usize {
+    pub fn missing(&self) -> usize {
         self.total.map_or(0, |total| total - self.filled)
     }
 
     /// Room for the next bytes of the body, to be read into; [`Self::advance`] tells how many there were.
-    pub(crate) fn room(&mut self) -> &mut [u8] {
+    pub fn room(&mut self) -> &mut [u8] {
         let total = self.total.unwrap_or(0) / WORD;
         if self.filled == self.body.len() * WORD && self.body.len() < total {
             let grown = (self.body.len() * 2).max(FIRST_WORDS).min(total);
@@ -189,7 +185,7 @@ impl Assembler {
     }
 
     /// Bytes have been put into [`Self::room`].
-    pub(crate) fn advance(&mut self, count: usize) -> Option<Message> {
+    pub fn advance(&mut self, count: usize) -> Option<Message> {
         self.filled += count;
         self.complete()
     }
@@ -265,7 +261,7 @@ fn to_word(bytes: &[u8]) -> Word {
 }
 
 /// Kind of the message that has this first segment.
-pub(crate) fn kind(first_segment: &[u8]) -> Kind {
+pub fn kind(first_segment: &[u8]) -> Kind {
     let message = Segment(first_segment);
     let Some((tag, body)) = message.root() else {
         return Kind::Question(None);

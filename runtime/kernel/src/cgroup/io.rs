@@ -33,7 +33,8 @@ impl DeviceNumber {
         }
     }
 
-    fn parse(text: &str) -> Option<Self> {
+    /// `MAJOR:MINOR`.
+    pub fn parse(text: &str) -> Option<Self> {
         let (major, minor) = text.trim().split_once(':')?;
         Some(Self {
             major: major.parse().ok()?,
