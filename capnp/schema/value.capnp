@@ -188,6 +188,21 @@ struct Usage {
   ioWriteBytes @29 :UInt64;
   ioReads @30 :UInt64;
   ioWrites @31 :UInt64;
+  cpuPressure @32 :Pressure;    # null pointer = not measured; without a bit in `present`
+  memPressure @33 :Pressure;
+  ioPressure @34 :Pressure;
+}
+
+struct Stall {
+  avg10Percent @0 :Float64;
+  avg60Percent @1 :Float64;
+  avg300Percent @2 :Float64;
+  totalSecs @3 :Float64;
+}
+
+struct Pressure {
+  some @0 :Stall;
+  full @1 :Stall;               # null pointer = the kernel does not tell
 }
 
 struct ContainerUsage {
@@ -196,7 +211,18 @@ struct ContainerUsage {
   usage @2 :Usage;
 }
 
-enum EventKind { state @0; ended @1; limitHit @2; updated @3; exec @4; cleanupRetry @5; }
+struct Removed {
+  # What a finished container left on disk, removed or to be removed.
+  id @0 :Text;
+  name @1 :Text;                # empty = none, or not remembered
+  ageMs @2 :UInt64;             # since its end
+  bytes @3 :UInt64;
+  files @4 :UInt64;
+  directories @5 :UInt64;
+  trouble @6 :Text;             # why it is still there; empty = none
+}
+
+enum EventKind { state @0; ended @1; limitHit @2; updated @3; exec @4; cleanupRetry @5; sandboxRemoved @6; }
 
 struct Event {
   sequence @0 :UInt64;
@@ -210,4 +236,6 @@ struct Event {
   message @8 :Text;             # ended, limitHit, cleanupRetry
   command @9 :List(Text);       # exec
   attempt @10 :UInt32;          # cleanupRetry
+  bytes @11 :UInt64;            # sandboxRemoved
+  files @12 :UInt64;            # sandboxRemoved
 }

@@ -1,11 +1,11 @@
 //! Usage samples: the busiest value on the wire. A sample is a flat struct and a bit mask; to write
 //! one into a message allocates nothing beside the message itself.
 
-use model::{ContainerId, ContainerName, ContainerUsage, Fault, Usage};
+use model::{ContainerId, ContainerName, ContainerUsage, Fault, Pressure, Stall, Usage};
 
 use crate::bounds::{CONTAINERS_MAX, TextBudget, check_length};
 use crate::value::{container_id, container_name, some, within};
-use crate::value_capnp::{container_usage, usage};
+use crate::value_capnp::{container_usage, pressure, stall, usage};
 
 /// Every measured field with its bit in `present`: its ordinal in the schema less two.
 macro_rules! fields {
@@ -58,6 +58,53 @@ pub fn encode(usage: &Usage, mut builder: usage::Builder<'_>) {
     fields!(write);
     builder.set_timestamp(usage.timestamp);
     builder.set_present(present);
+    if let Some(pressure) = &usage.cpu_pressure {
+        encode_pressure(pressure, builder.reborrow().init_cpu_pressure());
+    }
+    if let Some(pressure) = &usage.mem_pressure {
+        encode_pressure(pressure, builder.reborrow().init_mem_pressure());
+    }
+    if let Some(pressure) = &usage.io_pressure {
+        encode_pressure(pressure, builder.init_io_pressure());
+    }
+}
+
+fn encode_pressure(pressure: &Pressure, mut builder: pressure::Builder<'_>) {
+    encode_stall(&pressure.some, builder.reborrow().init_some());
+    if let Some(full) = &pressure.full {
+        encode_stall(full, builder.init_full());
+    }
+}
+
+fn encode_stall(stall: &Stall, mut builder: stall::Builder<'_>) {
+    builder.set_avg10_percent(stall.avg10_percent);
+    builder.set_avg60_percent(stall.avg60_percent);
+    builder.set_avg300_percent(stall.avg300_percent);
+    builder.set_total_secs(stall.total_secs);
+}
+
+/// What is not there, or not readable, is not measured: a sample is too cheap to be refused for it.
+fn decode_pressure<'a>(
+    present: bool,
+    reader: impl FnOnce() -> capnp::Result<pressure::Reader<'a>>,
+) -> Option<Pressure> {
+    let reader = present.then(reader)?.ok()?;
+    Some(Pressure {
+        some: decode_stall(reader.get_some().ok()?),
+        full: match reader.has_full() {
+            true => Some(decode_stall(reader.get_full().ok()?)),
+            false => None,
+        },
+    })
+}
+
+fn decode_stall(reader: stall::Reader<'_>) -> Stall {
+    Stall {
+        avg10_percent: reader.get_avg10_percent(),
+        avg60_percent: reader.get_avg60_percent(),
+        avg300_percent: reader.get_avg300_percent(),
+        total_secs: reader.get_total_secs(),
+    }
 }
 
 /// Bits of a newer peer are ignored, as unknown fields are.
@@ -68,6 +115,9 @@ pub fn decode(reader: usage::Reader<'_>) -> Usage {
             Usage {
                 timestamp: reader.get_timestamp(),
                 $($field: (present & (1 << $bit) != 0).then(|| reader.$get()),)+
+                cpu_pressure: decode_pressure(reader.has_cpu_pressure(), || reader.get_cpu_pressure()),
+                mem_pressure: decode_pressure(reader.has_mem_pressure(), || reader.get_mem_pressure()),
+                io_pressure: decode_pressure(reader.has_io_pressure(), || reader.get_io_pressure()),
             }
         };
     }

@@ -15,6 +15,7 @@ pub mod io;
 pub mod isolator;
 pub mod memory;
 pub mod pids;
+pub mod pressure;
 pub mod set;
 pub mod teardown;
 pub mod trees;

@@ -18,6 +18,7 @@ use crate::io::IoIsolator;
 use crate::isolator::{Isolator, Place};
 use crate::memory::MemoryIsolator;
 use crate::pids::PidsIsolator;
+use crate::pressure::PressureIsolator;
 use crate::trees::{MakeRoot, TreeId, Trees, make_kernel_root};
 use crate::usage::UsageReader;
 
@@ -89,6 +90,7 @@ impl IsolatorSet {
             Box::new(IoIsolator::new(host, &trees)),
             Box::new(CpusetIsolator::new(host, &trees)),
             Box::new(DeviceIsolator::new(&trees, program)),
+            Box::new(PressureIsolator::new(host, &trees)),
         ];
         Ok(Self {
             trees,
@@ -409,6 +411,21 @@ impl IsolatorSet {
                 )
             })
             .collect()
+    }
+
+    /// Where each controller has the container, by its own name, so that a script finds `memory` in the same place on
+    /// every generation; only controllers that this container is under.
+    pub fn controllers(&self, id: &ContainerId) -> Vec<(&'static str, PathBuf)> {
+        let places = self.trees.by_controller().filter_map(|(name, file, tree)| {
+            let tree = self.trees.tree(tree);
+            let file = match tree.version() {
+                Version::V1 => "cgroup.procs",
+                Version::V2 => file,
+            };
+            tree.has(id.as_str(), file)
+                .then(|| (name, tree.path().join(id.as_str())))
+        });
+        places.collect()
     }
 
     /// What isolates on this host, by which mechanism, and what is missing.

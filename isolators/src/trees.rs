@@ -227,6 +227,20 @@ impl Trees {
         self.controllers.get(&controller).copied()
     }
 
+    /// Controllers that limit or count: name, a file that a v2 group has when it is enabled there, tree.
+    pub fn by_controller(&self) -> impl Iterator<Item = (&'static str, &'static str, TreeId)> + '_ {
+        const TOLD: [(Controller, &str, &str); 6] = [
+            (Controller::Cpu, "cpu", "cpu.weight"),
+            (Controller::Cpuacct, "cpuacct", "cpu.stat"),
+            (Controller::Memory, "memory", "memory.current"),
+            (Controller::Pids, "pids", "pids.current"),
+            (Controller::Io, "io", "io.stat"),
+            (Controller::Cpuset, "cpuset", "cpuset.cpus"),
+        ];
+        TOLD.into_iter()
+            .filter_map(|(controller, name, file)| Some((name, file, self.of(controller)?)))
+    }
+
     pub fn tree(&self, id: TreeId) -> &dyn Tree {
         &*self.slots[id.0].tree
     }

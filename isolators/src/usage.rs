@@ -31,7 +31,8 @@ impl UsageFile {
     }
 }
 
-/// Statistics of one container. Eight descriptors on v1, hybrid and v2; io limits add two (v1) or one (v2).
+/// Statistics of one container. Eight descriptors on v1, hybrid and v2; io limits add two (v1) or one (v2),
+/// pressure three where the kernel counts it.
 pub struct UsageReader {
     files: Vec<UsageFile>,
 }

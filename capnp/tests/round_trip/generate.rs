@@ -379,7 +379,23 @@ pub fn usage() -> impl Strategy<Value = Usage> {
             io_write_bytes: next(),
             io_reads: next(),
             io_writes: next(),
+            cpu_pressure: pressure(mask, base),
+            mem_pressure: pressure(mask >> 1, base + 100),
+            io_pressure: pressure(mask >> 2, base + 200),
         }
+    })
+}
+
+fn pressure(mask: u32, base: u64) -> Option<Pressure> {
+    let stall = |base: u64| Stall {
+        avg10_percent: base as f64,
+        avg60_percent: base as f64 + 1.0,
+        avg300_percent: base as f64 + 2.0,
+        total_secs: base as f64 / 8.0,
+    };
+    (mask & 1 != 0).then(|| Pressure {
+        some: stall(base),
+        full: (mask & 0x100 != 0).then(|| stall(base + 10)),
     })
 }
 

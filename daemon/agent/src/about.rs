@@ -66,6 +66,13 @@ pub fn detail(shell: &Shell, id: &ContainerId) -> Vec<(String, String)> {
     for (controller, path) in shell.isolators.paths(id) {
         detail.push((format!("cgroup.{controller}"), path.display().to_string()));
     }
+    // Under the controller's own name too, where several share one group.
+    for (controller, path) in shell.isolators.controllers(id) {
+        let key = format!("cgroup.{controller}");
+        if !detail.iter().any(|(known, _)| *known == key) {
+            detail.push((key, path.display().to_string()));
+        }
+    }
     if let Some(usage) = shell.resources(id).and_then(|r| r.last_usage.borrow().clone()) {
         let figures = [
             ("cpus_user_time_secs", usage.cpus_user_time_secs),

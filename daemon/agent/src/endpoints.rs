@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::rc::Rc;
 
 use api::mesos;
-use model::{ContainerId, ContainerStatus, Fault, Usage};
+use model::{ContainerId, ContainerStatus, Fault, Pressure, Usage};
 use net::http::{Method, Request, Response, StatusCode};
 
 use crate::shell::Shell;
@@ -227,7 +227,34 @@ const SERIES: &[Series] = &[
     ("io_written_bytes_total", "counter", |u| {
         u.io_write_bytes.map(|v| v as f64)
     }),
+    // cAdvisor's words: waiting, at least one task; stalled, all of them.
+    ("pressure_cpu_waiting_seconds_total", "counter", |u| {
+        waiting(u.cpu_pressure)
+    }),
+    ("pressure_cpu_stalled_seconds_total", "counter", |u| {
+        stalled(u.cpu_pressure)
+    }),
+    ("pressure_memory_waiting_seconds_total", "counter", |u| {
+        waiting(u.mem_pressure)
+    }),
+    ("pressure_memory_stalled_seconds_total", "counter", |u| {
+        stalled(u.mem_pressure)
+    }),
+    ("pressure_io_waiting_seconds_total", "counter", |u| {
+        waiting(u.io_pressure)
+    }),
+    ("pressure_io_stalled_seconds_total", "counter", |u| {
+        stalled(u.io_pressure)
+    }),
 ];
+
+fn waiting(pressure: Option<Pressure>) -> Option<f64> {
+    Some(pressure?.some.total_secs)
+}
+
+fn stalled(pressure: Option<Pressure>) -> Option<f64> {
+    Some(pressure?.full?.total_secs)
+}
 
 #[cfg(test)]
 mod tests {

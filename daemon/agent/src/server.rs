@@ -23,6 +23,9 @@ const WORKER_QUEUE: usize = 4096;
 /// Descriptors that one container may take, counted for the ceiling on containers: pidfd, pipes, memory
 /// watch, measuring.
 const DESCRIPTORS_PER_CONTAINER: u64 = 16;
+/// Measuring pressure takes three more, of which two fit into what most containers leave of the above: one needs all
+/// of it only with a stdin, limited disks and output on both streams, and the reserve covers some of those.
+const PRESSURE_BEYOND: u64 = 1;
 /// Descriptors that the agent needs for itself and its clients.
 const DESCRIPTORS_RESERVED: u64 = 2048;
 /// What it opens before the first client comes: loop, workers, directories, cgroup roots, listeners, launches under way.
@@ -65,7 +68,7 @@ async fn serve(config: Config) -> Result<(), Fault> {
     let pool = net::Pool::new(config.workers, WORKER_QUEUE)
         .map_err(|e| Fault::failed(format!("start the worker threads: {e}")))?;
     let settings = Settings {
-        containers_max: containers_max(&config, descriptors)?,
+        containers_max: containers_max(&config, &host, descriptors)?,
         ..Settings::default()
     };
     tell(&config, &host, &isolators, &settings);
@@ -147,13 +150,18 @@ fn lock_instance(isolators: &IsolatorSet, config: &Config) -> Result<Vec<std::fs
 
 /// No more containers than there are descriptors for: a launch refused is better than a container that
 /// can't be watched.
-fn containers_max(config: &Config, descriptors: Limit<u64>) -> Result<usize, Fault> {
+fn containers_max(
+    config: &Config,
+    host: &model::HostSupport,
+    descriptors: Limit<u64>,
+) -> Result<usize, Fault> {
     let Some(descriptors) = descriptors.value() else {
         return Ok(config.max_containers);
     };
     // A small limit is for a small host: most of it may go into containers.
     let reserved = DESCRIPTORS_RESERVED.min(descriptors / 4).max(DESCRIPTORS_OWN);
-    let affordable = descriptors.saturating_sub(reserved) / DESCRIPTORS_PER_CONTAINER;
+    let pressure = if host.pressure { PRESSURE_BEYOND } else { 0 };
+    let affordable = descriptors.saturating_sub(reserved) / (DESCRIPTORS_PER_CONTAINER + pressure);
     let affordable = usize::try_from(affordable).unwrap_or(usize::MAX);
     if affordable == 0 {
         let message = format!("{descriptors} open files are not enough for a single container");

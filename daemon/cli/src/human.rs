@@ -135,6 +135,20 @@ pub fn cut_middle(text: &str, width: usize) -> String {
     shown.chain(text.chars().skip(count - tail)).collect()
 }
 
+/// Share of the last ten seconds in which something waited, for each resource that the kernel tells.
+pub fn pressure(usage: &model::Usage) -> Option<String> {
+    let all = [
+        ("cpu", usage.cpu_pressure),
+        ("mem", usage.mem_pressure),
+        ("io", usage.io_pressure),
+    ];
+    let told: Vec<String> = all
+        .iter()
+        .filter_map(|(name, pressure)| Some(format!("{name} {:.0}%", (*pressure)?.some.avg10_percent)))
+        .collect();
+    (!told.is_empty()).then(|| told.join(" "))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

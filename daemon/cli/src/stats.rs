@@ -19,7 +19,8 @@ use crate::table::{Align, Table};
 /// Show what containers use
 ///
 /// A rate needs two samples: without --watch they are taken 200 ms apart. CPU of 100% is one CPU;
-/// THROTTLED is the share of scheduling periods in which the container was stopped at its ceiling.
+/// THROTTLED is the share of scheduling periods in which the container was stopped at its ceiling; WAITING, where the
+/// kernel tells it, the share of the last 10 s in which something in it waited for a CPU, for memory, for a disk.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -43,7 +44,8 @@ const ONE_LOOK: Duration = Duration::from_millis(200);
 /// The agent would be busy with nothing else.
 const INTERVAL_LEAST: Millis = Millis(50);
 
-const COLUMNS: [(&str, Align); 12] = [
+/// The last one only where the kernel tells it.
+const COLUMNS: [(&str, Align); 13] = [
     ("CONTAINER", Align::Left),
     ("NAME", Align::Left),
     ("CPU", Align::Right),
@@ -56,6 +58,7 @@ const COLUMNS: [(&str, Align); 12] = [
     ("PIDS", Align::Right),
     ("LIMIT", Align::Right),
     ("IO READ/WRITTEN", Align::Right),
+    ("WAITING", Align::Left),
 ];
 
 pub(crate) async fn stats(agent: &Agent, format: Format, args: StatsArgs) -> Outcome {
@@ -142,7 +145,15 @@ impl Earlier {
 }
 
 fn table(samples: &[ContainerUsage], rates: &[Rates]) -> Table {
-    let mut table = Table::new(&COLUMNS);
+    let told = samples
+        .iter()
+        .any(|sample| human::pressure(&sample.usage).is_some());
+    let columns = if told {
+        &COLUMNS[..]
+    } else {
+        &COLUMNS[..COLUMNS.len() - 1]
+    };
+    let mut table = Table::new(columns);
     let known = |text: Option<String>| text.unwrap_or_else(|| UNKNOWN.to_owned());
     for (sample, rates) in samples.iter().zip(rates) {
         let usage = &sample.usage;
@@ -154,7 +165,7 @@ fn table(samples: &[ContainerUsage], rates: &[Rates]) -> Table {
                 known(written.map(human::bytes))
             )),
         };
-        table.row([
+        let mut cells = vec![
             short_id(sample.id.as_str()).to_owned(),
             known(sample.name.as_ref().map(ToString::to_string)),
             known(rates.cpu_percent.map(human::percent)),
@@ -167,7 +178,11 @@ fn table(samples: &[ContainerUsage], rates: &[Rates]) -> Table {
             known(rates::tasks(usage).map(|count| count.to_string())),
             known(rates::tasks_limit(usage).map(|count| count.to_string())),
             known(io),
-        ]);
+        ];
+        if told {
+            cells.push(known(human::pressure(usage)));
+        }
+        table.row(cells);
     }
     table
 }

@@ -12,6 +12,7 @@ pub mod host;
 pub mod ids;
 pub mod launch;
 pub mod limits;
+pub mod removed;
 pub mod units;
 pub mod usage;
 
@@ -26,5 +27,6 @@ pub use launch::{
     Capabilities, ExecSpec, LaunchSpec, Network, OutputPolicy, Rlimit, Seccomp, TerminalSize, Volume,
 };
 pub use limits::{DeviceLimit, DeviceRule, IoLimits, Limits};
+pub use removed::Removed;
 pub use units::{BitsPerSecond, Bytes, Cpus, Limit, Millis};
-pub use usage::{ContainerUsage, Usage};
+pub use usage::{ContainerUsage, Pressure, Stall, Usage};

@@ -75,6 +75,31 @@ pub struct Usage {
     pub io_reads: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub io_writes: Option<u64>,
+    /// Time in which work waited for a processor, for memory, for a disk (not Mesos fields).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_pressure: Option<Pressure>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mem_pressure: Option<Pressure>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub io_pressure: Option<Pressure>,
+}
+
+/// Pressure stall information of one resource. `some`: at least one task waited; `full`: all did, so that nothing was
+/// done. Kernel: accounting/psi.rst.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct Pressure {
+    pub some: Stall,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub full: Option<Stall>,
+}
+
+/// Shares of the last 10, 60 and 300 seconds, and the sum since the start.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct Stall {
+    pub avg10_percent: f64,
+    pub avg60_percent: f64,
+    pub avg300_percent: f64,
+    pub total_secs: f64,
 }
 
 /// A sample with the container it was taken from.

@@ -139,6 +139,7 @@ fn facts(row: &Row) -> String {
         "write",
         row.rates.io_write_bps.map(|n| human::bytes(n as u64) + "/s"),
     );
+    fact("waiting", human::pressure(usage));
     fact("pid", row.status.pid.map(|pid| pid.to_string()));
     facts.join("   ")
 }

@@ -1,24 +1,9 @@
 //! Pressure stall information: the share of time in which work waited for a resource.
 //! Kernel: accounting/psi.rst.
 
-/// One line of a pressure file.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Stall {
-    /// Per cent of the last 10, 60 and 300 seconds.
-    pub avg10: f64,
-    pub avg60: f64,
-    pub avg300: f64,
-    pub total_us: u64,
-}
+use model::{Pressure, Stall};
 
-/// `some`: at least one task waited; `full`: all did. `cpu.pressure` of old kernels has no `full` line.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Pressure {
-    pub some: Stall,
-    pub full: Option<Stall>,
-}
-
-/// `None` when the text is not a pressure file.
+/// `None` when the text is not a pressure file. `cpu.pressure` of kernels before 5.13 has no `full` line.
 pub fn parse(text: &str) -> Option<Pressure> {
     let mut some = None;
     let mut full = None;
@@ -28,10 +13,10 @@ pub fn parse(text: &str) -> Option<Pressure> {
         for field in rest.split_ascii_whitespace() {
             let (key, value) = field.split_once('=')?;
             match key {
-                "avg10" => stall.avg10 = value.parse().ok()?,
-                "avg60" => stall.avg60 = value.parse().ok()?,
-                "avg300" => stall.avg300 = value.parse().ok()?,
-                "total" => stall.total_us = value.parse().ok()?,
+                "avg10" => stall.avg10_percent = value.parse().ok()?,
+                "avg60" => stall.avg60_percent = value.parse().ok()?,
+                "avg300" => stall.avg300_percent = value.parse().ok()?,
+                "total" => stall.total_secs = value.parse::<u64>().ok()? as f64 * 1e-6,
                 // A field of a later kernel.
                 _ => {}
             }
@@ -56,13 +41,13 @@ mod tests {
         assert_eq!(
             pressure.some,
             Stall {
-                avg10: 1.5,
-                avg60: 0.25,
-                avg300: 0.0,
-                total_us: 1234
+                avg10_percent: 1.5,
+                avg60_percent: 0.25,
+                avg300_percent: 0.0,
+                total_secs: 1234.0 * 1e-6
             }
         );
-        assert_eq!(pressure.full.unwrap().total_us, 7);
+        assert_eq!(pressure.full.unwrap().total_secs, 7.0 * 1e-6);
         assert!(
             parse("some avg10=0.00 avg60=0.00 avg300=0.00 total=0\n")
                 .unwrap()
