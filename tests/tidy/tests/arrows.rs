@@ -32,6 +32,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("client", &["model", "wire", "net"]),
+    ("replog", &[]),
     ("cli", &["model", "client", "net", "api"]),
     ("bulkhead", &["agent", "cli"]),
 ];

@@ -1,0 +1,67 @@
+//! What can go wrong with the store.
+
+use std::io;
+
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("log store: cannot {operation} {file}")]
+    Io {
+        operation: &'static str,
+        file: String,
+        #[source]
+        source: io::Error,
+    },
+    /// No room for the next segment. Nothing was written and nothing is lost: the same append may be tried again
+    /// when there is room.
+    #[error(
+        "log store: no room for segment {file} of {bytes} bytes; nothing was written; make room on this disk"
+    )]
+    Full {
+        file: String,
+        bytes: u64,
+        #[source]
+        source: io::Error,
+    },
+    /// A write or a flush failed before. What the disk holds is unknown until the store is opened anew.
+    #[error(
+        "log store: stopped after an error of the disk: {0}; look at the disk, then start this replica again"
+    )]
+    Stopped(String),
+    #[error("log store: a batch of {bytes} bytes does not fit into a segment (at most {most})")]
+    TooLarge { bytes: usize, most: usize },
+    #[error(
+        "log store: {file} belongs to another store ({found:032x}, this one is {expected:032x}); move it away"
+    )]
+    Foreign {
+        file: String,
+        found: u128,
+        expected: u128,
+    },
+    #[error("log store: {file} is of format {version}, this program knows {known}; use a newer program")]
+    Version { file: String, version: u32, known: u32 },
+    #[error(
+        "log store: no head of a segment can be read in {file} or any other; set the directory aside and let this replica recover"
+    )]
+    Unreadable { file: String },
+    #[error("log store: position {position} is not stored here")]
+    Missing { position: u64 },
+    /// The bytes of a position are not those that were written.
+    #[error(
+        "log store: position {position} is damaged in {file}, sector {sector}; it has to come from another replica"
+    )]
+    Rotten {
+        position: u64,
+        file: String,
+        sector: u32,
+    },
+}
+
+impl StoreError {
+    pub(crate) fn io(operation: &'static str, file: &str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io {
+            operation,
+            file: file.to_owned(),
+            source,
+        }
+    }
+}

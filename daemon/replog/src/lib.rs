@@ -1,0 +1,19 @@
+//! The replicated log, acting. So far its disk: a [`Store`] of checksummed, preallocated segment files with one flush
+//! per batch, that tells a torn tail (never promised to anybody, cut off) from bit rot (was promised, reported).
+
+pub mod batch;
+pub mod directory;
+mod error;
+mod index;
+mod open;
+mod roll;
+pub mod scan;
+pub mod sector;
+mod segment;
+mod store;
+
+pub use batch::Entry;
+pub use directory::{Directory, DiskDirectory, DiskFile, File};
+pub use error::StoreError;
+pub use segment::SegmentNumber;
+pub use store::{Damage, Options, Recovered, Store};
