@@ -33,14 +33,13 @@ fn kept(terminal: bool) -> Vec<KeptDescriptor> {
         name: name.to_owned(),
         number,
     };
-    let mut kept = vec![named("status", init::KEPT_STATUS_FD)];
     if terminal {
-        kept.push(named(TERMINAL, init::KEPT_STDOUT_FD));
-    } else {
-        kept.push(named(STDOUT, init::KEPT_STDOUT_FD));
-        kept.push(named(STDERR, init::KEPT_STDERR_FD));
+        return vec![named(TERMINAL, init::KEPT_STDOUT_FD)];
     }
-    kept
+    vec![
+        named(STDOUT, init::KEPT_STDOUT_FD),
+        named(STDERR, init::KEPT_STDERR_FD),
+    ]
 }
 
 pub const TERMINAL: &str = "terminal";

@@ -3,15 +3,16 @@
 //! ```text
 //! <work_dir>/                      survives a reboot
 //!   lock
-//!   sandboxes/<id>/                the container's own directory, the only part it can see and write
+//!   sandboxes/<id>/                the container's own directory, the only part it can see and write; its time is
+//!                                  that of the container's end
 //!   output/<id>/                   made at the first byte
 //!     stdout stdout.1 …            rotated
 //!     stderr stderr.1 …
 //!   overlays/<id>/{upper,work}     changes to a --rootfs directory
-//!   removals/<id>                  sandbox and output are to go, a reader was still at them
+//!   removals/<id>                  all of these are to go at once, and something was in the way
 //!   set-aside/<id>.checkpoint      records that could not be read
 //! <runtime_dir>/                   survives a crash of the agent, not a reboot
-//!   agent.sock  lock  boot_id  token
+//!   agent.sock  lock  boot_id  token  cgroup_place
 //!   containers/<id>/
 //!     checkpoint                   who it is: written before its command may run
 //!     status                       wait status of its command, written by its init
@@ -115,6 +116,11 @@ impl Directories {
         self.container_runtime(id).join("status")
     }
 
+    /// The group of the v2 tree below which this agent's groups are.
+    pub fn cgroup_place(&self) -> PathBuf {
+        self.runtime.join("cgroup_place")
+    }
+
     pub fn boot_id(&self) -> PathBuf {
         self.runtime.join("boot_id")
     }
@@ -138,9 +144,12 @@ impl Directories {
 
     /// Where a checkpoint that can't be read is kept; makes the directory.
     pub fn set_aside(&self, id: &ContainerId) -> Result<PathBuf, DirectoryError> {
-        let directory = self.work.join("set-aside");
-        make_private(&directory)?;
-        Ok(directory.join(format!("{id}.checkpoint")))
+        make_private(&self.work.join(SET_ASIDE))?;
+        Ok(self.set_aside_place(id))
+    }
+
+    pub fn set_aside_place(&self, id: &ContainerId) -> PathBuf {
+        self.work.join(SET_ASIDE).join(format!("{id}.checkpoint"))
     }
 
     /// Containers that have a folder in the runtime directory. A name that is no id is not ours and left alone.
@@ -166,6 +175,8 @@ impl Directories {
         let path = self.status(id);
         OpenOptions::new()
             .create_new(true)
+            // The init maps it.
+            .read(true)
             .write(true)
             .mode(0o600)
             .open(&path)
@@ -182,48 +193,20 @@ impl Directories {
         match ignore_missing(fs::remove_dir(&path)) {
             Ok(()) => Ok(()),
             // A half-written checkpoint of a crash, nothing else can be here.
-            Err(_) => remove_tree(&path),
+            Err(_) => fs::remove_dir_all(&path).map_err(|source| DirectoryError::Remove { path, source }),
         }
     }
 
-    /// Removes what a `--rootfs` container changed. Missing is done.
-    pub fn remove_overlay(&self, id: &ContainerId) -> Result<(), DirectoryError> {
-        remove_tree(&self.overlay(id))
-    }
-
-    /// Notes that [`Self::remove_work`] has to follow, for a successor.
+    /// Notes that everything of a container that has ended is to be removed, for a successor.
     pub fn mark_for_removal(&self, id: &ContainerId) -> Result<(), DirectoryError> {
-        let path = self.work.join(REMOVALS).join(id.as_str());
+        let path = self.removal_note(id);
         File::create(&path)
             .map(drop)
             .map_err(|source| DirectoryError::Open { path, source })
     }
 
-    /// Containers whose removal was noted and not finished.
-    pub fn marked_for_removal(&self) -> Result<Vec<ContainerId>, DirectoryError> {
-        let path = self.work.join(REMOVALS);
-        let entries = fs::read_dir(&path).map_err(|source| DirectoryError::Read { path, source })?;
-        Ok(entries
-            .flatten()
-            .filter_map(|e| e.file_name().to_str()?.parse().ok())
-            .collect())
-    }
-
-    /// As [`Self::remove_work`], and takes the note back.
-    pub fn remove_marked(&self, id: &ContainerId) -> Result<(), DirectoryError> {
-        self.remove_work(id)?;
-        let path = self.work.join(REMOVALS).join(id.as_str());
-        ignore_missing(fs::remove_file(&path)).map_err(|source| DirectoryError::Remove { path, source })
-    }
-
-    /// Removes the sandbox and the output for good.
-    pub fn remove_work(&self, id: &ContainerId) -> Result<(), DirectoryError> {
-        let sandbox = self.sandbox(id);
-        // The common case of an unused sandbox costs one call instead of a walk.
-        if ignore_missing(fs::remove_dir(&sandbox)).is_err() {
-            remove_tree(&sandbox)?;
-        }
-        remove_tree(&self.output(id))
+    pub fn removal_note(&self, id: &ContainerId) -> PathBuf {
+        self.work.join(REMOVALS).join(id.as_str())
     }
 }
 
@@ -231,6 +214,7 @@ const SANDBOXES: &str = "sandboxes";
 const OUTPUT: &str = "output";
 const OVERLAYS: &str = "overlays";
 const REMOVALS: &str = "removals";
+const SET_ASIDE: &str = "set-aside";
 
 /// Replaces `path` at once: after a crash either the old or the new content is there, never a mixture.
 /// Not synced: the runtime directory is not meant to survive a power cut, the boot id tells one apart.
@@ -309,72 +293,11 @@ fn ignore_missing(result: io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// Removes a tree of any depth and shape with a handful of descriptors and no recursion: a container can nest
-/// directories deeper than a stack is high. What lies deeper than one level is lifted up and comes in its turn. Links
-/// are removed, never followed. By now nothing runs that could change the tree under us.
-fn remove_tree(path: &Path) -> Result<(), DirectoryError> {
-    let failed = |path: &Path| {
-        let path = path.to_owned();
-        move |source| DirectoryError::Remove { path, source }
-    };
-    match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(failed(path)(error)),
-        Ok(facts) if !facts.is_dir() => return fs::remove_file(path).map_err(failed(path)),
-        Ok(_) => {}
-    }
-    let mut lifted = 0u64;
-    loop {
-        let mut empty = true;
-        for entry in fs::read_dir(path).map_err(failed(path))? {
-            let entry = entry.map_err(failed(path))?;
-            empty = false;
-            let place = entry.path();
-            if entry.file_type().map_err(failed(&place))?.is_dir() {
-                empty_directory(&place, path, &mut lifted).map_err(failed(&place))?;
-            } else {
-                ignore_missing(fs::remove_file(&place)).map_err(failed(&place))?;
-            }
-        }
-        if empty {
-            return ignore_missing(fs::remove_dir(path)).map_err(failed(path));
-        }
-    }
-}
-
-/// Removes `directory`, lifting its own directories into `top`.
-fn empty_directory(directory: &Path, top: &Path, lifted: &mut u64) -> io::Result<()> {
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        if !entry.file_type()?.is_dir() {
-            ignore_missing(fs::remove_file(entry.path()))?;
-            continue;
-        }
-        if fs::remove_dir(entry.path()).is_ok() {
-            continue;
-        }
-        loop {
-            *lifted += 1;
-            // A name that is taken fails, or replaces an empty directory; both are fine.
-            match fs::rename(entry.path(), top.join(format!(".lifted-{lifted}"))) {
-                Err(error) if TAKEN.contains(&error.kind()) => {}
-                result => break result?,
-            }
-        }
-    }
-    ignore_missing(fs::remove_dir(directory))
-}
-
-/// Something else has the name.
-const TAKEN: [io::ErrorKind; 3] = [
-    io::ErrorKind::AlreadyExists,
-    io::ErrorKind::DirectoryNotEmpty,
-    io::ErrorKind::NotADirectory,
-];
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::leftovers::{Extent, LeftoverRemoval};
+    use kernel::removal::Step;
 
     #[test]
     fn a_second_agent_is_kept_out() {
@@ -389,31 +312,6 @@ mod tests {
     }
 
     #[test]
-    fn a_tree_deeper_than_any_stack_is_removed() {
-        let dir = tempfile::tempdir().unwrap();
-        let outside = dir.path().join("outside");
-        fs::create_dir(&outside).unwrap();
-        fs::write(outside.join("kept"), b"x").unwrap();
-        let top = dir.path().join("top");
-        fs::create_dir(&top).unwrap();
-        std::os::unix::fs::symlink(&outside, top.join("link")).unwrap();
-        fs::write(top.join(".lifted-1"), b"in the way").unwrap();
-        // Built from the inside out, as no path may be that long.
-        let mut inner = top.join("d0");
-        fs::create_dir(&inner).unwrap();
-        for n in 1..20_000 {
-            let outer = top.join(format!("d{n}"));
-            fs::create_dir(&outer).unwrap();
-            fs::write(outer.join("file"), b"x").unwrap();
-            fs::rename(&inner, outer.join("d")).unwrap();
-            inner = outer;
-        }
-        remove_tree(&top).unwrap();
-        assert!(!top.exists());
-        assert!(outside.join("kept").exists());
-    }
-
-    #[test]
     fn what_was_prepared_is_removed_whole() {
         let dir = tempfile::tempdir().unwrap();
         let (dirs, _lock) = Directories::open(&dir.path().join("w"), &dir.path().join("r")).unwrap();
@@ -425,8 +323,8 @@ mod tests {
         fs::write(dirs.sandbox(&id).join("file"), b"x").unwrap();
         for _ in 0..2 {
             dirs.remove_runtime(&id).unwrap();
-            dirs.remove_overlay(&id).unwrap();
-            dirs.remove_work(&id).unwrap();
+            let mut removal = LeftoverRemoval::new(&dirs, &id, Extent::All);
+            while let Step::More = removal.slice() {}
         }
         for left in ["w/sandboxes", "w/output", "w/overlays", "r/containers"] {
             assert_eq!(fs::read_dir(dir.path().join(left)).unwrap().count(), 0);

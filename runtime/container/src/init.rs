@@ -11,6 +11,7 @@
 
 mod child;
 mod command;
+mod own_ids;
 mod rootfs;
 mod supervise;
 
@@ -28,9 +29,9 @@ use crate::launcher::SOCKET_FD;
 use crate::profile;
 use crate::request::{self, CloneKind, CloneRequest};
 
-/// Numbers under which an init keeps its descriptors, so that a restarted agent can open them anew
-/// ([`kernel::procfs::descriptor_path`]). Absent ones were not given.
-pub const KEPT_STATUS_FD: i32 = 3;
+/// Numbers under which an init keeps its descriptors, so that a restarted agent can take copies of them. Absent
+/// ones were not given.
+///
 /// Read end of the stdout pipe, or the master of the terminal.
 pub const KEPT_STDOUT_FD: i32 = 4;
 pub const KEPT_STDERR_FD: i32 = 5;
@@ -47,6 +48,10 @@ struct Prepared {
     filter: Filter,
     /// Commands must be put back to 0.
     oom_score_lowered: bool,
+    /// What the agent has; clones have no more.
+    permitted: CapabilitySet,
+    /// User and group are 0 and there is no other group: a command that runs as root needs no change.
+    plain_root: bool,
 }
 
 /// The program. Ends when the agent closes its end of the socket.
@@ -73,7 +78,7 @@ pub fn main() -> ! {
             Ok(Some(request)) => {
                 if serve(socket.as_fd(), &request) == Side::Child {
                     drop(socket);
-                    child::run(request, &prepared);
+                    child::run(request, prepared);
                 }
             }
             // A bad request gets its answer like any other, so that replies stay in order.
@@ -92,16 +97,15 @@ pub fn main() -> ! {
 }
 
 fn prepare() -> Prepared {
+    let permitted = capability::own().map_or(CapabilitySet::EMPTY, |(_, permitted)| permitted);
     // Inheritable capabilities would survive into containers (the class of CVE-2022-29162).
-    if let Ok((effective, permitted)) = capability::own() {
-        let _ = capability::set(effective, permitted, CapabilitySet::EMPTY);
-    }
-    let lowered = match procfs::own_oom_score_adjustment() {
-        // Needs CAP_SYS_RESOURCE, which the agent need not have.
-        Ok(0) => procfs::set_own_oom_score_adjustment(INIT_OOM_SCORE_ADJUSTMENT).is_ok(),
-        Ok(_) => true,
-        Err(_) => false,
-    };
+    let _ = capability::set(permitted, permitted, CapabilitySet::EMPTY);
+    // The keys of whoever started the agent are not a container's.
+    let _ = process::leave_session_keyring();
+    let plain_root = process::become_user(0, 0, &[]).is_ok();
+    // Needs CAP_SYS_RESOURCE, which the agent need not have.
+    let set = procfs::set_own_oom_score_adjustment(INIT_OOM_SCORE_ADJUSTMENT).is_ok();
+    let lowered = set || procfs::own_oom_score_adjustment().is_ok_and(|score| score != 0);
     // The rules are constants whose compilation is tested; without a filter nothing may be launched.
     let Ok(filter) = profile::default_filter() else {
         process::exit_now(3)
@@ -109,6 +113,8 @@ fn prepare() -> Prepared {
     Prepared {
         filter,
         oom_score_lowered: lowered,
+        permitted,
+        plain_root,
     }
 }
 

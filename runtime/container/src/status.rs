@@ -5,7 +5,10 @@
 //! magic (8) | raw wait status (i32) | reserved (4) | ended at, ns since the epoch (u64)
 //! | user us (u64) | system us (u64) | largest resident set, kB (u64) | crc32 of all before (u32)
 //! ```
-//! All little endian. A record that is cut or whose checksum is wrong is no record.
+//! All little endian. A record that is cut or whose checksum is wrong is no record. Zeroes: none yet.
+//!
+//! What it says is what the container's command says, and no more to be trusted: with SYS_PTRACE in the
+//! container somebody there can write another one into the init's memory. Only its size is certain.
 
 use std::fs::File;
 use std::io;
@@ -90,7 +93,7 @@ pub enum StatusError {
     Damaged,
 }
 
-/// The record; `None` while the file is empty: the command has not ended, or its init was killed.
+/// The record; `None` while the file is empty or holds zeroes: the command has not ended, or its init was killed.
 pub fn read_status(file: &File) -> Result<Option<WaitRecord>, StatusError> {
     let mut bytes = [0; RECORD_BYTES];
     let mut length = 0;
@@ -103,12 +106,10 @@ pub fn read_status(file: &File) -> Result<Option<WaitRecord>, StatusError> {
             Err(error) => return Err(StatusError::Read(error)),
         }
     }
+    if bytes == [0; RECORD_BYTES] {
+        return Ok(None);
+    }
     WaitRecord::decode(&bytes).map(Some)
-}
-
-/// Writes the record in one call.
-pub(crate) fn write_status(file: &File, record: &WaitRecord) -> io::Result<()> {
-    file.write_all_at(&record.encode(), 0)
 }
 
 #[cfg(test)]
@@ -144,7 +145,9 @@ mod tests {
         };
         file.write_all_at(&record.encode()[..20], 0).unwrap();
         assert!(matches!(read_status(&file), Err(StatusError::Cut(20))));
-        write_status(&file, &record).unwrap();
+        file.write_all_at(&[0; RECORD_BYTES], 0).unwrap();
+        assert!(read_status(&file).unwrap().is_none());
+        file.write_all_at(&record.encode(), 0).unwrap();
         let read = read_status(&file).unwrap().unwrap();
         assert_eq!((read.exit_status(), read.signal()), (137, Some(9)));
     }

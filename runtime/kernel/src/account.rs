@@ -1,6 +1,10 @@
 //! Users and groups of a root file system: its own `etc/passwd` and `etc/group`, parsed by us. The C
 //! library would ask the host's name services.
 
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use crate::Errno;
+
 /// passwd(5), the fields that a process needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Account {
@@ -57,10 +61,13 @@ pub fn supplementary_groups(group: &str, user: &str) -> Vec<u32> {
     found
 }
 
-/// Makes a user and a group the owners of what is at `path`.
-pub fn give(path: &std::path::Path, uid: u32, gid: u32) -> Result<(), nix::errno::Errno> {
-    let (uid, gid) = (nix::unistd::Uid::from_raw(uid), nix::unistd::Gid::from_raw(gid));
-    nix::unistd::chown(path, Some(uid), Some(gid))
+/// Makes a user and a group the owners of what `place` holds. By handle: by its name it could be a link to
+/// something else by then.
+pub fn give(place: BorrowedFd<'_>, uid: u32, gid: u32) -> Result<(), Errno> {
+    let at = place.as_raw_fd();
+    // SAFETY: a descriptor, an empty string that ends in a null byte, and integers.
+    let result = unsafe { libc::fchownat(at, c"".as_ptr(), uid, gid, libc::AT_EMPTY_PATH) };
+    Errno::result(result).map(drop)
 }
 
 #[cfg(test)]

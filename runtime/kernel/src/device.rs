@@ -1,10 +1,14 @@
 //! The device nodes and links that every container's own `/dev` has, and where kernel filesystems
 //! are mounted in it.
 
-use std::ffi::{CStr, CString};
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::ffi::{CStr, CString, OsStr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use crate::Errno;
+use crate::mount::{self, MountFlags};
+use crate::procfs;
 
 pub const MOUNT_POINT: &CStr = c"/dev";
 pub const TERMINALS: &CStr = c"/dev/pts";
@@ -44,10 +48,30 @@ pub fn device_number(major: u32, minor: u32) -> u64 {
     libc::makedev(major, minor)
 }
 
-/// The host's or the container's null device, whichever root we are in.
+/// The host's null device by a read-only mount of its own. Containers get it as standard input, and root in
+/// one could otherwise take it away from everybody: fchmod(2) works on any descriptor. Devices are
+/// written to on a read-only mount as well.
 pub fn open_null() -> Result<OwnedFd, Errno> {
-    // SAFETY: a constant string that ends in a null byte, and flags.
-    let fd = unsafe { libc::open(NULL.as_ptr(), libc::O_RDWR | libc::O_CLOEXEC) };
+    let tree = mount::clone_tree(None, Path::new(OsStr::from_bytes(NULL.to_bytes())), false)?;
+    mount::restrict_tree(tree.as_fd(), MountFlags::READ_ONLY, MountFlags::NONE, false)?;
+    let path = procfs::own_descriptor_path(tree.as_fd());
+    // SAFETY: a string that ends in a null byte, and flags.
+    let fd = unsafe { libc::open(path.as_ptr(), libc::O_RDWR | libc::O_CLOEXEC) };
+    // SAFETY: a new descriptor that nobody else owns.
+    let null = unsafe { OwnedFd::from_raw_fd(Errno::result(fd)?) };
+    // What stands at that name on this host is what it is expected to be.
+    let facts = mount::facts(&null)?;
+    if facts.mode & libc::S_IFMT != libc::S_IFCHR || facts.device != device_number(1, 3) {
+        return Err(Errno::ENODEV);
+    }
+    Ok(null)
+}
+
+/// The null device in a `/dev` that is ours alone so far.
+pub fn open_null_in(dev: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    let flags = libc::O_RDWR | libc::O_NOFOLLOW | libc::O_CLOEXEC;
+    // SAFETY: a descriptor, a constant string that ends in a null byte, and flags.
+    let fd = unsafe { libc::openat(dev.as_raw_fd(), c"null".as_ptr(), flags) };
     // SAFETY: a new descriptor that nobody else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(Errno::result(fd)?) })
 }
@@ -59,4 +83,22 @@ pub fn cgroup_directory(controllers: &CStr) -> CString {
     path.extend_from_slice(controllers.to_bytes());
     // Parts of C strings hold no null byte.
     CString::new(path).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_null_device_can_be_written_but_not_changed() {
+        if crate::host::require_root().is_err() {
+            eprintln!("SKIPPED: needs root");
+            return;
+        }
+        let mut null = std::fs::File::from(open_null().unwrap());
+        std::io::Write::write_all(&mut null, b"gone").unwrap();
+        let same_mode = null.metadata().unwrap().permissions();
+        let error = null.set_permissions(same_mode).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
+    }
 }

@@ -21,9 +21,11 @@ pub mod pty;
 pub mod removal;
 pub mod rlimit;
 pub mod seccomp;
+pub mod shared_memory;
 pub mod signal;
 pub mod socket;
 pub mod syscall_numbers;
 pub mod system;
+pub mod user_namespace;
 
 pub use nix::errno::Errno;

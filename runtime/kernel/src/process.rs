@@ -26,6 +26,7 @@ impl NamespaceFlags {
     pub const IPC: Self = Self(libc::CLONE_NEWIPC);
     pub const NET: Self = Self(libc::CLONE_NEWNET);
     pub const CGROUP: Self = Self(libc::CLONE_NEWCGROUP);
+    pub const USER: Self = Self(libc::CLONE_NEWUSER);
 
     #[must_use]
     pub const fn and(self, other: Self) -> Self {
@@ -134,19 +135,40 @@ pub fn spawn_suspended<C>(
     context: &mut C,
     child: fn(&mut C) -> c_int,
 ) -> Result<(i32, OwnedFd), Errno> {
+    spawn_before_exec(parentage, libc::CLONE_VM, context, child)
+}
+
+/// As [`spawn_suspended`], but the child has a copy of our memory: whoever takes it over before it has
+/// executed its program has not taken us over. What it has to tell goes through
+/// [`SharedNumbers`](crate::shared_memory::SharedNumbers).
+pub fn spawn_apart<C>(
+    parentage: Parentage,
+    context: &mut C,
+    child: fn(&mut C) -> c_int,
+) -> Result<(i32, OwnedFd), Errno> {
+    spawn_before_exec(parentage, 0, context, child)
+}
+
+/// `flags`: what the child shares with us, and namespaces of its own.
+pub(crate) fn spawn_before_exec<C>(
+    parentage: Parentage,
+    flags: c_int,
+    context: &mut C,
+    child: fn(&mut C) -> c_int,
+) -> Result<(i32, OwnedFd), Errno> {
     struct Start<'a, C> {
         context: &'a mut C,
         child: fn(&mut C) -> c_int,
     }
     extern "C" fn trampoline<C>(argument: *mut libc::c_void) -> c_int {
-        // SAFETY: the argument is the Start below; its owner is suspended while we run.
+        // SAFETY: the argument is the Start below; its owner is suspended while we run, or has another copy.
         let start = unsafe { &mut *argument.cast::<Start<'_, C>>() };
         (start.child)(start.context)
     }
     let stack = StackMapping::new()?;
     let mut start = Start { context, child };
     let mut pidfd: c_int = -1;
-    let mut flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
+    let mut flags = flags | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
     if parentage == Parentage::MyParents {
         flags |= libc::CLONE_PARENT;
     }
@@ -356,6 +378,19 @@ pub fn set_no_new_privileges() -> Result<(), Errno> {
 /// Whether permitted capabilities survive the change from root to another user.
 pub fn set_keep_capabilities(keep: bool) -> Result<(), Errno> {
     prctl(libc::PR_SET_KEEPCAPS, keep.into(), 0).map(drop)
+}
+
+/// A new and empty session keyring instead of the one that was inherited (keyctl(2)).
+pub fn leave_session_keyring() -> Result<(), Errno> {
+    // SAFETY: an operation and a null pointer, which asks for a keyring without a name.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_keyctl,
+            libc::KEYCTL_JOIN_SESSION_KEYRING,
+            ptr::null::<c_char>(),
+        )
+    };
+    Errno::result(result).map(drop)
 }
 
 /// The name in `comm`, at most 15 bytes.

@@ -1,8 +1,8 @@
 //! procfs: what is read from it, and which parts of it a container may not have.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::fs;
-use std::io;
+use std::io::{self, Read as _};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::PathBuf;
 
@@ -38,7 +38,11 @@ pub const READ_ONLY: [&str; 5] = [
 
 /// Field 22 of `/proc/<pid>/stat`: clock ticks from boot to the start of the process (proc(5)).
 pub fn start_time(pid: i32) -> io::Result<u64> {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // One read into room for the longest line: a reader that grows its buffer asks the kernel six times.
+    let mut line = [0; 1024];
+    let length = fs::File::open(format!("/proc/{pid}/stat"))?.read(&mut line)?;
+    // The name of a program need not be UTF-8.
+    let text = String::from_utf8_lossy(&line[..length]);
     start_time_of(&text).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "malformed stat line"))
 }
 
@@ -49,13 +53,13 @@ pub fn start_time_of(stat: &str) -> Option<u64> {
     rest.split_ascii_whitespace().nth(19)?.parse().ok()
 }
 
-/// Differs after every boot of this host.
 /// Whether a process is in our own pid namespace. Errors when it is gone.
 pub fn shares_pid_namespace(pid: i32) -> io::Result<bool> {
     let own = fs::read_link("/proc/self/ns/pid")?;
     Ok(fs::read_link(format!("/proc/{pid}/ns/pid"))? == own)
 }
 
+/// Differs after every boot of this host.
 pub fn boot_id() -> io::Result<String> {
     Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?
         .trim_end()
@@ -79,6 +83,12 @@ pub fn descriptor_path(pid: i32, number: i32) -> PathBuf {
 /// The path of the file behind one of our own descriptors, as the root in sight shows it.
 pub fn own_descriptor_target(fd: BorrowedFd<'_>) -> io::Result<PathBuf> {
     fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))
+}
+
+/// The path that opens one of our own descriptors anew.
+pub fn own_descriptor_path(fd: BorrowedFd<'_>) -> CString {
+    // Digits hold no null byte.
+    CString::new(format!("/proc/self/fd/{}", fd.as_raw_fd())).unwrap_or_default()
 }
 
 /// How gladly the kernel kills us when memory runs out.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use kernel::Errno;
 use kernel::capability::{self, CapabilitySet};
+use kernel::mount::{self, Walk};
 use kernel::namespace::{self, NamespaceFlags};
 use kernel::process::{self, Parentage};
 use kernel::procfs;
@@ -13,6 +14,7 @@ use kernel::pty::{self, Pty};
 
 use super::Prepared;
 use super::command::{self, Credentials, Spawned, Streams};
+use super::own_ids;
 use super::rootfs::Root;
 use super::supervise::{self, Kept};
 use crate::channel::{self, Gate, Report};
@@ -53,7 +55,8 @@ impl Failure {
     }
 }
 
-pub(super) fn run(request: CloneRequest, prepared: &Prepared) -> ! {
+pub(super) fn run(request: CloneRequest, mut prepared: Prepared) -> ! {
+    let prepared = &mut prepared;
     let result = match request.kind {
         CloneKind::Init => init(request.fds, request.namespaces.net, prepared),
         CloneKind::Exec => exec(request.fds, request.namespaces.net, prepared),
@@ -94,7 +97,7 @@ fn join_groups(fds: &mut ChildFds) -> Result<Vec<PathBuf>, Failure> {
 }
 
 /// Pid 1 of a new container. Returns early when the agent went away: nothing has run.
-fn init(mut fds: ChildFds, new_network: bool, prepared: &Prepared) -> Result<(), (OwnedFd, Failure)> {
+fn init(mut fds: ChildFds, new_network: bool, prepared: &mut Prepared) -> Result<(), (OwnedFd, Failure)> {
     match prepare_init(&mut fds, new_network, prepared) {
         Err(failure) => Err((fds.channel, failure)),
         Ok(None) => Ok(()),
@@ -105,7 +108,7 @@ fn init(mut fds: ChildFds, new_network: bool, prepared: &Prepared) -> Result<(),
 fn prepare_init(
     fds: &mut ChildFds,
     new_network: bool,
-    prepared: &Prepared,
+    prepared: &mut Prepared,
 ) -> Result<Option<(ChildPlan, Option<Pty>)>, Failure> {
     let groups = join_groups(fds)?;
     // After joining: the namespace's root is the group that its maker is in (cgroup_namespaces(7)).
@@ -119,12 +122,20 @@ fn prepare_init(
         return Ok(None);
     };
     let mut root = Root::new(groups);
+    if plan.process.ids.is_some() {
+        own_ids::before_entering(prepared);
+    }
     for step in &plan.steps {
         root.execute(step)?;
+    }
+    if plan.process.ids.is_some() {
+        own_ids::after_entering(prepared)?;
     }
     let terminal = open_terminal(fds.channel.as_fd(), &plan.process)?;
     if let Some(terminal) = &terminal {
         root.attach_console(terminal.slave.as_fd())?;
+    } else if fds.stdin.is_none() {
+        fds.stdin = Some(root.null_device()?);
     }
     drop(root);
     confine(&plan.process, prepared)?;
@@ -147,7 +158,9 @@ fn open_terminal(channel: BorrowedFd<'_>, process: &ProcessPlan) -> Result<Optio
     Ok(Some(pty))
 }
 
-/// What can not be undone and holds for the init too.
+/// What can not be undone and holds for the init too. Of our own capabilities only those stay that the
+/// command will have or that the way to it needs: everything after this may be looked at by somebody who was
+/// given SYS_PTRACE in this container.
 fn confine(process: &ProcessPlan, prepared: &Prepared) -> Result<(), Failure> {
     capability::drop_bounding(CapabilitySet(process.bounding_drop))
         .map_err(Failure::of("drop bounding capabilities"))?;
@@ -158,13 +171,32 @@ fn confine(process: &ProcessPlan, prepared: &Prepared) -> Result<(), Failure> {
             .install()
             .map_err(Failure::of("install system call filter"))?;
     }
-    Ok(())
+    keep_capabilities(process, prepared, WHILE_PREPARING)
+}
+
+/// To read account files that root of the container may not, and to give terminal and sandbox away.
+const WHILE_PREPARING: &[&str] = &["CHOWN", "DAC_OVERRIDE"];
+
+/// Keeps what the command is granted, what its process needs until it executes, and `more`.
+fn keep_capabilities(process: &ProcessPlan, prepared: &Prepared, more: &[&str]) -> Result<(), Failure> {
+    let mut kept = process.capabilities | process.ambient | CapabilitySet::of(more).0;
+    // The init signals a command that is somebody else's.
+    kept |= CapabilitySet::of(&["KILL"]).0;
+    if process.user.is_some() || !prepared.plain_root {
+        kept |= CapabilitySet::of(&["SETUID", "SETGID"]).0;
+    }
+    if !process.rlimits.is_empty() || prepared.oom_score_lowered {
+        // Without it the least oom_score_adj that a command may give itself would stay the init's.
+        kept |= CapabilitySet::of(&["SYS_RESOURCE"]).0;
+    }
+    let kept = CapabilitySet(kept & prepared.permitted.0);
+    capability::set(kept, kept, CapabilitySet::EMPTY).map_err(Failure::of("drop capabilities"))
 }
 
 /// Standard streams of the command: the terminal, or what was given; without stdin, end of file.
 ///
-/// The null device is the launcher's own. The one in a container that has run is whatever the container
-/// made of it, and would be opened with all our rights (the class of CVE-2025-31133).
+/// The null device of an exec is the launcher's own, read-only. The one in a container that has run is
+/// whatever the container made of it, and would be opened with all our rights (the class of CVE-2025-31133).
 fn streams(fds: &mut ChildFds, terminal: Option<&Pty>) -> Result<Streams, Failure> {
     if let Some(terminal) = terminal {
         let copy = || {
@@ -203,10 +235,9 @@ fn give_sandbox(plan: &ProcessPlan, credentials: &Credentials) -> Result<(), Fai
     else {
         return Ok(());
     };
-    kernel::account::give(sandbox, credentials.uid, credentials.gid).map_err(Failure::at(
-        "give the sandbox to the user",
-        sandbox.as_os_str().as_bytes(),
-    ))
+    let failed = |errno| Failure::at("give the sandbox to the user", sandbox.as_os_str().as_bytes())(errno);
+    let place = mount::locate(None, sandbox, Walk::NoLinks).map_err(failed)?;
+    kernel::account::give(place.as_fd(), credentials.uid, credentials.gid).map_err(failed)
 }
 
 /// From the gate on.
@@ -216,30 +247,26 @@ fn start(
     terminal: Option<Pty>,
     prepared: &Prepared,
 ) -> Result<(), (OwnedFd, Failure)> {
-    let ready = match command::credentials(&plan.process) {
-        Err(failure) => Err(failure),
-        Ok(credentials) => give_sandbox(&plan.process, &credentials)
-            .and_then(|()| streams(&mut fds, terminal.as_ref()))
-            .map(|streams| (credentials, streams)),
+    let mut ready = || {
+        let record = supervise::open_record(fds.status.take())?;
+        let credentials = command::credentials(&plan.process)?;
+        give_sandbox(&plan.process, &credentials)?;
+        let streams = streams(&mut fds, terminal.as_ref())?;
+        command::give_terminal(&streams, &credentials)?;
+        keep_capabilities(&plan.process, prepared, &[])?;
+        Ok((record, credentials, streams))
     };
-    let (credentials, streams) = match ready {
+    let (record, credentials, streams) = match ready() {
         Err(failure) => return Err((fds.channel, failure)),
         Ok(ready) => ready,
     };
     if !pass_gate(fds.channel.as_fd()) {
         return Ok(());
     }
-    let spawned = command::spawn(
-        &plan.process,
-        &credentials,
-        &streams,
-        Parentage::Mine,
-        prepared.oom_score_lowered,
-    );
+    let spawned = command::spawn(&plan.process, &credentials, &streams, Parentage::Mine, prepared);
     drop(streams);
     let ChildFds {
         channel,
-        status,
         keep_stdout,
         keep_stderr,
         ..
@@ -250,7 +277,7 @@ fn start(
             failure: Some(failure),
             ..
         }) => {
-            supervise::record_failure(status, &failure);
+            supervise::record_failure(record.as_ref(), &failure);
             Err((channel, failure))
         }
         Ok(Spawned { pid, .. }) => {
@@ -262,8 +289,8 @@ fn start(
             drop((channel, plan, credentials));
             supervise::run(
                 pid,
+                record,
                 Kept {
-                    status,
                     stdout: kept_stdout,
                     stderr: keep_stderr,
                 },
@@ -284,14 +311,14 @@ fn pass_gate(channel: BorrowedFd<'_>) -> bool {
 }
 
 /// A further process: this one only joins and clones; the clone is the agent's child.
-fn exec(mut fds: ChildFds, own_network: bool, prepared: &Prepared) -> Result<(), (OwnedFd, Failure)> {
+fn exec(mut fds: ChildFds, own_network: bool, prepared: &mut Prepared) -> Result<(), (OwnedFd, Failure)> {
     match exec_steps(&mut fds, own_network, prepared) {
         Ok(()) => Ok(()),
         Err(failure) => Err((fds.channel, failure)),
     }
 }
 
-fn exec_steps(fds: &mut ChildFds, own_network: bool, prepared: &Prepared) -> Result<(), Failure> {
+fn exec_steps(fds: &mut ChildFds, own_network: bool, prepared: &mut Prepared) -> Result<(), Failure> {
     join_groups(fds)?;
     let Some(plan) = receive_plan(fds.channel.as_fd())? else {
         return Ok(());
@@ -308,18 +335,32 @@ fn exec_steps(fds: &mut ChildFds, own_network: bool, prepared: &Prepared) -> Res
     if own_network {
         namespaces = namespaces.and(NamespaceFlags::NET);
     }
+    let own_ids = plan.process.ids.is_some();
+    if own_ids {
+        own_ids::before_entering(prepared);
+        // Of one call: the others are joined with the rights that we have outside (setns(2)).
+        namespaces = namespaces.and(NamespaceFlags::USER);
+    }
     namespace::join(&target, namespaces).map_err(Failure::of("join container"))?;
     drop(target);
-    let terminal = open_terminal(fds.channel.as_fd(), &plan.process)?;
+    if own_ids {
+        process::become_user(0, 0, &[]).map_err(Failure::of("become the container's root"))?;
+        own_ids::after_entering(prepared)?;
+    }
+    // Before anything of the container's is looked at. We are still in the host's pid namespace, where no
+    // process of the container can see us; the clone is in theirs, and has a copy of our memory only.
     confine(&plan.process, prepared)?;
+    let terminal = open_terminal(fds.channel.as_fd(), &plan.process)?;
     let credentials = command::credentials(&plan.process)?;
     let streams = streams(fds, terminal.as_ref())?;
+    command::give_terminal(&streams, &credentials)?;
+    keep_capabilities(&plan.process, prepared, &[])?;
     let spawned = command::spawn(
         &plan.process,
         &credentials,
         &streams,
         Parentage::MyParents,
-        prepared.oom_score_lowered,
+        prepared,
     )?;
     // Also when it has failed: the agent must reap it, or the container's init could never end (it
     // waits for every process of its namespace, pid_namespaces(7)).
@@ -337,8 +378,8 @@ fn exec_steps(fds: &mut ChildFds, own_network: bool, prepared: &Prepared) -> Res
 /// Resolved in the container's root, which is ours by now.
 pub(super) fn credentials_file(path: &str) -> Result<Option<String>, Failure> {
     let failed = |errno| Failure::at("read", path)(errno);
-    let root = kernel::mount::locate(None, Path::new("/"), kernel::mount::Walk::NoLinks).map_err(failed)?;
-    match kernel::mount::open_in_root(root.as_fd(), Path::new(path)) {
+    let root = mount::locate(None, Path::new("/"), Walk::NoLinks).map_err(failed)?;
+    match mount::open_in_root(root.as_fd(), Path::new(path)) {
         Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
         Err(errno) => Err(failed(errno)),
         Ok(fd) => command::read_text(fd).map(Some).map_err(failed),
@@ -348,5 +389,9 @@ pub(super) fn credentials_file(path: &str) -> Result<Option<String>, Failure> {
 impl Credentials {
     pub fn is_root(&self) -> bool {
         self.uid == 0
+    }
+    /// As the launcher is.
+    pub fn is_plain_root(&self) -> bool {
+        self.uid == 0 && self.gid == 0 && self.groups.is_empty()
     }
 }

@@ -4,6 +4,7 @@ use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::Ordering;
 
 use kernel::Errno;
 use kernel::account;
@@ -12,8 +13,10 @@ use kernel::process::{self, Parentage, StringTable};
 use kernel::procfs;
 use kernel::pty;
 use kernel::rlimit;
+use kernel::shared_memory::{Numbers, SharedNumbers};
 use kernel::signal;
 
+use super::Prepared;
 use super::child::{Failure, credentials_file};
 use crate::channel::{self, STEP_EXECUTE};
 use crate::plan::{GroupName, ProcessPlan, UserName};
@@ -103,7 +106,21 @@ pub(super) fn credentials(plan: &ProcessPlan) -> Result<Credentials, Failure> {
             }
         }
     }
+    check_ids(plan, &credentials)?;
     Ok(credentials)
+}
+
+/// The kernel would only call it an invalid argument.
+fn check_ids(plan: &ProcessPlan, credentials: &Credentials) -> Result<(), Failure> {
+    let Some(count) = plan.ids else { return Ok(()) };
+    let mut all = [credentials.uid, credentials.gid]
+        .into_iter()
+        .chain(credentials.groups.iter().copied());
+    match all.find(|id| *id >= count) {
+        None => Ok(()),
+        Some(id) => Err(Failure::of("become user")(Errno::EINVAL)
+            .because(format!("{id} is not among the container's {count} ids"))),
+    }
 }
 
 /// What becomes descriptors 0, 1 and 2.
@@ -132,11 +149,54 @@ struct Context<'a> {
     plan: &'a ProcessPlan,
     credentials: &'a Credentials,
     streams: &'a Streams,
-    reset_oom_score: bool,
+    prepared: &'a Prepared,
     candidates: &'a [CString],
     arguments: StringTable<'a>,
     environment: StringTable<'a>,
-    failure: Option<(Stage, Errno)>,
+    /// Stage, its detail, errno; zeroes: none. Numbers, since a process of the container may have written them.
+    failure: &'a Numbers,
+}
+
+impl Stage {
+    /// From 1, and what belongs to it.
+    fn numbers(self) -> (i32, i32) {
+        match self {
+            Self::Session => (1, 0),
+            Self::Streams => (2, 0),
+            Self::Terminal => (3, 0),
+            Self::Rlimit(resource) => (4, resource as i32),
+            Self::User => (5, 0),
+            Self::Capabilities => (6, 0),
+            Self::Directory => (7, 0),
+            Self::Execute => (8, 0),
+        }
+    }
+
+    fn from_numbers(number: i32, detail: i32) -> Option<Self> {
+        Some(match number {
+            1 => Self::Session,
+            2 => Self::Streams,
+            3 => Self::Terminal,
+            4 => Self::Rlimit(detail as u32),
+            5 => Self::User,
+            6 => Self::Capabilities,
+            7 => Self::Directory,
+            8 => Self::Execute,
+            _ => return None,
+        })
+    }
+}
+
+fn note(place: &Numbers, stage: Stage, errno: Errno) {
+    let (number, detail) = stage.numbers();
+    for (slot, value) in place.iter().zip([number, detail, errno as i32]) {
+        slot.store(value, Ordering::Relaxed);
+    }
+}
+
+fn noted(place: &Numbers) -> Option<(Stage, Errno)> {
+    let [number, detail, errno] = place.each_ref().map(|slot| slot.load(Ordering::Relaxed));
+    Stage::from_numbers(number, detail).map(|stage| (stage, Errno::from_raw(errno)))
 }
 
 /// A process that was made; with a failure it has already ended, but is still to be reaped.
@@ -146,13 +206,24 @@ pub(super) struct Spawned {
     pub failure: Option<Failure>,
 }
 
+/// Programs reopen their terminal by name: it must be theirs.
+pub(super) fn give_terminal(streams: &Streams, credentials: &Credentials) -> Result<(), Failure> {
+    if !streams.terminal {
+        return Ok(());
+    }
+    pty::give_to(streams.stdin.as_fd(), credentials.uid).map_err(Failure::of("give terminal to user"))
+}
+
 /// Runs the command in a process of its own and returns once its program is executing.
+///
+/// A process that is not our child ([`Parentage::MyParents`]) is born among others, who may have been given
+/// SYS_PTRACE: its memory must not be ours.
 pub(super) fn spawn(
     plan: &ProcessPlan,
     credentials: &Credentials,
     streams: &Streams,
     parentage: Parentage,
-    reset_oom_score: bool,
+    prepared: &Prepared,
 ) -> Result<Spawned, Failure> {
     let home = CString::new(format!("HOME={}", credentials.home)).unwrap_or_default();
     let mut environment: Vec<&CStr> = plan.environment.iter().map(CString::as_c_str).collect();
@@ -164,25 +235,33 @@ pub(super) fn spawn(
         .first()
         .ok_or_else(|| Failure::of(STEP_EXECUTE)(Errno::EINVAL))?;
     let candidates = candidates(program, &plan.search_path);
-    if streams.terminal {
-        // Programs reopen their terminal by name: it must be theirs.
-        pty::give_to(streams.stdin.as_fd(), credentials.uid).map_err(Failure::of("give terminal to user"))?;
-    }
+    let (own, shared);
+    let failure = match parentage {
+        Parentage::Mine => {
+            own = Numbers::default();
+            &own
+        }
+        Parentage::MyParents => {
+            shared = SharedNumbers::new().map_err(Failure::of("share memory with the command"))?;
+            shared.get()
+        }
+    };
     let mut context = Context {
         plan,
         credentials,
         streams,
-        reset_oom_score,
+        prepared,
         candidates: &candidates,
         arguments: StringTable::new(plan.command.iter().map(CString::as_c_str)),
         environment: StringTable::new(environment),
-        failure: None,
+        failure,
     };
-    let (pid, pidfd) = process::spawn_suspended(parentage, &mut context, become_command)
-        .map_err(Failure::of("clone the command"))?;
-    let failure = context
-        .failure
-        .map(|(stage, errno)| describe(stage, errno, plan, program));
+    let spawned = match parentage {
+        Parentage::Mine => process::spawn_suspended(parentage, &mut context, become_command),
+        Parentage::MyParents => process::spawn_apart(parentage, &mut context, become_command),
+    };
+    let (pid, pidfd) = spawned.map_err(Failure::of("clone the command"))?;
+    let failure = noted(failure).map(|(stage, errno)| describe(stage, errno, plan, program));
     Ok(Spawned { pid, pidfd, failure })
 }
 
@@ -224,13 +303,13 @@ fn candidates(program: &CString, search_path: &[CString]) -> Vec<CString> {
     search_path.iter().filter_map(join).collect()
 }
 
-/// In the new process, which shares the init's memory: ends in exec or in a return.
+/// In the new process, which may share the init's memory: ends in exec or in a return.
 fn become_command(context: &mut Context<'_>) -> i32 {
     let (stage, errno) = match enter(context) {
         Err(failed) => failed,
         Ok(()) => (Stage::Execute, execute(context)),
     };
-    context.failure = Some((stage, errno));
+    note(context.failure, stage, errno);
     channel::FAILED_STATUS
 }
 
@@ -239,6 +318,7 @@ fn enter(context: &Context<'_>) -> Result<(), (Stage, Errno)> {
         plan,
         credentials,
         streams,
+        prepared,
         ..
     } = context;
     process::new_session().map_err(|errno| (Stage::Session, errno))?;
@@ -253,14 +333,14 @@ fn enter(context: &Context<'_>) -> Result<(), (Stage, Errno)> {
     if streams.terminal {
         pty::control_stdin().map_err(|errno| (Stage::Terminal, errno))?;
     }
-    if context.reset_oom_score {
+    if prepared.oom_score_lowered {
         let _ = procfs::set_own_oom_score_adjustment(0);
     }
     for limit in &plan.rlimits {
         rlimit::set(limit.resource, limit.soft, limit.hard)
             .map_err(|errno| (Stage::Rlimit(limit.resource), errno))?;
     }
-    become_user(plan, credentials)?;
+    become_user(plan, credentials, prepared.plain_root)?;
     // As the user: a directory that it may not enter is refused.
     process::change_directory(&plan.workdir).map_err(|errno| (Stage::Directory, errno))?;
     process::set_file_mode_mask(FILE_MODE_MASK);
@@ -270,7 +350,11 @@ fn enter(context: &Context<'_>) -> Result<(), (Stage, Errno)> {
 
 const FILE_MODE_MASK: u32 = 0o022;
 
-fn become_user(plan: &ProcessPlan, credentials: &Credentials) -> Result<(), (Stage, Errno)> {
+fn become_user(
+    plan: &ProcessPlan,
+    credentials: &Credentials,
+    plain_root: bool,
+) -> Result<(), (Stage, Errno)> {
     let user = |errno| (Stage::User, errno);
     let capabilities = |errno| (Stage::Capabilities, errno);
     let none = CapabilitySet::EMPTY;
@@ -279,7 +363,9 @@ fn become_user(plan: &ProcessPlan, credentials: &Credentials) -> Result<(), (Sta
     if keep {
         process::set_keep_capabilities(true).map_err(user)?;
     }
-    process::become_user(credentials.uid, credentials.gid, &credentials.groups).map_err(user)?;
+    if !(plain_root && credentials.is_plain_root()) {
+        process::become_user(credentials.uid, credentials.gid, &credentials.groups).map_err(user)?;
+    }
     if credentials.is_root() {
         let granted = CapabilitySet(plan.capabilities);
         return capability::set(granted, granted, none).map_err(capabilities);

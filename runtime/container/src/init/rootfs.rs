@@ -20,7 +20,8 @@ use kernel::namespace;
 use kernel::procfs;
 
 use super::child::Failure;
-use crate::plan::Step;
+use super::own_ids::{self, OwnIds};
+use crate::plan::{Owners, Step};
 
 /// Mounts in the making.
 #[derive(Default)]
@@ -36,6 +37,7 @@ pub(super) struct Root {
     groups: Vec<PathBuf>,
     held_groups: Vec<(CString, OwnedFd)>,
     empty: Option<OwnedFd>,
+    ids: Option<OwnIds>,
 }
 
 const NO_SUID_NO_DEVICES: MountFlags = MountFlags::NO_SUID.and(MountFlags::NO_DEVICES);
@@ -59,13 +61,17 @@ impl Root {
 
     pub fn execute(&mut self, step: &Step) -> Result<(), Failure> {
         match step {
-            Step::HoldSource { path } => self.hold_source(path),
+            Step::HoldSource { path, owners } => self.hold_source(path, *owners),
             Step::HoldDevice { path } => self.hold_device(path),
             Step::HostRoot => {
                 let flags = NO_SUID_NO_DEVICES.and(MountFlags::READ_ONLY);
                 mount::restrict_path(c"/", flags, true).map_err(Failure::of("make the host's root read-only"))
             }
-            Step::OverlayRoot { lower, layers } => overlay_root(lower, layers),
+            Step::OverlayRoot {
+                lower,
+                layers,
+                mapped,
+            } => overlay_root(lower, layers, self.ids.as_ref().filter(|_| *mapped)),
             Step::Processes => {
                 own_directory(procfs::MOUNT_POINT)?;
                 mount::mount_filesystem(c"proc", procfs::MOUNT_POINT, INERT, None)
@@ -96,10 +102,15 @@ impl Root {
             Step::Hostname { name } => {
                 namespace::set_hostname(name).map_err(Failure::at("set host name", name))
             }
+            Step::OwnIds { base, count, network } => {
+                self.ids = Some(OwnIds::make(*base, *count, *network)?);
+                Ok(())
+            }
+            Step::EnterOwnIds => self.enter_own_ids(),
         }
     }
 
-    fn hold_source(&mut self, source: &CStr) -> Result<(), Failure> {
+    fn hold_source(&mut self, source: &CStr, owners: Owners) -> Result<(), Failure> {
         let failed = |errno| match errno {
             // The agent has resolved the path. A link that is there now was put there since: by another
             // container, to lead us elsewhere.
@@ -109,7 +120,20 @@ impl Root {
         };
         let place = mount::locate(None, path(source), Walk::NoLinks).map_err(failed)?;
         let tree = mount::clone_tree(Some(place.as_fd()), Path::new(""), true).map_err(failed)?;
+        if let Some(ids) = &self.ids {
+            ids.suit(tree.as_fd(), owners)
+                .map_err(|errno| failed(errno).because(own_ids::explain(errno)))?;
+        }
         self.sources.push(tree);
+        Ok(())
+    }
+
+    /// Handles on mounts are handles on those of the namespace that is left.
+    fn enter_own_ids(&mut self) -> Result<(), Failure> {
+        let Some(ids) = self.ids.take() else { return Ok(()) };
+        ids.enter()?;
+        let failed = Failure::at("find again", device::MOUNT_POINT.to_bytes());
+        self.dev = Some(mount::locate(None, path(device::MOUNT_POINT), Walk::NoLinks).map_err(failed)?);
         Ok(())
     }
 
@@ -194,6 +218,15 @@ impl Root {
             mount::locate(Some(dev.as_fd()), Path::new(device::CONSOLE), Walk::NoLinks).map_err(failed)?;
         let tree = mount::clone_tree(Some(slave), Path::new(""), false).map_err(failed)?;
         mount::attach_tree(tree.as_fd(), place.as_fd()).map_err(failed)
+    }
+
+    /// The null device of the container, before anything has run that could replace it.
+    pub fn null_device(&self) -> Result<OwnedFd, Failure> {
+        let failed = Failure::at("open", device::NULL.to_bytes());
+        match &self.dev {
+            Some(dev) => device::open_null_in(dev.as_fd()).map_err(failed),
+            None => Err(failed(Errno::ENODEV)),
+        }
     }
 
     /// A new directory on the own tmpfs, as a detached tree.
@@ -337,7 +370,7 @@ fn mask_file(target: &CStr) -> Result<(), Failure> {
 }
 
 /// A private overlay as root. Changes to the image stay in `layers`.
-fn overlay_root(lower: &CStr, layers: &CStr) -> Result<(), Failure> {
+fn overlay_root(lower: &CStr, layers: &CStr, ids: Option<&OwnIds>) -> Result<(), Failure> {
     let failed = |errno| Failure::at("mount overlay of", lower.to_bytes())(errno);
     mount::restrict_path(c"/", MountFlags::NONE, true).map_err(Failure::of("make mounts private"))?;
     let place =
@@ -346,6 +379,13 @@ fn overlay_root(lower: &CStr, layers: &CStr) -> Result<(), Failure> {
         .map_err(Failure::at("open rootfs", lower.to_bytes()))?;
     if !mount::facts(&image).map_err(failed)?.is_directory() {
         return Err(failed(Errno::ENOTDIR));
+    }
+    if let Some(ids) = ids {
+        // The layer's options name it by its path: what is mounted there, in our own mount namespace, is what counts.
+        let tree = mount::clone_tree(Some(image.as_fd()), Path::new(""), false).map_err(failed)?;
+        ids.map(tree.as_fd(), false)
+            .map_err(|errno| failed(errno).because(own_ids::explain(errno)))?;
+        mount::attach_tree(tree.as_fd(), image.as_fd()).map_err(failed)?;
     }
     for name in ["upper", "work"] {
         match mount::make_directory(place.as_fd(), Path::new(name), DIRECTORY_MODE) {

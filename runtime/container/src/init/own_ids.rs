@@ -1,0 +1,98 @@
+//! A user namespace of the container's own: made first, entered last.
+//!
+//! Between the two all mounts are made with the host's rights, since binds, the overlay, procfs, device nodes and the
+//! cgroups need them; what is made belongs to the container's root. Entering copies the mount namespace into one that
+//! the user namespace owns, where every mount and every flag on it is locked, against SYS_ADMIN in the container as well
+//! (mount_namespaces(7), "Restrictions on mount namespaces"). The pid namespace alone stays the host's: it has to be
+//! made with the clone, and nothing in it asks for its owner but what a container shall not do (reboot(2), a new procfs).
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use kernel::Errno;
+use kernel::capability;
+use kernel::mount;
+use kernel::namespace::{self, NamespaceFlags};
+use kernel::procfs;
+use kernel::user_namespace::{self, MakeError};
+
+use super::Prepared;
+use super::child::Failure;
+use crate::plan::Owners;
+
+pub(super) struct OwnIds {
+    user: OwnedFd,
+    root: u32,
+}
+
+impl OwnIds {
+    /// From here on what we make belongs to the container's root. With `network` we are in a network namespace that
+    /// the new user namespace owns: capabilities over a namespace are those over its owner.
+    pub fn make(base: u32, count: u32, network: bool) -> Result<Self, Failure> {
+        let failed = |error: MakeError| {
+            let why = match &error {
+                MakeError::Clone(Errno::ENOSPC) => "user.max_user_namespaces is reached".to_owned(),
+                other => other.to_string(),
+            };
+            Failure::of("make user namespace")(error.errno()).because(why)
+        };
+        let made = user_namespace::make(base, count, network).map_err(failed)?;
+        if let Some(network) = made.network {
+            namespace::join(network, NamespaceFlags::NET).map_err(Failure::of("join network namespace"))?;
+            namespace::bring_up_loopback().map_err(Failure::of("bring loopback up"))?;
+        }
+        user_namespace::make_files_as(base).map_err(Failure::of("make files as the container's root"))?;
+        Ok(Self {
+            user: made.user,
+            root: base,
+        })
+    }
+
+    /// Lets the container's ids work on a detached tree.
+    pub fn suit(&self, tree: BorrowedFd<'_>, owners: Owners) -> Result<(), Errno> {
+        match owners {
+            Owners::Same => Ok(()),
+            Owners::Mapped => self.map(tree, true),
+            Owners::Given => kernel::account::give(tree, self.root, self.root),
+        }
+    }
+
+    pub fn map(&self, tree: BorrowedFd<'_>, recursive: bool) -> Result<(), Errno> {
+        mount::map_ids(tree, self.user.as_fd(), recursive)
+    }
+
+    /// Becomes root in the namespace, which owns all others from then on.
+    pub fn enter(self) -> Result<(), Failure> {
+        user_namespace::enter(self.user.as_fd()).map_err(Failure::of("enter user namespace"))?;
+        let owned = NamespaceFlags::MOUNT
+            .and(NamespaceFlags::UTS)
+            .and(NamespaceFlags::IPC)
+            .and(NamespaceFlags::CGROUP);
+        namespace::unshare(owned).map_err(Failure::of("unshare namespaces for the user namespace"))
+    }
+}
+
+/// To be done while we are root on the host: raised from inside, the least score that a process may give itself would
+/// stay the launcher's (proc(5), `oom_score_adj`). So the init is not protected either.
+pub(super) fn before_entering(prepared: &mut Prepared) {
+    if prepared.oom_score_lowered {
+        let _ = procfs::set_own_oom_score_adjustment(0);
+        prepared.oom_score_lowered = false;
+    }
+}
+
+/// A user namespace gives whoever enters it every capability over itself.
+pub(super) fn after_entering(prepared: &mut Prepared) -> Result<(), Failure> {
+    let (_, permitted) = capability::own().map_err(Failure::of("read capabilities"))?;
+    prepared.permitted = permitted;
+    prepared.plain_root = true;
+    Ok(())
+}
+
+/// Why a file system does not let its files be seen under other ids.
+pub(super) fn explain(errno: Errno) -> &'static str {
+    match errno {
+        Errno::EINVAL => "its file system, or one mounted below, can not map ids on this kernel",
+        Errno::EPERM => "ids are mapped there already",
+        _ => "map ids",
+    }
+}
