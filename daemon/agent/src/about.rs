@@ -34,8 +34,21 @@ pub fn info(shell: &Shell) -> AgentInfo {
 }
 
 pub fn host(shell: &Shell) -> HostReport {
+    let roots: Vec<String> = shell
+        .isolators
+        .roots()
+        .iter()
+        .map(|path| path.display().to_string())
+        .collect();
+    let groups = model::IsolatorReport {
+        name: "groups".to_owned(),
+        active: true,
+        mechanism: format!("below {}", roots.join(", ")),
+        missing: String::new(),
+    };
+    let isolators = std::iter::once(groups).chain(shell.isolators.describe());
     HostReport {
-        isolators: shell.isolators.describe(),
+        isolators: isolators.collect(),
         kernel_release: shell.host.kernel_release.clone(),
         cgroup_layout: layout(shell.host.layout).to_owned(),
         cpus: shell.host.cpus,

@@ -8,6 +8,8 @@ use clap::{ArgMatches, Args, Command, FromArgMatches};
 use model::Millis;
 use serde::Deserialize;
 
+use crate::disk_flags::{DiskFileFlags, DiskFlags};
+
 const WORK_DIR: &str = "/var/lib/bulkhead";
 const RUNTIME_DIR: &str = "/run/bulkhead";
 const CONFIG_FILE: &str = "/etc/bulkhead/agent.toml";
@@ -43,6 +45,15 @@ pub struct Flags {
     /// Tells this agent's cgroups from those of others on this host [default: from RUNTIME_DIR]
     #[arg(long, value_name = "NAME", env = "BULKHEAD_INSTANCE")]
     pub instance: Option<String>,
+    /// Where in the v2 tree its groups go: a group that is ours to divide, like /my.slice/my.service, / for the top,
+    /// or auto: the group that systemd has delegated to us, else the top
+    #[arg(
+        long,
+        value_name = "GROUP",
+        default_value = "auto",
+        env = "BULKHEAD_CGROUP_ROOT"
+    )]
+    pub cgroup_root: String,
     /// Most containers at one time
     #[arg(
         long,
@@ -65,6 +76,8 @@ pub struct Flags {
     /// Empty network namespaces kept ready for `--network none`; the first such launch fills the pool
     #[arg(long, value_name = "N", default_value = "16", env = "BULKHEAD_NETWORK_POOL")]
     pub network_pool: usize,
+    #[command(flatten)]
+    pub disk: DiskFlags,
     /// error, warn, info, debug, trace, or a filter like `agent=debug,net=warn`
     #[arg(long, value_name = "LEVEL", default_value = "info", env = "BULKHEAD_LOG")]
     pub log: String,
@@ -83,10 +96,14 @@ struct FileFlags {
     http: Option<String>,
     listen: Option<String>,
     instance: Option<String>,
+    cgroup_root: Option<String>,
     max_containers: Option<usize>,
     sample_interval: Option<String>,
     workers: Option<usize>,
     network_pool: Option<usize>,
+    gc_delay: Option<String>,
+    gc_disk_headroom: Option<f64>,
+    disk_watch_interval: Option<String>,
     log: Option<String>,
 }
 
@@ -116,11 +133,22 @@ pub struct Config {
     pub listen: Option<SocketAddr>,
     /// Empty for the default instance.
     pub instance: String,
+    pub cgroup_place: CgroupPlace,
     pub max_containers: usize,
     pub sample_interval: Millis,
     pub workers: usize,
     pub network_pool: usize,
+    pub disk: DiskFlags,
     pub log: String,
+}
+
+/// Below which group of the v2 tree the agent's root group is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CgroupPlace {
+    /// Below what the service manager has delegated to us; at the top where it has delegated nothing.
+    Auto,
+    /// A path from the top of the hierarchy, without the leading `/`; empty is the top.
+    At(PathBuf),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -250,6 +278,7 @@ impl Config {
                 message,
             });
         }
+        flags.disk.check()?;
         Ok(Self {
             work_dir,
             runtime_dir,
@@ -257,10 +286,12 @@ impl Config {
             http,
             listen,
             instance,
+            cgroup_place: cgroup_place(&flags.cgroup_root)?,
             max_containers: flags.max_containers,
             sample_interval: flags.sample_interval,
             workers: flags.workers,
             network_pool: flags.network_pool,
+            disk: flags.disk,
             log: flags.log,
         })
     }
@@ -282,6 +313,23 @@ fn checksum(path: &Path) -> u32 {
         .fold(0x811c_9dc5, |hash, byte| {
             (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
         })
+}
+
+fn cgroup_place(text: &str) -> Result<CgroupPlace, ConfigError> {
+    if text == "auto" {
+        return Ok(CgroupPlace::Auto);
+    }
+    let plain = |part: &str| !matches!(part, "" | "." | "..") && !part.contains('\0');
+    match text.strip_prefix('/') {
+        Some("") => Ok(CgroupPlace::At(PathBuf::new())),
+        Some(path) if path.split('/').all(plain) => Ok(CgroupPlace::At(PathBuf::from(path))),
+        _ => Err(ConfigError::Value {
+            flag: "cgroup-root",
+            value: text.to_owned(),
+            message: "is neither auto nor a group's path from the top, like / or /my.slice/my.service"
+                .to_owned(),
+        }),
+    }
 }
 
 fn http_address(text: &str) -> Result<SocketAddr, ConfigError> {
@@ -349,6 +397,7 @@ fn merge(
         work_dir,
         runtime_dir,
         http,
+        cgroup_root,
         max_containers,
         workers,
         network_pool,
@@ -363,13 +412,18 @@ fn merge(
     if !given("instance") {
         flags.instance = file.instance.or(flags.instance.take());
     }
+    let disk = DiskFileFlags {
+        gc_delay: file.gc_delay,
+        gc_disk_headroom: file.gc_disk_headroom,
+        disk_watch_interval: file.disk_watch_interval,
+    };
+    let bad = |name: &str, error: model::units::UnitError| ConfigError::Parse {
+        path: path.to_owned(),
+        message: format!("{name}: {error}"),
+    };
+    flags.disk.merge(disk, &given, bad)?;
     if let Some(text) = file.sample_interval {
-        let value = text
-            .parse()
-            .map_err(|e: model::units::UnitError| ConfigError::Parse {
-                path: path.to_owned(),
-                message: format!("sample_interval: {e}"),
-            })?;
+        let value = text.parse().map_err(|e| bad("sample_interval", e))?;
         if !given("sample_interval") {
             flags.sample_interval = value;
         }
@@ -391,6 +445,21 @@ mod tests {
         let config = parse(&[]).unwrap();
         assert_eq!(config.socket, Path::new("/run/bulkhead/agent.sock"));
         assert_eq!(config.cgroup_root(), "bulkhead");
+    }
+
+    #[test]
+    fn a_group_is_named_from_the_top() {
+        for (text, place) in [
+            ("auto", CgroupPlace::Auto),
+            ("/", CgroupPlace::At("".into())),
+            (
+                "/my.slice/my.service",
+                CgroupPlace::At("my.slice/my.service".into()),
+            ),
+        ] {
+            assert_eq!(parse(&["--cgroup-root", text]).unwrap().cgroup_place, place);
+        }
+        assert_eq!(parse(&[]).unwrap().cgroup_place, CgroupPlace::Auto);
     }
 
     #[test]
@@ -436,6 +505,11 @@ mod tests {
             &["--sample-interval=1ms"],
             &["--work-dir=/"],
             &["--max-containers=0"],
+            &["--cgroup-root=here"],
+            &["--cgroup-root=/a/../b"],
+            &["--cgroup-root=/sys/fs/cgroup//a"],
+            &["--gc-disk-headroom=1.5"],
+            &["--disk-watch-interval=1ms"],
         ] {
             assert!(parse(args).is_err(), "{args:?}");
         }

@@ -5,17 +5,21 @@
 
 mod about;
 mod admission;
+mod cgroup_place;
 mod changed;
 mod checkpoint;
 mod config;
 mod container_service;
 mod destroy;
+mod disk_flags;
 pub mod endpoints;
 mod events;
 mod exec;
 mod failpoint;
+mod gc;
 mod launch;
 mod launcher_link;
+mod leftovers;
 mod metrics;
 mod network_pool;
 mod output;

@@ -54,11 +54,12 @@ fn refuse(fault: &Fault) -> ExitCode {
 
 async fn serve(config: Config) -> Result<(), Fault> {
     kernel::host::require_root().map_err(|e| failed(&e).remedy("start the agent with sudo"))?;
-    let host = kernel::host::probe().map_err(|e| failed(&e))?;
+    let mut host = kernel::host::probe().map_err(|e| failed(&e))?;
     let descriptors = kernel::system::raise_descriptors()
         .map_err(|e| Fault::failed(format!("raise the limit of open files: {e}")))?;
     let (directories, _locks) =
         Directories::open(&config.work_dir, &config.runtime_dir).map_err(|e| failed(&e))?;
+    crate::cgroup_place::take(&config, &directories, &mut host)?;
     // First of all processes, while this one is small and has one thread.
     let launcher = LauncherLink::start(&config.instance).map_err(|e| failed(&e))?;
     let isolators = IsolatorSet::new(&host, &config.cgroup_root()).map_err(|e| failed(&e))?;
@@ -69,6 +70,8 @@ async fn serve(config: Config) -> Result<(), Fault> {
         .map_err(|e| Fault::failed(format!("start the worker threads: {e}")))?;
     let settings = Settings {
         containers_max: containers_max(&config, &host, descriptors)?,
+        gc_delay: config.disk.gc_delay,
+        gc_headroom: config.disk.gc_disk_headroom,
         ..Settings::default()
     };
     tell(&config, &host, &isolators, &settings);
@@ -86,8 +89,10 @@ async fn serve(config: Config) -> Result<(), Fault> {
         core,
     });
     crate::recovery::recover(&shell).await?;
+    crate::gc::survey(&shell).await?;
     net::spawn(shell.clone().keep_time()).detach();
     net::spawn(crate::statistics::keep_sampling(shell.clone())).detach();
+    net::spawn(crate::gc::keep_watching(shell.clone())).detach();
     serve_http(&shell)?;
     let clients = serve_clients(&shell)?;
     let tcp_clients = serve_tcp_clients(&shell)?;

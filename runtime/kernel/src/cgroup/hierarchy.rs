@@ -58,7 +58,7 @@ fn v1_controller(name: &str) -> Option<Controller> {
 }
 
 /// The name of a v2 controller in `cgroup.controllers`.
-fn v2_controller(name: &str) -> Option<Controller> {
+pub(super) fn v2_controller(name: &str) -> Option<Controller> {
     Some(match name {
         "cpu" => Controller::Cpu,
         "memory" => Controller::Memory,

@@ -12,6 +12,7 @@
 
 pub mod cpu;
 pub mod cpuset;
+pub mod delegation;
 pub mod devices;
 pub mod freezer;
 pub mod group;
