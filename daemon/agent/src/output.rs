@@ -62,6 +62,10 @@ const LAG_MAX: u64 = 1 << 20;
 /// Standard streams by their number: 1 stdout (and a terminal), 2 stderr.
 const NAMES: [(u8, &str); 2] = [(1, "stdout"), (2, "stderr")];
 
+fn name_of(number: u8) -> &'static str {
+    NAMES[usize::from(number != 1)].1
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Start {
     Beginning,
@@ -97,6 +101,8 @@ pub struct ContainerOutput {
     policy: OutputPolicy,
     pool: net::Pool,
     streams: RefCell<Vec<Rc<Stream>>>,
+    /// No agent before us has written.
+    fresh: Cell<bool>,
     /// Nothing more will come: every stream is at its end, or none was ever opened and none will be.
     ended: Cell<bool>,
     /// More was written, or the end was reached, or a follower moved on or left.
@@ -139,6 +145,7 @@ impl ContainerOutput {
             policy,
             pool,
             streams: RefCell::default(),
+            fresh: Cell::new(false),
             ended: Cell::new(false),
             changed: Changed::default(),
             followers: Cell::new(0),
@@ -171,6 +178,11 @@ impl ContainerOutput {
             *stream._pump.borrow_mut() = Some(task);
         }
         Ok(())
+    }
+
+    /// Says that this container is new: what its files hold will be ours alone.
+    pub fn mark_fresh(&self) {
+        self.fresh.set(true);
     }
 
     /// There will be no output (any more): the launch failed, or the container is over.
@@ -225,23 +237,24 @@ impl ContainerOutput {
     }
 
     async fn send_all(&self, want: Follow, place: Option<Rc<Place>>, sink: &OutputSink) -> Result<(), Fault> {
-        let mut cursors: Vec<(u8, LogCursor)> = Vec::new();
-        for (number, name) in NAMES {
-            if (number == 1 && want.stdout) || (number == 2 && want.stderr) {
-                let (directory, start) = (self.directory.clone(), want.start);
-                let opened = self.pool.run(move || open_cursor(&directory, name, start)).await;
-                cursors.push((number, opened.map_err(|e| failed(&e))?.map_err(|e| failed(&e))?));
-            }
-        }
+        let mut cursors: Vec<(u8, Option<LogCursor>)> = Vec::new();
         // Without `live` the end is where the files end now, however fast they grow.
         let mut ends = Vec::new();
-        for (_, cursor) in &cursors {
-            let end = if want.live {
-                u64::MAX
-            } else {
-                cursor.end().map_err(|e| failed(&e))?
-            };
-            ends.push(end);
+        for (number, name) in NAMES {
+            if (number == 1 && want.stdout) || (number == 2 && want.stderr) {
+                let cursor = match self.known_end(number) {
+                    // Most commands say nothing at all on one of the two.
+                    Some(0) => None,
+                    _ => Some(self.open(name, want.start).await?),
+                };
+                let end = match &cursor {
+                    _ if want.live => u64::MAX,
+                    Some(cursor) => cursor.end().map_err(|e| failed(&e))?,
+                    None => 0,
+                };
+                ends.push(end);
+                cursors.push((number, cursor));
+            }
         }
         let mut lost_told = [0; 2];
         loop {
@@ -249,18 +262,28 @@ impl ContainerOutput {
             let ended = self.ended.get();
             let mut moved = false;
             for (index, (number, cursor)) in std::mem::take(&mut cursors).into_iter().enumerate() {
-                if cursor.offset() >= ends[index] {
+                let offset = cursor.as_ref().map_or(0, LogCursor::offset);
+                if offset >= ends[index] {
                     cursors.push((number, cursor));
                     continue;
                 }
                 moved |= self.tell_lost(number, &mut lost_told, sink).await?;
+                if self.known_end(number) == Some(offset) {
+                    cursors.push((number, cursor));
+                    continue;
+                }
+                let cursor = match cursor {
+                    Some(cursor) => cursor,
+                    // Silent when we looked first: from its beginning, whatever was asked for then.
+                    None => self.open(name_of(number), Start::Beginning).await?,
+                };
                 let (cursor, sent) = self.send_some(number, cursor, sink).await?;
                 moved |= sent;
                 if let Some(place) = place.as_ref().filter(|_| sent) {
                     place.0[usize::from(number) - 1].set(cursor.offset());
                     self.changed.notify();
                 }
-                cursors.push((number, cursor));
+                cursors.push((number, Some(cursor)));
             }
             if !moved {
                 if ended || !want.live {
@@ -269,6 +292,23 @@ impl ContainerOutput {
                 changed.await;
             }
         }
+    }
+
+    async fn open(&self, name: &'static str, start: Start) -> Result<LogCursor, Fault> {
+        let directory = self.directory.clone();
+        let opened = self.pool.run(move || open_cursor(&directory, name, start)).await;
+        opened.map_err(|e| failed(&e))?.map_err(|e| failed(&e))
+    }
+
+    /// Where the file of a stream ends, when this agent has written all of it or some: then nobody has to ask the
+    /// file. `None`: an agent before us may have written.
+    fn known_end(&self, number: u8) -> Option<u64> {
+        let streams = self.streams.borrow();
+        let written = streams
+            .iter()
+            .find(|s| s.number == number)
+            .map_or(0, |s| s.written.get());
+        (written > 0 || self.fresh.get()).then_some(written)
     }
 
     /// Says what was lost since the last time.

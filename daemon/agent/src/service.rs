@@ -145,7 +145,9 @@ impl AgentService {
         let known = shell.core().status(&id).is_some();
         if !known {
             let directory = shell.directories.output(&id);
-            shell.hold(&id, Resources::new(&spec, directory, shell.pool.clone()));
+            let resources = Resources::new(&spec, directory, shell.pool.clone());
+            resources.output.mark_fresh();
+            shell.hold(&id, resources);
         }
         // Held before the command starts: a client that goes away meanwhile lets go of its stdin. Without output
         // nobody is attached, and stdin waits for whoever attaches.
@@ -380,6 +382,17 @@ impl agent::Server for AgentService {
     ) -> Result<(), capnp::Error> {
         self.shell.metrics.calls.increment();
         wire::agent::encode_host(&crate::about::host(&self.shell), results.get().init_info());
+        Ok(())
+    }
+
+    async fn collect(
+        self: CapRc<Self>,
+        params: agent::CollectParams,
+        mut results: agent::CollectResults,
+    ) -> Result<(), capnp::Error> {
+        self.shell.metrics.calls.increment();
+        let removed = attempt!(results, crate::gc::serve(&self.shell, params.get()?).await);
+        wire::removed::encode_list(&removed, results.get().init_removed(removed.len() as u32));
         Ok(())
     }
 

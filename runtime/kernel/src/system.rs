@@ -1,7 +1,7 @@
 //! The host as a whole: load, free memory, chance, who we are.
 
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs;
+use std::io;
 
 use model::{Bytes, Limit};
 
@@ -22,8 +22,11 @@ pub fn memory_available() -> Option<Bytes> {
 
 /// 128 bits from the kernel's generator, in hex.
 pub fn random_hex() -> io::Result<String> {
-    let mut bytes = [0; 16];
-    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    let mut bytes = [0_u8; 16];
+    // SAFETY: the kernel writes at most the length given into the array. Up to 256 bytes come whole (getrandom(2)).
+    if unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) } != bytes.len() as isize {
+        return Err(io::Error::last_os_error());
+    }
     Ok(format!("{:032x}", u128::from_be_bytes(bytes)))
 }
 
