@@ -64,6 +64,12 @@ interface Agent {
   version @7 () -> (info :VersionInfo);
   host @8 () -> (info :HostInfo);
   ping @9 (payload :Data) -> (payload :Data);
+
+  collect @10 (ids :List(Text), which :Which, olderThanMs :UInt64, dryRun :Bool)
+      -> (fault :Value.Fault, removed :List(Value.Removed));
+  # Removes what finished containers left on disk, or only tells what would go. Answers when all of it has been tried.
+  enum Which { due @0; olderThan @1; named @2; }
+  # due: what the agent would remove by itself now. named: the containers of `ids`.
 }
 
 interface Container {

@@ -92,6 +92,12 @@ struct LaunchSpec {
   labels @21 :List(KeyValue);
   outputFileBytes @22 :UInt64 = 10485760;
   outputFiles @23 :UInt32 = 3;
+  userns @24 :UserNamespace;    # null pointer = the host's
+}
+
+struct UserNamespace {
+  count @0 :UInt32;             # ids 0 to count-1 inside
+  base @1 :OptionalU64;         # the first one's number outside; none in a request: the agent chooses
 }
 
 struct ExecSpec {

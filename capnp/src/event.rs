@@ -46,6 +46,11 @@ pub fn encode(event: &Event, mut builder: event::Builder<'_>) {
             builder.set_attempt(*attempt);
             builder.set_message(message);
         }
+        EventKind::SandboxRemoved { bytes, files } => {
+            builder.set_kind(wire::EventKind::SandboxRemoved);
+            builder.set_bytes(*bytes);
+            builder.set_files(*files);
+        }
     }
 }
 
@@ -69,6 +74,10 @@ pub fn decode(reader: event::Reader<'_>) -> Result<Event, Fault> {
         Ok(wire::EventKind::CleanupRetry) => EventKind::CleanupRetry {
             attempt: reader.get_attempt(),
             message: message()?,
+        },
+        Ok(wire::EventKind::SandboxRemoved) => EventKind::SandboxRemoved {
+            bytes: reader.get_bytes(),
+            files: reader.get_files(),
         },
         Err(new) => return Err(unknown("kind", new)),
     };

@@ -45,5 +45,6 @@ pub mod event;
 pub mod fault;
 pub mod launch;
 pub mod limits;
+pub mod removed;
 pub mod usage;
 mod value;

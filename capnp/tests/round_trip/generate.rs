@@ -159,7 +159,14 @@ pub fn launch_spec() -> impl Strategy<Value = LaunchSpec> {
         any::<bool>(),
         any::<bool>(),
     );
-    let kept = (btree_map(text(), text(), 0..4), any::<u64>(), any::<u32>());
+    let userns =
+        (option::of(any::<u32>()), any::<u32>()).prop_map(|(base, count)| UserNamespace { base, count });
+    let kept = (
+        btree_map(text(), text(), 0..4),
+        any::<u64>(),
+        any::<u32>(),
+        option::of(userns),
+    );
     (who, places, limits(), rules, times, rest, kept).prop_map(
         |(who, places, limits, rules, times, rest, kept)| LaunchSpec {
             id: who.0,
@@ -194,6 +201,7 @@ pub fn launch_spec() -> impl Strategy<Value = LaunchSpec> {
                 file_bytes: Bytes(kept.1),
                 files: kept.2,
             },
+            userns: kept.3,
         },
     )
 }
@@ -415,6 +423,7 @@ pub fn event() -> impl Strategy<Value = Event> {
         Just(EventKind::Updated),
         vec(text(), 0..4).prop_map(|command| EventKind::Exec { command }),
         (any::<u32>(), text()).prop_map(|(attempt, message)| EventKind::CleanupRetry { attempt, message }),
+        (any::<u64>(), any::<u64>()).prop_map(|(bytes, files)| EventKind::SandboxRemoved { bytes, files }),
     ];
     (any::<u64>(), any::<u64>(), id(), option::of(name()), kind).prop_map(
         |(sequence, at_ms, container, name, kind)| Event {

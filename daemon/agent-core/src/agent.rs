@@ -7,6 +7,7 @@ use model::{
     LaunchSpec, Limits, Millis, ProcessIdentity,
 };
 
+use crate::collecting::Collection;
 use crate::container::{Alarm, Container, Doom, PendingUpdate, Phase};
 use crate::input::{Answer, Input, Now, Ticket, Wish};
 use crate::settings::Settings;
@@ -27,6 +28,9 @@ pub struct AgentCore {
     pub(crate) draining: bool,
     pub(crate) drains: Vec<(Ticket, u32)>,
     pub(crate) living: usize,
+    /// Where the search for ids of a user namespace goes on.
+    pub(crate) next_id: u32,
+    pub(crate) collection: Collection,
 }
 
 impl AgentCore {
@@ -43,6 +47,8 @@ impl AgentCore {
             draining: false,
             drains: Vec::new(),
             living: 0,
+            next_id: 0,
+            collection: Collection::default(),
         }
     }
 
@@ -52,7 +58,8 @@ impl AgentCore {
 
     /// When `Input::Tick` is due, in monotonic time.
     pub fn deadline(&self) -> Option<Millis> {
-        self.alarms.first().map(|(at, _)| *at)
+        let alarm = self.alarms.first().map(|(at, _)| *at);
+        alarm.into_iter().chain(self.removal_deadline()).min()
     }
 
     pub fn handle(&mut self, now: Now, input: Input) {
@@ -92,7 +99,15 @@ impl AgentCore {
                 );
             }
             Input::Drain { ticket, grace } => self.drain(now, ticket, grace),
-            Input::Tick => self.tick(now),
+            Input::Leftover { id, age, wanted } => self.leftover(now, id, age, wanted),
+            Input::LeftoverFree { id } => self.leftover_free(now, &id),
+            Input::DiskUsed { used } => self.disk_used(now, used),
+            Input::Removed { id, result } => self.removed(now, &id, result),
+            Input::Collect { ticket, which } => self.collect(now, ticket, &which),
+            Input::Tick => {
+                self.tick(now);
+                self.remove_next(now);
+            }
         }
     }
 
@@ -204,6 +219,7 @@ impl AgentCore {
 
     fn cancel(&mut self, ticket: Ticket) {
         self.drains.retain(|(t, _)| *t != ticket);
+        self.cancel_collect(ticket);
         for c in self.containers.values_mut() {
             c.waiters.retain(|t| *t != ticket);
             c.killers.retain(|t| *t != ticket);

@@ -175,6 +175,11 @@ impl Container {
         }
     }
 
+    /// Its directories go with it: as asked for, or because a command that never ran left nothing worth keeping.
+    pub fn leaves_nothing(&self) -> bool {
+        self.spec.remove || matches!(self.doom, Some(Doom::Failed(_)))
+    }
+
     pub fn is_over(&self) -> bool {
         self.phase == Phase::Over
     }

@@ -146,8 +146,7 @@ impl AgentCore {
         c.cleanup_attempts += 1;
         let first = c.status.state != ContainerState::Killing || c.cleanup_attempts == 1;
         c.status.state = ContainerState::Killing;
-        // A command that never ran left nothing worth keeping.
-        let remove = c.spec.remove || matches!(c.doom, Some(Doom::Failed(_)));
+        let remove = c.leaves_nothing();
         self.set_alarm(id, None);
         if first {
             self.emit_state(now, id);
@@ -231,8 +230,12 @@ impl AgentCore {
         for ticket in waiters {
             self.answer(ticket, Answer::Ended(termination.clone()));
         }
+        let leaves_something = self.containers.get(id).is_some_and(|c| !c.leaves_nothing());
         self.ended.push_back(id.clone());
         self.forget_oldest();
+        if leaves_something {
+            self.leftover(now, id.clone(), Millis(0), false);
+        }
         self.settle_drains();
     }
 

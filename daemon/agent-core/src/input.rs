@@ -4,8 +4,10 @@ use std::path::PathBuf;
 
 use model::{
     ContainerId, Event, ExecSpec, Fault, LaunchSpec, Limitation, Limits, Millis, ProcessIdentity, Reason,
-    Termination,
+    Removed, Termination,
 };
+
+use crate::collecting::Which;
 
 /// The moment at which an input is handled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -142,6 +144,30 @@ pub enum Input {
         ticket: Ticket,
         grace: Option<Millis>,
     },
+    /// Something is on disk of a container that has ended, so long ago. `wanted`: it was to go at once.
+    Leftover {
+        id: ContainerId,
+        age: Millis,
+        wanted: bool,
+    },
+    /// What was in use of a leftover (its output was read) no longer is: it goes, if it has not gone.
+    LeftoverFree {
+        id: ContainerId,
+    },
+    /// How much of the work directory's file system is used, from 0 to 1.
+    DiskUsed {
+        used: f64,
+    },
+    /// What came of `RemoveLeftover`.
+    Removed {
+        id: ContainerId,
+        result: Result<Removed, String>,
+    },
+    /// Remove what finished containers left.
+    Collect {
+        ticket: Ticket,
+        which: Which,
+    },
     /// Time has passed.
     Tick,
 }
@@ -185,6 +211,10 @@ pub enum Wish {
         id: ContainerId,
         remove: bool,
     },
+    /// Remove all that a finished container left on disk. Answer: `Removed`.
+    RemoveLeftover {
+        id: ContainerId,
+    },
     Answer {
         ticket: Ticket,
         answer: Answer,
@@ -198,10 +228,17 @@ pub enum Wish {
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Answer {
-    Launched { id: ContainerId, existed: bool },
+    Launched {
+        id: ContainerId,
+        existed: bool,
+    },
     Signalled,
     Ended(Termination),
     Updated(Box<Limits>),
-    Drained { killed: u32 },
+    Drained {
+        killed: u32,
+    },
+    /// What has gone, and what could not go.
+    Collected(Vec<Removed>),
     Refused(Fault),
 }

@@ -4,12 +4,13 @@ use model::{ContainerId, ContainerState, Fault, FaultKind, LaunchSpec, ProcessId
 
 use crate::agent::{AgentCore, after, new_status};
 use crate::container::{Alarm, Container, Doom, Phase};
+use crate::ids::same_request;
 use crate::input::{Answer, Now, Ticket, Wish};
 
 impl AgentCore {
-    pub(crate) fn launch(&mut self, now: Now, ticket: Ticket, id: ContainerId, spec: LaunchSpec) {
+    pub(crate) fn launch(&mut self, now: Now, ticket: Ticket, id: ContainerId, mut spec: LaunchSpec) {
         if let Some(known) = self.containers.get_mut(&id) {
-            return if known.spec == spec && !known.is_over() {
+            return if same_request(&known.spec, &spec) && !known.is_over() {
                 // A retry: it joins the launch under way, or learns that it has been done.
                 match known.phase {
                     Phase::Running => {
@@ -25,6 +26,9 @@ impl AgentCore {
                 let message = format!("the id {id} belongs to another container ({state})");
                 self.refuse(ticket, Fault::new(FaultKind::Conflict, message).field("id"));
             };
+        }
+        if self.refuse_leftover(ticket, &id) {
+            return;
         }
         if self.draining {
             let fault = Fault::new(
@@ -53,6 +57,11 @@ impl AgentCore {
                     fault.remedy("choose another name, or kill that container"),
                 );
             }
+        }
+        if let Err(fault) = self.assign_ids(&mut spec) {
+            return self.refuse(ticket, fault);
+        }
+        if let Some(name) = &spec.name {
             self.names.insert(name.clone(), id.clone());
         }
         self.living += 1;

@@ -12,12 +12,15 @@
 
 mod adopt;
 mod agent;
+mod collecting;
 mod container;
 mod ending;
+mod ids;
 mod input;
 mod launching;
 mod settings;
 
 pub use agent::AgentCore;
+pub use collecting::{COLLECTED_MAX, Which};
 pub use input::{Adopted, Answer, CleanupOutcome, EndReport, Input, Now, Ticket, Wish};
 pub use settings::Settings;

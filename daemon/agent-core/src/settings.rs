@@ -1,6 +1,6 @@
 //! What bounds the agent; each with the reason for its default.
 
-use model::Millis;
+use model::{IdRange, Millis};
 
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -19,6 +19,16 @@ pub struct Settings {
     pub failed_init_patience: Millis,
     /// From the gate's opening to the report that the command runs. Covers slow file systems.
     pub start_patience: Millis,
+    /// Ids for user-namespaced containers.
+    pub id_pool: Option<IdRange>,
+    /// Longest time that what a finished container left is kept, on an empty disk: Mesos' week.
+    pub gc_delay: Millis,
+    /// Share of the disk, from 0 to 1, that is to stay free: as Mesos has it.
+    pub gc_headroom: f64,
+    /// First delay before a removal that failed is tried again; doubles up to `removal_retry_max`. What is in the way
+    /// (a mount, an immutable file, a broken disk) goes by a person's hand.
+    pub removal_retry_first: Millis,
+    pub removal_retry_max: Millis,
 }
 
 impl Default for Settings {
@@ -31,6 +41,11 @@ impl Default for Settings {
             cleanup_retry_max: Millis::secs(5),
             failed_init_patience: Millis::secs(2),
             start_patience: Millis::secs(60),
+            id_pool: None,
+            gc_delay: Millis::secs(7 * 24 * 3600),
+            gc_headroom: 0.1,
+            removal_retry_first: Millis::secs(1),
+            removal_retry_max: Millis::secs(600),
         }
     }
 }

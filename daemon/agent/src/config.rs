@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
-use model::Millis;
+use model::{IdRange, Millis};
 use serde::Deserialize;
 
 use crate::disk_flags::{DiskFileFlags, DiskFlags};
@@ -15,6 +15,10 @@ const RUNTIME_DIR: &str = "/run/bulkhead";
 const CONFIG_FILE: &str = "/etc/bulkhead/agent.toml";
 /// Mesos' agent port, so that a monitor's address stays as it is.
 const HTTP_ADDRESS: &str = "127.0.0.1:5051";
+
+/// What systemd's list of ids on Linux leaves unused (0x70000000 up to 0x7ffdffff): above all that useradd delegates
+/// and all that nspawn takes, below the numbers that are negative to careless programs. Enough for 4094 containers.
+const USERNS_RANGE: &str = "1879048192:268304384";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -76,8 +80,21 @@ pub struct Flags {
     /// Empty network namespaces kept ready for `--network none`; the first such launch fills the pool
     #[arg(long, value_name = "N", default_value = "16", env = "BULKHEAD_NETWORK_POOL")]
     pub network_pool: usize,
+    /// Ids of the host for containers run with --userns, users and groups alike. Nobody else may have any of them:
+    /// no account, no line in /etc/subuid or /etc/subgid, no other agent
+    #[arg(long, value_name = "BASE:COUNT", default_value = USERNS_RANGE, env = "BULKHEAD_USERNS_RANGE")]
+    pub userns_range: IdRange,
     #[command(flatten)]
     pub disk: DiskFlags,
+    /// Capabilities over the whole host that `run --cap-add` may grant all the same (like SYS_TIME), or ALL. The agent
+    /// gives the others up at its start
+    #[arg(
+        long,
+        value_name = "NAME,…",
+        value_delimiter = ',',
+        env = "BULKHEAD_ALLOW_CAPABILITIES"
+    )]
+    pub allow_capabilities: Vec<String>,
     /// error, warn, info, debug, trace, or a filter like `agent=debug,net=warn`
     #[arg(long, value_name = "LEVEL", default_value = "info", env = "BULKHEAD_LOG")]
     pub log: String,
@@ -101,6 +118,8 @@ struct FileFlags {
     sample_interval: Option<String>,
     workers: Option<usize>,
     network_pool: Option<usize>,
+    userns_range: Option<String>,
+    allow_capabilities: Option<Vec<String>>,
     gc_delay: Option<String>,
     gc_disk_headroom: Option<f64>,
     disk_watch_interval: Option<String>,
@@ -138,7 +157,10 @@ pub struct Config {
     pub sample_interval: Millis,
     pub workers: usize,
     pub network_pool: usize,
+    pub userns_range: IdRange,
     pub disk: DiskFlags,
+    /// Beyond those that the agent keeps anyhow.
+    pub allow_capabilities: Vec<String>,
     pub log: String,
 }
 
@@ -291,7 +313,9 @@ impl Config {
             sample_interval: flags.sample_interval,
             workers: flags.workers,
             network_pool: flags.network_pool,
+            userns_range: flags.userns_range,
             disk: flags.disk,
+            allow_capabilities: flags.allow_capabilities,
             log: flags.log,
         })
     }
@@ -401,6 +425,7 @@ fn merge(
         max_containers,
         workers,
         network_pool,
+        allow_capabilities,
         log
     );
     if !given("socket") {
@@ -422,6 +447,17 @@ fn merge(
         message: format!("{name}: {error}"),
     };
     flags.disk.merge(disk, &given, bad)?;
+    if let Some(text) = file.userns_range {
+        let value = text
+            .parse()
+            .map_err(|e: model::user_namespace::IdRangeError| ConfigError::Parse {
+                path: path.to_owned(),
+                message: format!("userns_range: {text:?} {e}"),
+            })?;
+        if !given("userns_range") {
+            flags.userns_range = value;
+        }
+    }
     if let Some(text) = file.sample_interval {
         let value = text.parse().map_err(|e| bad("sample_interval", e))?;
         if !given("sample_interval") {
@@ -505,6 +541,9 @@ mod tests {
             &["--sample-interval=1ms"],
             &["--work-dir=/"],
             &["--max-containers=0"],
+            &["--userns-range=0:65536"],
+            &["--userns-range=100000"],
+            &["--userns-range=4294901760:65537"],
             &["--cgroup-root=here"],
             &["--cgroup-root=/a/../b"],
             &["--cgroup-root=/sys/fs/cgroup//a"],

@@ -4,10 +4,13 @@ use std::os::fd::AsFd;
 use std::rc::Rc;
 
 use agent_core::{CleanupOutcome, Input};
+use kernel::removal::Step;
 use model::{ContainerId, Limitation};
 
 use crate::failpoint;
+use crate::leftovers::{Extent, LeftoverRemoval};
 use crate::shell::Shell;
+use crate::work_dir::Directories;
 
 /// How long a cleanup waits for the last output before it goes on without: the pipes are at their end
 /// as soon as the last process is gone, unless a follower that must not lose bytes holds them back.
@@ -48,16 +51,19 @@ pub fn kill_all(shell: &Rc<Shell>, id: ContainerId) {
 pub fn cleanup(shell: &Rc<Shell>, id: ContainerId, remove: bool) {
     let shell = shell.clone();
     net::spawn(async move {
-        let (outcome, limitation) = take_down(&shell, &id, remove).await;
+        let (outcome, limitation, rest) = take_down(&shell, &id, remove).await;
         if let CleanupOutcome::Busy { message } = &outcome {
             shell.metrics.cleanup_retries.increment();
             tracing::debug!(container = %id, "cleanup to be tried again: {message}");
         }
         shell.input(Input::Cleaned {
-            id,
+            id: id.clone(),
             outcome,
             limitation,
         });
+        if rest {
+            remove_rest(&shell, id);
+        }
     })
     .detach();
 }
@@ -66,7 +72,7 @@ async fn take_down(
     shell: &Rc<Shell>,
     id: &ContainerId,
     remove: bool,
-) -> (CleanupOutcome, Option<Limitation>) {
+) -> (CleanupOutcome, Option<Limitation>, bool) {
     let resources = shell.resources(id);
     if let Some(resources) = &resources {
         resources.watch.borrow_mut().take();
@@ -84,59 +90,133 @@ async fn take_down(
             .is_ok(),
         None => true,
     };
-    let (isolators, directories, job_id) = (shell.isolators.clone(), shell.directories.clone(), id.clone());
     let limits = shell.core().limits(id).cloned().unwrap_or_default();
-    let remove_now = remove && finished;
     // A child that was never let through its gate is ended on the worker: it may be stuck in a mount that hangs.
     let newborn = resources.as_ref().and_then(|r| r.newborn.borrow_mut().take());
+    let fate = match (remove, finished) {
+        (false, _) => Fate::Kept,
+        (true, true) => Fate::Removed,
+        (true, false) => Fate::RemovedWhenRead,
+    };
+    let isolators = shell.isolators.clone();
+    let mut taking = TakingDown::new(shell, id, fate);
     let job = move || {
         drop(newborn);
-        let limitation = isolators.limitation(&job_id, &limits).ok().flatten();
-        let done = (|| {
-            failpoint::pass("cleanup.groups").map_err(|f| f.to_string())?;
-            match isolators.cleanup(&job_id) {
-                Ok(isolators::Cleanup::Done) => {}
-                Ok(busy) => {
-                    // Nothing may be in it by now: what got in some other way goes as well.
-                    let _ = isolators.kill_all(&job_id);
-                    return Err(busy.to_string());
-                }
-                Err(error) => return Err(crate::launch::failed(&error).to_string()),
-            }
-            failpoint::pass("cleanup.runtime").map_err(|f| f.to_string())?;
-            directories
-                .remove_overlay(&job_id)
-                .map_err(|e| crate::launch::failed(&e).to_string())?;
-            if remove_now {
-                failpoint::pass("cleanup.work").map_err(|f| f.to_string())?;
-                directories
-                    .remove_work(&job_id)
-                    .map_err(|e| crate::launch::failed(&e).to_string())?;
-            }
-            if remove && !remove_now {
-                directories
-                    .mark_for_removal(&job_id)
-                    .map_err(|e| crate::launch::failed(&e).to_string())?;
-            }
-            // Last: as long as it is there, a restarted agent knows that there is something to clean.
-            directories
-                .remove_runtime(&job_id)
-                .map_err(|e| crate::launch::failed(&e).to_string())
-        })();
-        (done, limitation)
+        let limitation = isolators.limitation(&taking.id, &limits).ok().flatten();
+        let done = end_groups(&isolators, &taking.id).and_then(|()| taking.slice());
+        (taking, done, limitation)
     };
-    if remove && !finished {
-        remove_when_read(shell, id);
+    let (mut taking, mut done, limitation) = match shell.pool.run(job).await {
+        Ok(ended) => ended,
+        Err(error) => return (busy(error), None, false),
+    };
+    // A large tree goes in slices, so that launches get their turn on the workers.
+    while let Ok(Slice::More) = done {
+        let slice = move || {
+            let done = taking.slice();
+            (taking, done)
+        };
+        match shell.pool.run(slice).await {
+            Ok(result) => (taking, done) = result,
+            Err(error) => return (busy(error), limitation, false),
+        }
     }
-    match shell.pool.run(job).await {
-        Ok((Ok(()), limitation)) => (CleanupOutcome::Done, limitation),
-        Ok((Err(message), limitation)) => (CleanupOutcome::Busy { message }, limitation),
-        Err(error) => (
-            CleanupOutcome::Busy {
-                message: error.to_string(),
-            },
-            None,
-        ),
+    match done {
+        Ok(done) => {
+            let noted = matches!(done, Slice::Done { noted: true });
+            (CleanupOutcome::Done, limitation, noted)
+        }
+        Err(message) => (busy(message), limitation, false),
+    }
+}
+
+fn busy(message: impl ToString) -> CleanupOutcome {
+    let message = message.to_string();
+    CleanupOutcome::Busy { message }
+}
+
+fn end_groups(isolators: &isolators::IsolatorSet, id: &ContainerId) -> Result<(), String> {
+    failpoint::pass("cleanup.groups").map_err(|f| f.to_string())?;
+    match isolators.cleanup(id) {
+        Ok(isolators::Cleanup::Done) => Ok(()),
+        Ok(busy) => {
+            // Nothing may be in it by now: what got in some other way goes as well.
+            let _ = isolators.kill_all(id);
+            Err(busy.to_string())
+        }
+        Err(error) => Err(crate::launch::failed(&error).to_string()),
+    }
+}
+
+/// What becomes of a container's sandbox and output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Kept,
+    Removed,
+    /// A follower still reads the output.
+    RemovedWhenRead,
+}
+
+enum Slice {
+    More,
+    /// `noted`: something is still there, and goes in its turn.
+    Done {
+        noted: bool,
+    },
+}
+
+/// Taking down one container's directories, on workers.
+struct TakingDown {
+    id: ContainerId,
+    directories: Directories,
+    fate: Fate,
+    removal: LeftoverRemoval,
+    begun: bool,
+}
+
+impl TakingDown {
+    fn new(shell: &Shell, id: &ContainerId, fate: Fate) -> Self {
+        let extent = match fate {
+            Fate::Removed => Extent::All,
+            Fate::Kept | Fate::RemovedWhenRead => Extent::Overlay,
+        };
+        Self {
+            id: id.clone(),
+            directories: shell.directories.clone(),
+            fate,
+            removal: LeftoverRemoval::new(&shell.directories, id, extent),
+            begun: false,
+        }
+    }
+
+    fn slice(&mut self) -> Result<Slice, String> {
+        if !self.begun {
+            failpoint::pass("cleanup.runtime").map_err(|f| f.to_string())?;
+            if self.fate == Fate::Removed {
+                failpoint::pass("cleanup.work").map_err(|f| f.to_string())?;
+            }
+            self.begun = true;
+        }
+        let stuck = match self.removal.slice() {
+            Step::More => return Ok(Slice::More),
+            Step::Done => false,
+            // Nobody waits for a person's hand: it is tried again later, and told then.
+            Step::Stuck(_) => true,
+        };
+        let noted = self.fate == Fate::RemovedWhenRead || (stuck && self.fate == Fate::Removed);
+        if noted {
+            self.directories
+                .mark_for_removal(&self.id)
+                .map_err(|e| crate::launch::failed(&e).to_string())?;
+        }
+        if self.fate == Fate::Kept {
+            self.directories.note_end(&self.id);
+        }
+        // Last: as long as it is there, a restarted agent knows that there is something to clean.
+        self.directories
+            .remove_runtime(&self.id)
+            .map(|()| Slice::Done { noted })
+            .map_err(|e| crate::launch::failed(&e).to_string())
     }
 }
 
@@ -149,28 +229,29 @@ async fn wait_for_output(output: &crate::output::ContainerOutput, remove: bool) 
     }
 }
 
-/// A follower is still reading the output of a container that asked to be removed: the files go when it is done or
-/// gone, or with the next agent.
-fn remove_when_read(shell: &Rc<Shell>, id: &ContainerId) {
-    let (shell, id) = (shell.clone(), id.clone());
+/// A container that was to be removed has left something: a follower is still reading its output, or a removal is stuck.
+/// The core is told that it is in the way, and that it may go when nobody reads any more; a successor finds the note.
+fn remove_rest(shell: &Rc<Shell>, id: ContainerId) {
+    let shell = shell.clone();
+    shell.input(Input::Leftover {
+        id: id.clone(),
+        age: model::Millis(0),
+        wanted: false,
+    });
     net::spawn(async move {
-        let Some(resources) = shell.resources(&id) else {
-            return;
-        };
-        resources.output.finished().await;
-        drop(resources);
-        for attempt in 0..REMOVAL_ATTEMPTS {
-            let (directories, job_id) = (shell.directories.clone(), id.clone());
-            match shell.pool.run(move || directories.remove_marked(&job_id)).await {
-                Ok(Ok(())) => return,
-                Ok(Err(error)) => tracing::error!(container = %id, attempt, "remove the sandbox: {error}"),
-                Err(error) => tracing::error!(container = %id, attempt, "remove the sandbox: {error}"),
-            }
-            net::sleep(REMOVAL_PAUSE).await;
+        let resources = shell.resources(&id);
+        if let Some(resources) = &resources {
+            resources.output.finished().await;
+        }
+        // Unless the id means another container by now.
+        let now = shell.resources(&id);
+        if now.is_none()
+            || now
+                .zip(resources)
+                .is_some_and(|(now, then)| Rc::ptr_eq(&now, &then))
+        {
+            shell.input(Input::LeftoverFree { id });
         }
     })
     .detach();
 }
-
-const REMOVAL_ATTEMPTS: u32 = 10;
-const REMOVAL_PAUSE: std::time::Duration = std::time::Duration::from_secs(1);

@@ -62,16 +62,6 @@ pub async fn recover(shell: &Rc<Shell>) -> Result<(), Fault> {
     if survey.rebooted {
         tracing::warn!("the host was restarted: nothing is adopted");
     }
-    let directories = shell.directories.clone();
-    blocking(shell, move || {
-        for id in directories.marked_for_removal().map_err(|e| failed(&e))? {
-            if let Err(error) = directories.remove_marked(&id) {
-                tracing::error!(container = %id, "finish a removal: {error}");
-            }
-        }
-        Ok(())
-    })
-    .await?;
     for id in survey.strangers {
         match destroy(shell, &id).await {
             Ok(()) => tracing::warn!(container = %id, "removed: left behind without a record"),
@@ -275,7 +265,6 @@ async fn destroy(shell: &Rc<Shell>, id: &ContainerId) -> Result<(), Fault> {
                 isolators::Cleanup::Done => {}
                 busy => return Err(Fault::failed(busy.to_string())),
             }
-            directories.remove_overlay(&job_id).map_err(|e| failed(&e))?;
             directories.remove_runtime(&job_id).map_err(|e| failed(&e))
         })
         .await;

@@ -11,6 +11,7 @@ use model::{Fault, FaultKind, Limit};
 use net::{Signal, Signals};
 
 use crate::config::Config;
+use crate::id_pool::IdPool;
 use crate::launch::failed;
 use crate::launcher_link::LauncherLink;
 use crate::network_pool::NetworkPool;
@@ -40,6 +41,10 @@ pub fn run(config: Config) -> ExitCode {
     if let Err(error) = net::block_signals(&[Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]) {
         return refuse(&Fault::failed(format!("block signals: {error}")));
     }
+    // Before any of them too: threads have capabilities of their own.
+    if let Err(fault) = crate::privileges::reduce(&config.allow_capabilities) {
+        return refuse(&fault);
+    }
     match net::run(net::Config::default(), serve(config)) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(fault)) => refuse(&fault),
@@ -68,13 +73,15 @@ async fn serve(config: Config) -> Result<(), Fault> {
     let _roots = RootGroups(isolators.clone());
     let pool = net::Pool::new(config.workers, WORKER_QUEUE)
         .map_err(|e| Fault::failed(format!("start the worker threads: {e}")))?;
+    let ids = IdPool::look(config.userns_range);
     let settings = Settings {
         containers_max: containers_max(&config, &host, descriptors)?,
         gc_delay: config.disk.gc_delay,
         gc_headroom: config.disk.gc_disk_headroom,
+        id_pool: ids.usable(),
         ..Settings::default()
     };
-    tell(&config, &host, &isolators, &settings);
+    tell(&config, &host, &isolators, &settings, &ids);
     // Event numbers grow over restarts, so that a subscriber's place stays meaningful.
     let core = AgentCore::new(settings, net::wall_ms() * 1000);
     let networks = NetworkPool::new(config.network_pool, pool.clone());
@@ -86,6 +93,7 @@ async fn serve(config: Config) -> Result<(), Fault> {
         pool,
         launcher,
         networks,
+        ids,
         core,
     });
     crate::recovery::recover(&shell).await?;
@@ -183,7 +191,13 @@ fn containers_max(
     Ok(config.max_containers.min(affordable))
 }
 
-fn tell(config: &Config, host: &model::HostSupport, isolators: &IsolatorSet, settings: &Settings) {
+fn tell(
+    config: &Config,
+    host: &model::HostSupport,
+    isolators: &IsolatorSet,
+    settings: &Settings,
+    ids: &IdPool,
+) {
     tracing::info!(
         version = crate::about::VERSION,
         pid = std::process::id(),
@@ -195,7 +209,8 @@ fn tell(config: &Config, host: &model::HostSupport, isolators: &IsolatorSet, set
         containers_max = settings.containers_max,
         "bulkhead agent"
     );
-    for line in isolators.describe() {
+    for mut line in isolators.describe() {
+        ids.complete(&mut line);
         if line.active {
             tracing::info!(isolator = %line.name, by = %line.mechanism, "active");
         } else {

@@ -7,12 +7,13 @@ use std::sync::Arc;
 
 use agent_core::{AgentCore, Answer, Input, Now, Ticket, Wish};
 use isolators::IsolatorSet;
-use model::{ContainerId, Fault, FaultKind, HostSupport, Limitation};
+use model::{ContainerId, EventKind, Fault, FaultKind, HostSupport, Limitation};
 use net::queue::{OneshotReceiver, OneshotSender, oneshot};
 
 use crate::changed::Changed;
 use crate::config::Config;
 use crate::events::EventLog;
+use crate::id_pool::IdPool;
 use crate::launcher_link::LauncherLink;
 use crate::metrics::AgentMetrics;
 use crate::network_pool::NetworkPool;
@@ -28,6 +29,7 @@ pub struct Shell {
     pub pool: net::Pool,
     pub launcher: LauncherLink,
     pub networks: NetworkPool,
+    pub ids: IdPool,
     pub events: EventLog,
     pub metrics: AgentMetrics,
     pub started_at_ms: u64,
@@ -49,6 +51,7 @@ pub struct Parts {
     pub pool: net::Pool,
     pub launcher: LauncherLink,
     pub networks: NetworkPool,
+    pub ids: IdPool,
     pub core: AgentCore,
 }
 
@@ -62,6 +65,7 @@ impl Shell {
             pool: parts.pool,
             launcher: parts.launcher,
             networks: parts.networks,
+            ids: parts.ids,
             events: EventLog::default(),
             metrics: AgentMetrics::default(),
             started_at_ms: net::wall_ms(),
@@ -126,6 +130,7 @@ impl Shell {
             Wish::KillAll { id } => crate::destroy::kill_all(self, id),
             Wish::ApplyLimits { id, old, new } => crate::launch::apply_limits(self, id, old, new),
             Wish::Cleanup { id, remove } => crate::destroy::cleanup(self, id, remove),
+            Wish::RemoveLeftover { id } => crate::gc::remove(self, id),
             Wish::Answer { ticket, answer } => {
                 if let Some(asker) = self.waiting.borrow_mut().remove(&ticket) {
                     // Nobody waits any more: its connection is gone.
@@ -134,6 +139,11 @@ impl Shell {
             }
             Wish::Emit(event) => {
                 self.metrics.event(&event);
+                if let EventKind::CleanupRetry { message, .. } = &event.kind
+                    && self.core.borrow().is_leftover(&event.container)
+                {
+                    tracing::error!(container = %event.container, "what it left stays for now: {message}");
+                }
                 tracing::debug!(container = %event.container, event = ?event.kind, "event");
                 self.events.push(event);
             }

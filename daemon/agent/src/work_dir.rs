@@ -24,7 +24,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use model::ContainerId;
@@ -47,6 +47,10 @@ pub enum DirectoryError {
     },
     #[error("remove {path}")]
     Remove { path: PathBuf, source: io::Error },
+    #[error(
+        "{path} belongs to user {uid} and has mode {mode:o}: others could put things into it; give it to root (chown root, chmod 0700) or name another directory"
+    )]
+    Shared { path: PathBuf, uid: u32, mode: u32 },
     #[error("another agent works in {path}; give this one its own --runtime-dir and --work-dir")]
     Locked { path: PathBuf },
 }
@@ -61,11 +65,12 @@ pub struct Directories {
 impl Directories {
     /// Makes both, readable by nobody else, and takes the locks that keep a second agent out.
     pub fn open(work: &Path, runtime: &Path) -> Result<(Self, [File; 2]), DirectoryError> {
-        for path in [work.to_owned(), runtime.to_owned(), runtime.join("containers")] {
-            make_private(&path)?;
+        for path in [work, runtime] {
+            make_private(path)?;
         }
+        make_secret(&runtime.join("containers"))?;
         for name in [SANDBOXES, OUTPUT, OVERLAYS, REMOVALS] {
-            make_private(&work.join(name))?;
+            make_secret(&work.join(name))?;
         }
         // Without links: children follow none, and hide these very places.
         let real = |path: &Path| {
@@ -264,26 +269,50 @@ fn lock(directory: &Path) -> Result<File, DirectoryError> {
     }
 }
 
+/// Makes a directory that is ours alone. One that is there stays as it is, unless somebody else could put things
+/// into it.
 fn make_private(path: &Path) -> Result<(), DirectoryError> {
+    let failed = |source| DirectoryError::Create {
+        path: path.to_owned(),
+        source,
+    };
     DirBuilder::new()
         .recursive(true)
         .mode(0o755)
         .create(path.parent().unwrap_or(path))
         .and_then(|()| DirBuilder::new().recursive(true).mode(0o700).create(path))
-        .map_err(|source| DirectoryError::Create {
+        .map_err(failed)?;
+    let facts = fs::metadata(path).map_err(failed)?;
+    if facts.uid() != kernel::system::effective_uid() || facts.mode() & 0o022 != 0 {
+        return Err(DirectoryError::Shared {
             path: path.to_owned(),
-            source,
-        })
+            uid: facts.uid(),
+            mode: facts.mode() & 0o7777,
+        });
+    }
+    Ok(())
+}
+
+/// As [`make_private`], for a directory in one of ours: also takes away what others may do in one that is there.
+fn make_secret(path: &Path) -> Result<(), DirectoryError> {
+    make_private(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(|source| DirectoryError::Create {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 fn make(path: &Path, mode: u32) -> Result<(), DirectoryError> {
-    DirBuilder::new()
-        .mode(mode)
-        .create(path)
-        .map_err(|source| DirectoryError::Create {
-            path: path.to_owned(),
-            source,
-        })
+    let failed = |source| DirectoryError::Create {
+        path: path.to_owned(),
+        source,
+    };
+    DirBuilder::new().mode(mode).create(path).map_err(failed)?;
+    if mode & 0o077 == 0 {
+        return Ok(());
+    }
+    // Our umask has taken the part of others away.
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(failed)
 }
 
 fn ignore_missing(result: io::Result<()>) -> io::Result<()> {

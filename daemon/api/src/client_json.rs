@@ -206,6 +206,8 @@ pub struct Spec {
     pub labels: BTreeMap<String, String>,
     pub output_file_bytes: u64,
     pub output_files: u32,
+    /// `base` is the host's id of the container's root.
+    pub userns: Option<model::UserNamespace>,
 }
 
 /// A variable of the environment.
@@ -243,6 +245,7 @@ impl From<&LaunchSpec> for Spec {
             labels: spec.labels.clone(),
             output_file_bytes: spec.output.file_bytes.get(),
             output_files: spec.output.files,
+            userns: spec.userns,
         }
     }
 }
@@ -262,6 +265,33 @@ impl From<&ContainerUsage> for Statistics {
             container_id: sample.id.to_string(),
             name: sample.name.as_ref().map(ToString::to_string),
             statistics: sample.usage.clone(),
+        }
+    }
+}
+
+/// One entry of `gc -o json`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Removed {
+    pub container_id: String,
+    pub name: Option<String>,
+    pub age_seconds: f64,
+    pub bytes: u64,
+    pub files: u64,
+    pub directories: u64,
+    /// Why it is still there.
+    pub trouble: Option<String>,
+}
+
+impl From<&model::Removed> for Removed {
+    fn from(removed: &model::Removed) -> Self {
+        Self {
+            container_id: removed.id.to_string(),
+            name: removed.name.as_ref().map(ToString::to_string),
+            age_seconds: secs(removed.age.get()),
+            bytes: removed.bytes,
+            files: removed.files,
+            directories: removed.directories,
+            trouble: removed.trouble.clone(),
         }
     }
 }

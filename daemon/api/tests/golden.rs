@@ -266,6 +266,10 @@ fn events() {
             attempt: 2,
             message: "cgroup is busy".into(),
         },
+        EventKind::SandboxRemoved {
+            bytes: 4096,
+            files: 1,
+        },
     ];
     let lines: Vec<EventLine> = kinds
         .into_iter()

@@ -4,7 +4,7 @@
 use clap::{Args, Command, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::{
-    attach, completions, drain, events, exec, inspect, kill, logs, ps, stats, top, update, version, wait,
+    attach, completions, drain, events, exec, gc, inspect, kill, logs, ps, stats, top, update, version, wait,
 };
 
 use crate::run_args::RunArgs;
@@ -85,6 +85,7 @@ pub(crate) enum Verb {
     Update(update::UpdateArgs),
     Kill(kill::KillArgs),
     Wait(wait::WaitArgs),
+    Gc(gc::GcArgs),
     Drain(drain::DrainArgs),
     Version(version::VersionArgs),
     Completions(completions::CompletionsArgs),
@@ -105,6 +106,7 @@ impl Verb {
             Self::Update(_) => "update",
             Self::Kill(_) => "kill",
             Self::Wait(_) => "wait",
+            Self::Gc(_) => "gc",
             Self::Drain(_) => "drain",
             Self::Version(_) => "version",
             Self::Completions(_) => "completions",

@@ -84,6 +84,13 @@ fn line(event: &Event) -> String {
         EventKind::CleanupRetry { attempt, message } => {
             format!("cleanup failed, attempt {attempt}: {message}")
         }
+        EventKind::SandboxRemoved { bytes, files } => {
+            format!(
+                "sandbox removed: {}, {} files",
+                human::bytes(*bytes),
+                human::count(*files)
+            )
+        }
     };
     let name = event.name.as_ref().map_or(human::UNKNOWN, |name| name.as_str());
     let (at, id) = (human::timestamp(event.at_ms), short_id(event.container.as_str()));

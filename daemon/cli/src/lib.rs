@@ -13,6 +13,7 @@ mod events;
 mod exec;
 mod failure;
 mod foreground;
+mod gc;
 mod human;
 mod inspect;
 mod kill;

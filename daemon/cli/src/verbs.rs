@@ -13,7 +13,9 @@ use crate::args::{Cli, Format, Global, Verb, format_of, verb_of};
 use crate::completions::completions;
 use crate::failure::{Failure, Outcome, STATUS_BULKHEAD, STATUS_USAGE, runs_a_command};
 use crate::output::write_failure;
-use crate::{attach, drain, events, exec, inspect, kill, logs, ps, run, stats, top, update, version, wait};
+use crate::{
+    attach, drain, events, exec, gc, inspect, kill, logs, ps, run, stats, top, update, version, wait,
+};
 
 const OUTPUT_VARIABLE: &str = "BULKHEAD_OUTPUT";
 
@@ -104,6 +106,7 @@ async fn on_loop(verb: Verb, endpoint: Endpoint, format: Format) -> Outcome {
         Verb::Update(args) => update::update(&agent, format, args).await,
         Verb::Kill(args) => kill::kill(&agent, args).await,
         Verb::Wait(args) => wait::wait(&agent, format, args).await,
+        Verb::Gc(args) => gc::gc(&agent, format, args).await,
         Verb::Drain(args) => drain::drain(&agent, format, args).await,
         // Handled before, without an agent.
         Verb::Version(_) | Verb::Completions(_) => Ok(0),

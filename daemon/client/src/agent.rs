@@ -11,7 +11,7 @@ use futures::future::LocalBoxFuture;
 use futures::io::{AsyncRead, AsyncWrite};
 use model::{
     AgentInfo, ContainerId, ContainerStatus, ContainerUsage, Fault, FaultKind, HostReport, LaunchSpec,
-    Millis, Termination,
+    Millis, Removed, Termination,
 };
 use wire::agent_capnp::{agent, gate};
 
@@ -62,6 +62,16 @@ impl Future for Waiting {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         self.0.as_mut().poll(context)
     }
+}
+
+/// Which of what finished containers left.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Collect {
+    /// What the agent would remove by itself now.
+    Due,
+    OlderThan(Millis),
+    /// By id, beginning of an id, or name.
+    Named(Vec<String>),
 }
 
 impl Agent {
@@ -288,6 +298,33 @@ impl Agent {
         let result = answer.get().map_err(|error| connection.unreadable(error))?;
         wire::fault::check(result.get_fault())?;
         Ok(result.get_killed())
+    }
+
+    /// Removes what finished containers left on disk, or, with `dry_run`, only tells what would go. Resolves when all of
+    /// it has been tried.
+    pub async fn collect(&self, which: &Collect, dry_run: bool) -> Result<Vec<Removed>, Fault> {
+        let connection = &self.connection;
+        let mut request = self.client.collect_request();
+        let mut params = request.get();
+        params.set_dry_run(dry_run);
+        match which {
+            Collect::Due => params.set_which(agent::Which::Due),
+            Collect::OlderThan(age) => {
+                params.set_which(agent::Which::OlderThan);
+                params.set_older_than_ms(age.get());
+            }
+            Collect::Named(names) => {
+                params.set_which(agent::Which::Named);
+                let mut list = params.init_ids(names.len() as u32);
+                for (index, name) in names.iter().enumerate() {
+                    list.set(index as u32, name);
+                }
+            }
+        }
+        let answer = connection.answer(request.send()).await?;
+        let result = answer.get().map_err(|error| connection.unreadable(error))?;
+        wire::fault::check(result.get_fault())?;
+        wire::removed::decode_list(result.get_removed()).map_err(|fault| connection.unreadable(fault))
     }
 
     pub async fn version(&self) -> Result<AgentInfo, Fault> {

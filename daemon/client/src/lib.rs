@@ -20,7 +20,7 @@ mod output;
 mod reconnect;
 mod resumable;
 
-pub use agent::{Agent, Launched, Waiting};
+pub use agent::{Agent, Collect, Launched, Waiting};
 pub use container::{Attached, Container, Execution, Inspection, LogOptions, Process};
 pub use endpoint::{Credentials, Endpoint, EndpointError};
 pub use inbox::{Events, Samples};

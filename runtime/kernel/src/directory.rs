@@ -27,6 +27,15 @@ pub fn open(path: &Path) -> Result<OwnedFd, Errno> {
     )
 }
 
+/// As [`open`], but not if the last part of the path is a link.
+pub fn open_no_link(path: &Path) -> Result<OwnedFd, Errno> {
+    nix::fcntl::open(
+        path,
+        nix::fcntl::OFlag::from_bits_truncate(DIRECTORY | libc::O_NOFOLLOW),
+        nix::sys::stat::Mode::empty(),
+    )
+}
+
 /// The directory `name` in `at`. `ELOOP` or `ENOTDIR` for a link, `EXDEV` for a mount point.
 pub fn open_below(at: BorrowedFd<'_>, name: &CStr) -> Result<OwnedFd, Errno> {
     let how = OpenHow {
@@ -148,18 +157,20 @@ pub fn facts(at: BorrowedFd<'_>, name: &CStr) -> Result<Facts, Errno> {
     })
 }
 
-/// Sets the time of the last change of `name` in `at` to now.
-pub fn touch(at: BorrowedFd<'_>, name: &CStr) -> Result<(), Errno> {
-    // SAFETY: the name ends in a null byte; no times means now (utimensat(2)).
-    let result = unsafe {
-        libc::utimensat(
-            at.as_raw_fd(),
-            name.as_ptr(),
-            std::ptr::null(),
-            libc::AT_SYMLINK_NOFOLLOW,
-        )
-    };
-    Errno::result(result).map(drop)
+/// Sets the time of the last change to now, of a link its own.
+pub fn touch(path: &Path) -> Result<(), Errno> {
+    nix::NixPath::with_nix_path(path, |path| {
+        // SAFETY: the path ends in a null byte; no times means now (utimensat(2)).
+        let result = unsafe {
+            libc::utimensat(
+                libc::AT_FDCWD,
+                path.as_ptr(),
+                std::ptr::null(),
+                libc::AT_SYMLINK_NOFOLLOW,
+            )
+        };
+        Errno::result(result).map(drop)
+    })?
 }
 
 /// Anything but a directory.

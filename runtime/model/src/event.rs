@@ -40,4 +40,9 @@ pub enum EventKind {
         attempt: u32,
         message: String,
     },
+    /// What a finished container had left on disk is gone, and its record with it.
+    SandboxRemoved {
+        bytes: u64,
+        files: u64,
+    },
 }

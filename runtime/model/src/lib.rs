@@ -15,6 +15,7 @@ pub mod limits;
 pub mod removed;
 pub mod units;
 pub mod usage;
+pub mod user_namespace;
 
 pub use agent::{AgentInfo, HostReport, IsolatorReport};
 pub use checkpoint::{Checkpoint, KeptDescriptor};
@@ -30,3 +31,4 @@ pub use limits::{DeviceLimit, DeviceRule, IoLimits, Limits};
 pub use removed::Removed;
 pub use units::{BitsPerSecond, Bytes, Cpus, Limit, Millis};
 pub use usage::{ContainerUsage, Pressure, Stall, Usage};
+pub use user_namespace::{IdRange, UserNamespace};

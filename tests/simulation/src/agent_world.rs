@@ -6,10 +6,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use agent_core::{Adopted, AgentCore, Answer, CleanupOutcome, EndReport, Input, Now, Settings, Ticket, Wish};
+use agent_core::{
+    Adopted, AgentCore, Answer, CleanupOutcome, EndReport, Input, Now, Settings, Ticket, Which, Wish,
+};
 use model::{
     ContainerId, ContainerState, Cpus, Event, EventKind, Fault, LaunchSpec, Limitation, Limits, Millis,
-    ProcessIdentity, Reason,
+    ProcessIdentity, Reason, Removed,
 };
 
 use crate::random::Random;
@@ -28,6 +30,7 @@ pub struct Faults {
     pub term_ignored: u64,
     pub cleanup_busy: u64,
     pub update_fails: u64,
+    pub removal_fails: u64,
     pub asker_goes_away: u64,
     /// The agent is killed between two requests, and a new one starts.
     pub agent_dies: u64,
@@ -50,6 +53,7 @@ impl Faults {
             term_ignored: rate(&[0, 4, 1]),
             cleanup_busy: rate(&[0, 4, 2]),
             update_fails: rate(&[0, 5]),
+            removal_fails: rate(&[0, 3]),
             asker_goes_away: rate(&[0, 20]),
             agent_dies: rate(&[0, 10, 3]),
             delay_max: rate(&[1, 20, 3000]),
@@ -71,6 +75,8 @@ struct Reality {
     prepares: u32,
     forks: u32,
     groups: bool,
+    /// Sandbox and output are on disk.
+    directory: bool,
     process: bool,
     checkpointed: bool,
     gate_open: bool,
@@ -96,6 +102,7 @@ enum Asked {
     Kill(Option<ContainerId>),
     Update,
     Drain,
+    Collect,
 }
 
 struct World {
@@ -127,6 +134,7 @@ pub fn run(seed: u64, log: bool) -> (Result<(), Violation>, Option<String>) {
     let settings = Settings {
         remembered_max: 1 + random.below(8) as usize,
         containers_max: 12,
+        gc_delay: Millis::secs(20),
         ..Settings::default()
     };
     let mut world = World {
@@ -173,6 +181,7 @@ impl World {
             term_ignored: 0,
             cleanup_busy: 0,
             update_fails: 0,
+            removal_fails: 0,
             asker_goes_away: 0,
             agent_dies: 0,
             delay_max: 5,
@@ -184,6 +193,12 @@ impl World {
         })?;
         let until = self.now + 300_000;
         self.pass_time(until)?;
+        // A full disk: whatever has ended goes, also what could not go before.
+        for _ in 0..2 {
+            self.feed(Input::DiskUsed { used: 1.0 })?;
+            let until = self.now + self.settings.removal_retry_max.0;
+            self.pass_time(until)?;
+        }
         self.at_the_end()
     }
 
@@ -261,8 +276,22 @@ impl World {
                 .unwrap_or_else(|| "nobody".parse().expect("a valid id"))
         };
         let id = pick(&mut self.random);
-        match self.random.below(10) {
+        match self.random.below(12) {
             0..=4 => self.launch(),
+            10 => {
+                let used = self.random.below(101) as f64 / 100.0;
+                self.feed(Input::DiskUsed { used })
+            }
+            11 => {
+                let ticket = self.ticket(Asked::Collect);
+                let which = match self.random.below(3) {
+                    0 => Which::Due,
+                    1 => Which::OlderThan(Millis(self.random.below(30_000))),
+                    _ => Which::Named(vec![id]),
+                };
+                self.feed(Input::Collect { ticket, which })?;
+                self.maybe_cancel(ticket)
+            }
             5 | 6 => {
                 let signal = [0, 0, 9, 15, 10][self.random.below(5) as usize];
                 let ticket = self.ticket(Asked::Kill((signal == 0).then(|| id.clone())));
@@ -332,9 +361,15 @@ impl World {
             Wish::Prepare { id, spec } => {
                 let fails = self.random.one_in(self.faults.prepare_fails);
                 let reality = self.reality.entry(id.clone()).or_default();
+                if reality.directory {
+                    return self.violated(format!(
+                        "{id} is made where an earlier one has left its directories"
+                    ));
+                }
                 *reality = Reality {
                     prepares: reality.prepares + 1,
                     groups: true,
+                    directory: true,
                     spec: Some(*spec),
                     ..Reality::default()
                 };
@@ -433,7 +468,8 @@ impl World {
                 };
                 self.later(Input::LimitsApplied { id, result });
             }
-            Wish::Cleanup { id, .. } => self.cleanup(id)?,
+            Wish::Cleanup { id, remove } => self.cleanup(id, remove)?,
+            Wish::RemoveLeftover { id } => self.remove_leftover(id)?,
             Wish::Answer { ticket, answer } => self.answered(ticket, &answer)?,
             Wish::Emit(event) => self.emitted(&event)?,
             Wish::Forget { id } => {
@@ -505,7 +541,8 @@ impl World {
         Ok(())
     }
 
-    fn cleanup(&mut self, id: ContainerId) -> Result<(), Violation> {
+    fn cleanup(&mut self, id: ContainerId, remove: bool) -> Result<(), Violation> {
+        let read = self.random.one_in(4);
         let busy = self.random.one_in(self.faults.cleanup_busy);
         let reality = self.reality.entry(id.clone()).or_default();
         if reality.process {
@@ -518,13 +555,45 @@ impl World {
         } else {
             reality.groups = false;
             reality.checkpointed = false;
+            reality.directory &= !remove || read;
             CleanupOutcome::Done
         };
-        self.later(Input::Cleaned {
-            id,
+        // Somebody still read the output: it goes a little later.
+        let rest = remove && reality.directory && outcome == CleanupOutcome::Done;
+        let at = self.later(Input::Cleaned {
+            id: id.clone(),
             outcome,
             limitation: None,
         });
+        if rest {
+            let left = Input::Leftover {
+                id: id.clone(),
+                age: Millis(0),
+                wanted: false,
+            };
+            self.put(at, left);
+            let free = at + 1 + self.random.below(1000);
+            self.put(free, Input::LeftoverFree { id });
+        }
+        Ok(())
+    }
+
+    fn remove_leftover(&mut self, id: ContainerId) -> Result<(), Violation> {
+        let fails = self.random.one_in(self.faults.removal_fails);
+        let reality = self.reality.entry(id.clone()).or_default();
+        if reality.process || reality.groups || reality.checkpointed {
+            return self.violated(format!("the directories of {id} are removed while it exists"));
+        }
+        if !reality.directory {
+            return self.violated(format!("the directories of {id} are removed twice"));
+        }
+        let result = if fails {
+            Err("immutable".to_owned())
+        } else {
+            reality.directory = false;
+            Ok(Removed::of(id.clone()))
+        };
+        self.later(Input::Removed { id, result });
         Ok(())
     }
 
@@ -548,6 +617,7 @@ impl World {
             | (Asked::Kill(None), Answer::Signalled)
             | (Asked::Update, Answer::Updated(_))
             | (Asked::Drain, Answer::Drained { .. })
+            | (Asked::Collect, Answer::Collected(_))
             | (_, Answer::Refused(_)) => Ok(()),
             (asked, answer) => self.violated(format!("{asked:?} was answered by {answer:?}")),
         }
@@ -590,6 +660,16 @@ impl World {
                 id,
                 found: Box::new(found),
             })?;
+        }
+        for id in self.reality.keys().cloned().collect::<Vec<_>>() {
+            if self
+                .reality
+                .get(&id)
+                .is_some_and(|r| r.directory && !r.checkpointed)
+            {
+                let (age, wanted) = (Millis(self.random.below(40_000)), self.random.one_in(4));
+                self.feed(Input::Leftover { id, age, wanted })?;
+            }
         }
         Ok(())
     }
@@ -670,7 +750,7 @@ impl World {
             return self.violated(format!("{asked:?} {ticket:?} was never answered"));
         }
         for (id, reality) in &self.reality {
-            if reality.process || reality.groups || reality.checkpointed {
+            if reality.process || reality.groups || reality.checkpointed || reality.directory {
                 return self.violated(format!("{id} left something behind: {reality:?}"));
             }
         }
@@ -733,7 +813,10 @@ fn subject(input: &Input) -> Option<&ContainerId> {
         | Input::Exited { id, .. }
         | Input::LimitHit { id, .. }
         | Input::Cleaned { id, .. }
-        | Input::LimitsApplied { id, .. } => Some(id),
+        | Input::LimitsApplied { id, .. }
+        | Input::Leftover { id, .. }
+        | Input::LeftoverFree { id }
+        | Input::Removed { id, .. } => Some(id),
         _ => None,
     }
 }
