@@ -38,11 +38,12 @@ pub fn default_rules() -> Vec<Rule> {
     });
     // Its flags lie in memory where a filter can not look; the C library falls back to clone.
     rules.push(Rule::always(call::CLONE3 as _, Verdict::Fail(Errno::ENOSYS)));
-    // Typing into the terminal that somebody outside reads (CVE-2016-2568 and its kin).
-    let typing = call::TERMINAL_INJECTIONS.map(|request| check(1, Test::Equals(request)));
+    // Typing into the terminal that somebody outside reads (CVE-2016-2568 and its kin); leaving a disk quota.
+    let [first, second] = call::TERMINAL_INJECTIONS;
+    let requests = [first, second, call::SET_PROJECT_ID];
     rules.push(Rule {
         call: call::IOCTL,
-        checks: typing.into(),
+        checks: requests.map(|request| check(1, Test::Equals(request))).into(),
         otherwise: Verdict::Allow,
     });
     // Other execution domains map page 0 or switch off address randomisation of set-user-id programs.

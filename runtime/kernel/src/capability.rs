@@ -82,6 +82,10 @@ impl CapabilitySet {
     pub fn numbers(self) -> impl Iterator<Item = u32> {
         (0..64).filter(move |bit| self.0 & (1 << bit) != 0)
     }
+    #[must_use]
+    pub fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
     /// Names separated by commas; numbers for those that we do not know.
     pub fn describe(self) -> String {
         if self.0 == 0 {
@@ -154,10 +158,14 @@ pub fn own() -> Result<(CapabilitySet, CapabilitySet), Errno> {
     ))
 }
 
-/// Takes `gone` out of the bounding set, for ever. Needs CAP_SETPCAP.
+/// Takes `gone` out of the bounding set, for ever. Needs CAP_SETPCAP. What the kernel does not know is not there.
 pub fn drop_bounding(gone: CapabilitySet) -> Result<(), Errno> {
     for bit in gone.numbers() {
-        process::drop_bounding(bit)?;
+        match process::drop_bounding(bit) {
+            // Numbers have no gaps.
+            Err(Errno::EINVAL) => return Ok(()),
+            other => other?,
+        }
     }
     Ok(())
 }

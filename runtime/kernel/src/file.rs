@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
-use nix::sys::stat::{Mode, mkdirat};
+use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, mkdirat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 pub use text::{ShortText, for_each_keyed, keyed, number};
@@ -208,10 +208,12 @@ impl KernelDir {
         KernelFileError::new(operation, path, cause)
     }
 
-    /// Makes a directory; false if it was there.
+    /// Makes a directory that others may read, whatever our umask; false if it was there.
     pub fn make_dir(&self, name: &str) -> Result<bool, KernelFileError> {
+        let mode = Mode::from_bits_truncate(0o755);
         match with_path(&[name], |path| {
-            mkdirat(&self.fd, path, Mode::from_bits_truncate(0o755))
+            mkdirat(&self.fd, path, mode)?;
+            fchmodat(&self.fd, path, mode, FchmodatFlags::FollowSymlink)
         }) {
             Ok(()) => Ok(true),
             Err(Errno::EEXIST) => Ok(false),

@@ -24,6 +24,9 @@ pub const NEW_TIME_NAMESPACE: u32 = 0x80;
 /// TIOCSTI and TIOCLINUX.
 pub const TERMINAL_INJECTIONS: [u32; 2] = [0x5412, 0x541c];
 
+/// FS_IOC_FSSETXATTR: gives a file another project id, and so to another's disk quota.
+pub const SET_PROJECT_ID: u32 = 0x401c_5820;
+
 /// Linux, 32-bit Linux, both with a short uname release, and the question which one it is.
 pub const PERSONALITIES_ALLOWED: [u32; 5] = [0, 8, 0x2_0000, 0x2_0008, u32::MAX];
 
@@ -34,6 +37,7 @@ pub const FAMILIES_DENIED: [u32; 2] = [libc::AF_ALG as u32, libc::AF_VSOCK as u3
 mod newer {
     use super::c_long;
     pub const OPEN_TREE_ATTR: c_long = 467;
+    pub const FILE_SETATTR: c_long = 469;
     pub const LSM_SET_SELF_ATTR: c_long = 460;
     pub const FSMOUNT: c_long = 432;
 }
@@ -91,6 +95,8 @@ pub const DENIED: &[c_long] = &[
     libc::SYS_mount_setattr,
     newer::OPEN_TREE_ATTR,
     newer::LSM_SET_SELF_ATTR,
+    // As the ioctl FS_IOC_FSSETXATTR: disk quotas go by what it sets.
+    newer::FILE_SETATTR,
     // Memory of others on other nodes.
     libc::SYS_move_pages,
     libc::SYS_migrate_pages,
