@@ -148,6 +148,7 @@ struct ContainerStatus {
   sandbox @10 :Text;
   terminal @11 :Bool;
   termination @12 :Termination; # null pointer = not over
+  waitsFor @13 :Text;           # empty = nothing
 }
 
 enum FaultKind { none @0; invalid @1; unsupported @2; notFound @3; conflict @4; state @5; exhausted @6; denied @7;

@@ -2,7 +2,7 @@
 
 use model::{
     Bytes, Capabilities, ContainerId, DeviceRule, ExecSpec, Fault, LaunchSpec, Millis, Network, OutputPolicy,
-    Rlimit, Seccomp, TerminalSize, Volume,
+    Rlimit, Seccomp, TerminalSize, UserNamespace, Volume,
 };
 
 use crate::bounds::{
@@ -14,6 +14,7 @@ use crate::value::{
     container_name, enum_pair, map, optional_number, optional_path, optional_text, pairs, path, set_pairs,
     set_texts, some, text, texts, within,
 };
+use crate::value_capnp::user_namespace;
 use crate::value_capnp::{self as wire, device_rule, exec_spec, launch_spec, rlimit, terminal_size, volume};
 
 enum_pair!(
@@ -86,6 +87,13 @@ pub fn encode(spec: &LaunchSpec, mut builder: launch_spec::Builder<'_>) {
     set_pairs(labels, builder.reborrow().init_labels(spec.labels.len() as u32));
     builder.set_output_file_bytes(spec.output.file_bytes.get());
     builder.set_output_files(spec.output.files);
+    if let Some(userns) = spec.userns {
+        let mut entry = builder.init_userns();
+        entry.set_count(userns.count);
+        if let Some(base) = userns.base {
+            entry.init_base().set_value(base.into());
+        }
+    }
 }
 
 pub fn encode_exec(spec: &ExecSpec, mut builder: exec_spec::Builder<'_>) {
@@ -210,6 +218,21 @@ pub fn decode(reader: launch_spec::Reader<'_>) -> Result<LaunchSpec, Fault> {
             file_bytes: Bytes(reader.get_output_file_bytes()),
             files: reader.get_output_files(),
         },
+        userns: match reader.has_userns() {
+            true => Some(decode_userns(some("userns", reader.get_userns())?)?),
+            false => None,
+        },
+    })
+}
+
+fn decode_userns(reader: user_namespace::Reader<'_>) -> Result<UserNamespace, Fault> {
+    let base = optional_number("userns.base", reader.get_base())?
+        .map(u32::try_from)
+        .transpose()
+        .map_err(|error| Fault::invalid("userns.base", error.to_string()))?;
+    Ok(UserNamespace {
+        base,
+        count: reader.get_count(),
     })
 }
 

@@ -21,6 +21,7 @@ pub mod teardown;
 pub mod trees;
 pub mod usage;
 
+pub use child::USER_NAMESPACES;
 pub use error::{
     CleanupError, FreezeError, KillError, LimitationError, ListError, PrepareError, StartError, UpdateError,
     UsageError, WatchError,

@@ -298,8 +298,9 @@ pub fn status() -> impl Strategy<Value = ContainerStatus> {
         option::of(1u64..),
         option::of(path()),
     );
-    (who, limits(), rest, any::<bool>(), option::of(termination())).prop_map(
-        |(who, limits, rest, terminal, termination)| ContainerStatus {
+    let ending = (option::of(some_text()), option::of(termination()));
+    (who, limits(), rest, any::<bool>(), ending).prop_map(
+        |(who, limits, rest, terminal, (waits_for, termination))| ContainerStatus {
             id: who.0,
             name: who.1,
             state: who.2,
@@ -312,6 +313,7 @@ pub fn status() -> impl Strategy<Value = ContainerStatus> {
             started_at_ms: rest.3,
             sandbox: rest.4,
             terminal,
+            waits_for,
             termination,
         },
     )

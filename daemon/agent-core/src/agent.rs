@@ -73,6 +73,7 @@ impl AgentCore {
             Input::Started { id } => self.started(now, &id),
             Input::StartFailed { id, fault } => self.start_failed(now, &id, fault),
             Input::Exited { id, end } => self.exited(now, &id, end),
+            Input::Unkilled { id, message } => self.unkilled(now, &id, message),
             Input::LimitHit { id, limitation } => self.limit_hit(now, &id, limitation),
             Input::Cleaned {
                 id,
@@ -446,6 +447,7 @@ pub(crate) fn new_status(id: &ContainerId, spec: &LaunchSpec, created_at_ms: u64
         started_at_ms: None,
         sandbox: None,
         terminal: spec.terminal.is_some(),
+        waits_for: None,
         termination: None,
     }
 }

@@ -10,8 +10,9 @@ pub struct Settings {
     /// Ended containers that are still listed, waited for and inspected; about 2 kB each.
     pub remembered_max: usize,
     /// A kill of everything that has not ended the init after this long is repeated (a process in
-    /// uninterruptible sleep dies only when the kernel lets it).
+    /// uninterruptible sleep dies only when the kernel lets it); the time doubles up to `kill_retry_max`.
     pub kill_retry: Millis,
+    pub kill_retry_max: Millis,
     /// First delay before a busy cleanup is tried again; doubles up to `cleanup_retry_max`.
     pub cleanup_retry_first: Millis,
     pub cleanup_retry_max: Millis,
@@ -37,6 +38,7 @@ impl Default for Settings {
             containers_max: 4096,
             remembered_max: 1000,
             kill_retry: Millis::secs(5),
+            kill_retry_max: Millis::secs(60),
             cleanup_retry_first: Millis(10),
             cleanup_retry_max: Millis::secs(5),
             failed_init_patience: Millis::secs(2),

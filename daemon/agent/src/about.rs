@@ -46,7 +46,9 @@ pub fn host(shell: &Shell) -> HostReport {
         mechanism: format!("below {}", roots.join(", ")),
         missing: String::new(),
     };
-    let isolators = std::iter::once(groups).chain(shell.isolators.describe());
+    let mut described = shell.isolators.describe();
+    described.iter_mut().for_each(|line| shell.ids.complete(line));
+    let isolators = std::iter::once(groups).chain(described);
     HostReport {
         isolators: isolators.collect(),
         kernel_release: shell.host.kernel_release.clone(),

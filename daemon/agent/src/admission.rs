@@ -1,11 +1,13 @@
 //! What is refused before anything is made.
 
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use container::plan;
-use model::{ContainerId, Fault, LaunchSpec, Network};
+use kernel::Errno;
+use model::{ContainerId, Fault, IdRange, LaunchSpec, Network, UserNamespace};
 
-use crate::launch::{blocking, plan_context};
+use crate::launch::{blocking, failed, plan_context};
 use crate::shell::Shell;
 
 /// Refuses what is wrong in itself or not enforceable here, before anything is made.
@@ -19,7 +21,69 @@ pub fn admit(shell: &Shell, id: &ContainerId, spec: &LaunchSpec) -> Result<(), F
         return Err(Fault::invalid("output", message));
     }
     shell.isolators.admit(spec)?;
-    plan::launch_plan(spec, &shell.host, &plan_context(shell, id, spec)).map(|_| ())
+    let context = plan_context(shell, id, spec);
+    let Some(userns) = spec.userns else {
+        return plan::launch_plan(spec, &shell.host, &context).map(|_| ());
+    };
+    if userns.base.is_some() {
+        return Err(Fault::invalid("userns.base", "the agent chooses the ids"));
+    }
+    let pool = shell.ids.require()?;
+    if userns.count > pool.count {
+        let message = format!("{} ids are more than the whole pool {pool} has", userns.count);
+        return Err(Fault::invalid("userns", message).remedy("ask for fewer, or raise --userns-range"));
+    }
+    // As if it had got the first ones: which they are changes nothing.
+    let mut sample = spec.clone();
+    sample.userns = Some(UserNamespace {
+        base: Some(pool.base),
+        ..userns
+    });
+    plan::launch_plan(&sample, &shell.host, &context).map(|_| ())
+}
+
+/// Tries on a copy of each mount whether its ids can be mapped: what can't is refused, never shown under wrong ids.
+fn check_mapping(spec: &LaunchSpec, pool: IdRange) -> Result<(), Fault> {
+    let volumes = spec
+        .volumes
+        .iter()
+        .enumerate()
+        .map(|(index, volume)| (format!("volumes.{index}.source"), volume.source.as_path(), true));
+    // Only the rootfs' own mount becomes a layer.
+    let rootfs = spec
+        .rootfs
+        .iter()
+        .map(|path| ("rootfs".to_owned(), path.as_path(), false));
+    let mut users = None;
+    for (field, path, recursive) in rootfs.chain(volumes) {
+        if users.is_none() {
+            let made = kernel::user_namespace::make(pool.base, 1, false);
+            users = Some(made.map_err(|error| failed(&error).field("userns"))?.user);
+        }
+        let Some(users) = &users else { continue };
+        let tree = kernel::mount::clone_tree(None, path, recursive).map_err(|errno| {
+            Fault::invalid(&field, format!("copy the mount of {}: {errno}", path.display()))
+        })?;
+        kernel::mount::map_ids(tree.as_fd(), users.as_fd(), recursive)
+            .map_err(|errno| unmappable(&field, path, recursive, errno))?;
+    }
+    Ok(())
+}
+
+fn unmappable(field: &str, path: &Path, recursive: bool, errno: Errno) -> Fault {
+    let shown = path.display();
+    let message = match errno {
+        Errno::EINVAL if recursive => format!(
+            "{shown}: its file system, or one mounted below it, has no mounts with mapped ids on this kernel"
+        ),
+        Errno::EINVAL => {
+            format!("{shown}: its file system has no mounts with mapped ids on this kernel")
+        }
+        Errno::EPERM => format!("{shown}: its ids are mapped already"),
+        errno => format!("map the ids of {shown}: {errno}"),
+    };
+    Fault::unsupported(field, message)
+        .remedy("use another file system (ext4, xfs, btrfs), or run without --userns")
 }
 
 /// Looks at what the request names on the host: a wrong path is told before anything is made, and a right one is
@@ -35,6 +99,10 @@ pub async fn resolve_paths(shell: &Shell, mut spec: LaunchSpec) -> Result<Launch
         return Ok(spec);
     }
     let writable = writable_by_containers(shell);
+    let pool = spec
+        .userns
+        .and(shell.ids.usable())
+        .filter(|_| shell.host.mapped_mounts);
     blocking(shell, move || {
         if let Some(rootfs) = &mut spec.rootfs {
             *rootfs = resolve("rootfs", rootfs, &writable)?;
@@ -50,6 +118,9 @@ pub async fn resolve_paths(shell: &Shell, mut spec: LaunchSpec) -> Result<Launch
         }
         if let (Some(user), None) = (&spec.user, &spec.rootfs) {
             check_user(user)?;
+        }
+        if let Some(pool) = pool {
+            check_mapping(&spec, pool)?;
         }
         Ok(spec)
     })

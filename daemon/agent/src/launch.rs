@@ -55,8 +55,9 @@ async fn make_ready(shell: &Shell, id: &ContainerId, spec: Box<LaunchSpec>) -> R
     let resources = held(shell, id)?;
     failpoint::pass("fork.network")?;
     let netns = match spec.network {
-        Network::None => shell.networks.take(),
-        Network::Host | Network::Mapped => None,
+        // One that the container's user namespace shall own is made by the child.
+        Network::None if spec.userns.is_none() => shell.networks.take(),
+        Network::None | Network::Host | Network::Mapped => None,
     };
     let context = plan_context(shell, id, &spec);
     let (directories, isolators) = (shell.directories.clone(), shell.isolators.clone());
@@ -96,7 +97,7 @@ fn clone_init(
     let request = CloneRequest {
         kind: CloneKind::Init,
         namespaces: Namespaces {
-            net: spec.network == Network::None && netns.is_none(),
+            net: spec.network == Network::None && spec.userns.is_none() && netns.is_none(),
         },
         fds: ChildFds {
             channel: child_channel,

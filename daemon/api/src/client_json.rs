@@ -34,6 +34,9 @@ pub struct Container {
     pub signal: Option<i32>,
     pub reason: Option<Reason>,
     pub message: Option<String>,
+    /// What its end waits for, when that takes long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits_for: Option<String>,
     pub created_at: f64,
     pub started_at: Option<f64>,
     pub finished_at: Option<f64>,
@@ -142,6 +145,7 @@ impl From<&ContainerStatus> for Container {
             signal: end.and_then(|end| end.signal),
             reason: end.map(|end| end.reason),
             message: end.map(|end| end.message.clone()),
+            waits_for: status.waits_for.clone(),
             created_at: secs(status.created_at_ms),
             started_at: status.started_at_ms.map(secs),
             finished_at: end.map(|end| secs(end.finished_at_ms)),

@@ -3,7 +3,7 @@
 use api::client_json;
 use clap::Args;
 use client::{Agent, Inspection};
-use model::{AgentInfo, ContainerStatus, HostReport, IsolatorReport, Limits};
+use model::{AgentInfo, ContainerStatus, HostReport, IsolatorReport, Limits, UserNamespace};
 use serde::Serialize;
 
 use crate::args::Format;
@@ -70,6 +70,7 @@ fn describe(inspection: &Inspection) -> Vec<(String, String)> {
         "rootfs",
         spec.rootfs.as_ref().map(|path| path.display().to_string()),
     );
+    lines.add_some("ids", spec.userns.map(ids));
     for volume in &spec.volumes {
         let mode = if volume.read_only { " (read-only)" } else { "" };
         lines.add(
@@ -92,6 +93,19 @@ fn describe(inspection: &Inspection) -> Vec<(String, String)> {
         lines.add(key, value.clone());
     }
     lines.0
+}
+
+/// Which ids of the host are those of the container.
+fn ids(userns: UserNamespace) -> String {
+    match userns.range() {
+        Some(range) => format!(
+            "{} to {} on the host are 0 to {} in the container",
+            range.base,
+            range.end() - 1,
+            range.count - 1
+        ),
+        None => format!("{} of its own", userns.count),
+    }
 }
 
 fn identity(lines: &mut Lines, status: &ContainerStatus) {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 use model::{
     BitsPerSecond, Bytes, Capabilities, ContainerName, DeviceRule, Fault, FaultKind, LaunchSpec, Limits,
-    Millis, Network, OutputPolicy, Rlimit, Seccomp, Volume,
+    Millis, Network, OutputPolicy, Rlimit, Seccomp, UserNamespace, Volume,
 };
 
 use crate::failure::Failure;
@@ -124,6 +124,16 @@ struct ProcessArgs {
     /// setrlimit(2): a number, a size or unlimited (repeatable)
     #[arg(long, value_name = "NAME=SOFT[:HARD]", value_parser = parse::rlimit)]
     rlimit: Vec<Rlimit>,
+    /// User ids of its own, 65536 of them or IDS: root in it is an ordinary user of the host
+    #[arg(
+        long,
+        value_name = "IDS",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "65536",
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
+    userns: Option<u32>,
     /// Filter of system calls: default or unconfined
     #[arg(long, value_name = "PROFILE", value_enum, hide_possible_values = true)]
     seccomp: Option<SeccompChoice>,
@@ -211,6 +221,7 @@ impl RunArgs {
                 file_bytes: self.log_size.unwrap_or(default_output.file_bytes),
                 files: self.log_files.unwrap_or(default_output.files),
             },
+            userns: self.process.userns.map(UserNamespace::of),
         })
     }
 }

@@ -1,6 +1,7 @@
 //! A launch as a list of steps: pure. All validation of a spec happens here, with the field named;
 //! what is left to the child can fail only on the state of the host.
 
+mod own_ids;
 mod process;
 mod rootfs;
 mod step;
@@ -17,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 pub use process::{GroupName, ProcessPlan, RlimitPlan, UserName, default_capabilities};
 pub(crate) use process::{ROOT_HOME, is_path};
-pub use step::Step;
+pub use step::{Owners, Step};
 
 /// What the agent adds to a spec.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -14,6 +14,15 @@ pub const MOUNT_POINT: &CStr = c"/dev";
 pub const TERMINALS: &CStr = c"/dev/pts";
 /// ptmxmode: everybody may open a new terminal of this instance. Kernel: filesystems/devpts.rst.
 pub const TERMINALS_OPTIONS: &CStr = c"newinstance,ptmxmode=0666,mode=0620,gid=5";
+
+/// The same for a container whose group 5 has another number outside.
+pub fn terminals_options(group: u32) -> CString {
+    // Digits hold no null byte.
+    CString::new(format!("newinstance,ptmxmode=0666,mode=0620,gid={group}")).unwrap_or_default()
+}
+
+/// The group that terminals belong to, as everywhere.
+pub const TERMINALS_GROUP: u32 = 5;
 pub const SHARED_MEMORY: &str = "/dev/shm";
 pub const CONSOLE: &str = "console";
 pub const NULL: &CStr = c"/dev/null";

@@ -91,6 +91,10 @@ pub fn probe() -> Result<HostSupport, ProbeError> {
         overlay: has_overlay(&kernel_release),
         // With psi=0 the file is there and answers EOPNOTSUPP.
         pressure: fs::read("/proc/pressure/cpu").is_ok(),
+        user_namespaces: crate::user_namespace::available(),
+        mapped_mounts: crate::mount::can_map_ids(),
+        // A mount option can not be tried without a mount: the version tells.
+        mapped_layers: release(&kernel_release) >= Some((5, 19)),
         last_capability,
         bounding_capabilities,
         resolver_under_run: resolver_under_run(),

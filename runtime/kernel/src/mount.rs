@@ -107,6 +107,34 @@ pub fn restrict_tree(
     set_attributes(tree.as_raw_fd(), c"", flags, &attributes)
 }
 
+/// MOUNT_ATTR_IDMAP, mount_setattr(2).
+const MAP_IDS: u64 = 0x0010_0000;
+
+/// Shows the files of a detached tree under mapped ids: what belongs to id n of the user namespace on disk belongs to
+/// the id that n has outside of it. EINVAL: a filesystem in the tree can not do that; EPERM: it is mapped already.
+pub fn map_ids(tree: BorrowedFd<'_>, users: BorrowedFd<'_>, recursive: bool) -> Result<(), Errno> {
+    let attributes = MountAttributes {
+        set: MAP_IDS,
+        clear: 0,
+        propagation: 0,
+        user_namespace: users.as_raw_fd() as u64,
+    };
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+    set_attributes(tree.as_raw_fd(), c"", flags, &attributes)
+}
+
+/// Whether the kernel knows mounts with mapped ids at all. It looks at the descriptor of the user namespace before it
+/// does anything, and there is none with this number.
+pub fn can_map_ids() -> bool {
+    let attributes = MountAttributes {
+        set: MAP_IDS,
+        clear: 0,
+        propagation: 0,
+        user_namespace: i32::MAX as u64,
+    };
+    set_attributes(libc::AT_FDCWD, c"/", 0, &attributes) == Err(Errno::EBADF)
+}
+
 /// mount(2) of a filesystem.
 pub fn mount_filesystem(
     kind: &CStr,

@@ -64,6 +64,12 @@ pub struct HostSupport {
     pub seccomp: bool,
     pub overlay: bool,
     pub pressure: bool,
+    /// User namespaces are built in, and some may be made (`user.max_user_namespaces`).
+    pub user_namespaces: Option<bool>,
+    /// Mounts that show files under mapped ids (kernel >= 5.12). Not every file system can.
+    pub mapped_mounts: bool,
+    /// Such mounts as layers of an overlay (kernel >= 5.19).
+    pub mapped_layers: bool,
     /// Highest capability number (`cap_last_cap`).
     pub last_capability: u32,
     /// Capabilities that this process may hand on, by number.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{ContainerId, ContainerName};
 use crate::limits::{DeviceRule, Limits};
 use crate::units::{Bytes, Millis};
+use crate::user_namespace::UserNamespace;
 
 /// A container to be launched.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -48,6 +49,8 @@ pub struct LaunchSpec {
     pub grace: Millis,
     pub labels: BTreeMap<String, String>,
     pub output: OutputPolicy,
+    /// Ids of its own. Default: root in the container is root's id on the host.
+    pub userns: Option<UserNamespace>,
 }
 
 impl Default for LaunchSpec {
@@ -75,6 +78,7 @@ impl Default for LaunchSpec {
             grace: GRACE_DEFAULT,
             labels: BTreeMap::new(),
             output: OutputPolicy::default(),
+            userns: None,
         }
     }
 }

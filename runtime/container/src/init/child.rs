@@ -122,8 +122,8 @@ fn prepare_init(
         return Ok(None);
     };
     let mut root = Root::new(groups);
-    if plan.process.ids.is_some() {
-        own_ids::before_entering(prepared);
+    if let Some(range) = plan.process.ids {
+        own_ids::before_entering(prepared, fds, range)?;
     }
     for step in &plan.steps {
         root.execute(step)?;
@@ -240,6 +240,15 @@ fn give_sandbox(plan: &ProcessPlan, credentials: &Credentials) -> Result<(), Fai
     kernel::account::give(place.as_fd(), credentials.uid, credentials.gid).map_err(failed)
 }
 
+fn give_streams(plan: &ProcessPlan, credentials: &Credentials, fds: &ChildFds) -> Result<(), Failure> {
+    match plan.ids {
+        Some(_) if !credentials.is_plain_root() => {
+            own_ids::give_streams(fds, credentials.uid, credentials.gid)
+        }
+        _ => Ok(()),
+    }
+}
+
 /// From the gate on.
 fn start(
     mut fds: ChildFds,
@@ -251,6 +260,7 @@ fn start(
         let record = supervise::open_record(fds.status.take())?;
         let credentials = command::credentials(&plan.process)?;
         give_sandbox(&plan.process, &credentials)?;
+        give_streams(&plan.process, &credentials, &fds)?;
         let streams = streams(&mut fds, terminal.as_ref())?;
         command::give_terminal(&streams, &credentials)?;
         keep_capabilities(&plan.process, prepared, &[])?;
@@ -335,15 +345,14 @@ fn exec_steps(fds: &mut ChildFds, own_network: bool, prepared: &mut Prepared) ->
     if own_network {
         namespaces = namespaces.and(NamespaceFlags::NET);
     }
-    let own_ids = plan.process.ids.is_some();
-    if own_ids {
-        own_ids::before_entering(prepared);
+    if let Some(range) = plan.process.ids {
+        own_ids::before_entering(prepared, fds, range)?;
         // Of one call: the others are joined with the rights that we have outside (setns(2)).
         namespaces = namespaces.and(NamespaceFlags::USER);
     }
     namespace::join(&target, namespaces).map_err(Failure::of("join container"))?;
     drop(target);
-    if own_ids {
+    if plan.process.ids.is_some() {
         process::become_user(0, 0, &[]).map_err(Failure::of("become the container's root"))?;
         own_ids::after_entering(prepared)?;
     }
@@ -352,6 +361,7 @@ fn exec_steps(fds: &mut ChildFds, own_network: bool, prepared: &mut Prepared) ->
     confine(&plan.process, prepared)?;
     let terminal = open_terminal(fds.channel.as_fd(), &plan.process)?;
     let credentials = command::credentials(&plan.process)?;
+    give_streams(&plan.process, &credentials, fds)?;
     let streams = streams(fds, terminal.as_ref())?;
     command::give_terminal(&streams, &credentials)?;
     keep_capabilities(&plan.process, prepared, &[])?;

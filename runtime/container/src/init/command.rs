@@ -16,6 +16,8 @@ use kernel::rlimit;
 use kernel::shared_memory::{Numbers, SharedNumbers};
 use kernel::signal;
 
+use model::IdRange;
+
 use super::Prepared;
 use super::child::{Failure, credentials_file};
 use crate::channel::{self, STEP_EXECUTE};
@@ -112,7 +114,9 @@ pub(super) fn credentials(plan: &ProcessPlan) -> Result<Credentials, Failure> {
 
 /// The kernel would only call it an invalid argument.
 fn check_ids(plan: &ProcessPlan, credentials: &Credentials) -> Result<(), Failure> {
-    let Some(count) = plan.ids else { return Ok(()) };
+    let Some(IdRange { count, .. }) = plan.ids else {
+        return Ok(());
+    };
     let mut all = [credentials.uid, credentials.gid]
         .into_iter()
         .chain(credentials.groups.iter().copied());

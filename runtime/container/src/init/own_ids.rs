@@ -10,18 +10,22 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use kernel::Errno;
 use kernel::capability;
+use kernel::device;
 use kernel::mount;
 use kernel::namespace::{self, NamespaceFlags};
 use kernel::procfs;
 use kernel::user_namespace::{self, MakeError};
+use model::IdRange;
 
 use super::Prepared;
 use super::child::Failure;
 use crate::plan::Owners;
+use crate::request::ChildFds;
 
 pub(super) struct OwnIds {
     user: OwnedFd,
     root: u32,
+    count: u32,
 }
 
 impl OwnIds {
@@ -44,6 +48,7 @@ impl OwnIds {
         Ok(Self {
             user: made.user,
             root: base,
+            count,
         })
     }
 
@@ -60,6 +65,14 @@ impl OwnIds {
         mount::map_ids(tree, self.user.as_fd(), recursive)
     }
 
+    /// As it is outside; root's where there is no such group.
+    pub fn terminals_group(&self) -> u32 {
+        match device::TERMINALS_GROUP {
+            group if group < self.count => self.root + group,
+            _ => self.root,
+        }
+    }
+
     /// Becomes root in the namespace, which owns all others from then on.
     pub fn enter(self) -> Result<(), Failure> {
         user_namespace::enter(self.user.as_fd()).map_err(Failure::of("enter user namespace"))?;
@@ -73,11 +86,29 @@ impl OwnIds {
 
 /// To be done while we are root on the host: raised from inside, the least score that a process may give itself would
 /// stay the launcher's (proc(5), `oom_score_adj`). So the init is not protected either.
-pub(super) fn before_entering(prepared: &mut Prepared) {
+///
+/// Programs reopen their output by name (`/dev/stdout`): the pipes must be theirs.
+pub(super) fn before_entering(
+    prepared: &mut Prepared,
+    fds: &ChildFds,
+    IdRange { base, .. }: IdRange,
+) -> Result<(), Failure> {
+    give_streams(fds, base, base)?;
     if prepared.oom_score_lowered {
         let _ = procfs::set_own_oom_score_adjustment(0);
         prepared.oom_score_lowered = false;
     }
+    Ok(())
+}
+
+/// A command that is not root reopens them too.
+pub(super) fn give_streams(fds: &ChildFds, uid: u32, gid: u32) -> Result<(), Failure> {
+    let pipes = [&fds.stdin, &fds.stdout, &fds.stderr].into_iter().flatten();
+    for pipe in pipes {
+        kernel::account::give(pipe.as_fd(), uid, gid)
+            .map_err(Failure::of("give standard streams to user"))?;
+    }
+    Ok(())
 }
 
 /// A user namespace gives whoever enters it every capability over itself.

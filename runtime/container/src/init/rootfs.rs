@@ -169,11 +169,15 @@ impl Root {
             .map_err(failed)?;
         mount::attach_tree_at(tree.as_fd(), path(device::MOUNT_POINT)).map_err(failed)?;
         self.fill_devices(tree.as_fd(), console)?;
+        let own_options = self
+            .ids
+            .as_ref()
+            .map(|ids| device::terminals_options(ids.terminals_group()));
         mount::mount_filesystem(
             c"devpts",
             device::TERMINALS,
             MountFlags::NO_SUID.and(MountFlags::NO_EXECUTE),
-            Some(device::TERMINALS_OPTIONS),
+            Some(own_options.as_deref().unwrap_or(device::TERMINALS_OPTIONS)),
         )
         .map_err(Failure::at("mount devpts at", device::TERMINALS.to_bytes()))?;
         self.scratch = Some(scratch);

@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 use kernel::capability::{self, CapabilitySet};
 use kernel::rlimit;
-use model::{Capabilities, ExecSpec, Fault, HostSupport, LaunchSpec, Rlimit, Seccomp, TerminalSize};
+use model::{Capabilities, ExecSpec, Fault, HostSupport, IdRange, LaunchSpec, Rlimit, Seccomp, TerminalSize};
 use serde::{Deserialize, Serialize};
 
-use super::{PlanContext, c_path, c_text};
+use super::{PlanContext, c_path, c_text, own_ids};
 
 /// A user as the spec named it; looked up in the container's own `etc/passwd`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,6 +57,8 @@ pub struct ProcessPlan {
     pub sandbox: Option<PathBuf>,
     pub seccomp: bool,
     pub terminal: Option<TerminalSize>,
+    /// The container's own ids, as they are outside.
+    pub ids: Option<IdRange>,
 }
 
 /// What root in a container may do: change owners and modes of its own files, take ports below 1024,
@@ -91,7 +93,8 @@ pub(super) fn of_launch(
     host: &HostSupport,
     ctx: &PlanContext,
 ) -> Result<ProcessPlan, Fault> {
-    let (granted, added) = capabilities(&spec.capabilities, host)?;
+    let possible = possible_capabilities(spec, host);
+    let (granted, added) = capabilities(&spec.capabilities, possible)?;
     if spec.seccomp == Seccomp::Default && !host.seccomp {
         return Err(Fault::unsupported(
             "seccomp",
@@ -100,7 +103,8 @@ pub(super) fn of_launch(
         .remedy("--seccomp unconfined runs without one"));
     }
     let environment = environment(ctx, spec.terminal.is_some(), &spec.env, &[])?;
-    let (user, group) = user(spec.user.as_deref())?;
+    let ids = own_ids::check(spec, host)?;
+    let (user, group) = user(spec.user.as_deref(), ids)?;
     let workdir = spec.workdir.as_deref().unwrap_or(&ctx.sandbox_target);
     let plan = ProcessPlan {
         command: command(&spec.command)?,
@@ -110,13 +114,14 @@ pub(super) fn of_launch(
         user,
         group,
         workdir: c_path("workdir", workdir)?,
-        bounding_drop: host.bounding_capabilities & !granted.0,
+        bounding_drop: possible & !granted.0,
         capabilities: granted.0,
         ambient: added.0,
         rlimits: rlimits(&spec.rlimits)?,
         sandbox: Some(ctx.sandbox_target.clone()),
         seccomp: spec.seccomp == Seccomp::Default,
         terminal: spec.terminal,
+        ids,
     };
     check_size(&plan)?;
     Ok(plan)
@@ -128,9 +133,11 @@ pub(super) fn of_exec(
     host: &HostSupport,
     ctx: &PlanContext,
 ) -> Result<ProcessPlan, Fault> {
-    let (granted, added) = capabilities(&parent.capabilities, host)?;
+    let possible = possible_capabilities(parent, host);
+    let (granted, added) = capabilities(&parent.capabilities, possible)?;
     let environment = environment(ctx, exec.terminal.is_some(), &parent.env, &exec.env)?;
-    let (user, group) = user(exec.user.as_deref().or(parent.user.as_deref()))?;
+    let ids = own_ids::check(parent, host)?;
+    let (user, group) = user(exec.user.as_deref().or(parent.user.as_deref()), ids)?;
     let workdir = exec
         .workdir
         .as_deref()
@@ -144,13 +151,14 @@ pub(super) fn of_exec(
         user,
         group,
         workdir: c_path("workdir", workdir)?,
-        bounding_drop: host.bounding_capabilities & !granted.0,
+        bounding_drop: possible & !granted.0,
         capabilities: granted.0,
         ambient: added.0,
         rlimits: rlimits(&parent.rlimits)?,
         sandbox: None,
         seccomp: parent.seccomp == Seccomp::Default,
         terminal: exec.terminal,
+        ids,
     };
     check_size(&plan)?;
     Ok(plan)
@@ -258,17 +266,17 @@ fn search_path(environment: &BTreeMap<String, String>) -> Result<Vec<CString>, F
 }
 
 /// `NAME`, `UID`, `NAME:GROUP`, `UID:GID` and mixtures.
-fn user(text: Option<&str>) -> Result<(Option<UserName>, Option<GroupName>), Fault> {
+fn user(text: Option<&str>, ids: Option<IdRange>) -> Result<(Option<UserName>, Option<GroupName>), Fault> {
     let Some(text) = text else { return Ok((None, None)) };
     let (user, group) = match text.split_once(':') {
         Some((user, group)) => (user, Some(group)),
         None => (text, None),
     };
-    let user = match account(text, user)? {
+    let user = match account(text, user, ids)? {
         (_, Some(id)) => UserName::Id(id),
         (name, None) => UserName::Name(name),
     };
-    let group = match group.map(|group| account(text, group)).transpose()? {
+    let group = match group.map(|group| account(text, group, ids)).transpose()? {
         None => None,
         Some((_, Some(id))) => Some(GroupName::Id(id)),
         Some((name, None)) => Some(GroupName::Name(name)),
@@ -277,7 +285,7 @@ fn user(text: Option<&str>) -> Result<(Option<UserName>, Option<GroupName>), Fau
 }
 
 /// A name, and its number when it is one.
-fn account(whole: &str, word: &str) -> Result<(String, Option<u32>), Fault> {
+fn account(whole: &str, word: &str, ids: Option<IdRange>) -> Result<(String, Option<u32>), Fault> {
     let refuse = |why: &str| Err(Fault::invalid("user", format!("{whole:?}: {why}")));
     if word.is_empty() {
         return refuse("an empty name");
@@ -294,22 +302,35 @@ fn account(whole: &str, word: &str) -> Result<(String, Option<u32>), Fault> {
     match word.parse() {
         // The last number means "leave as it is" to the kernel: it would stay root.
         Ok(u32::MAX) | Err(_) => refuse("the number is out of range (from 0 to 4294967294)"),
+        Ok(id) if ids.is_some_and(|ids| id >= ids.count) => {
+            refuse("the number is not among the container's own ids (see --userns)")
+        }
         Ok(id) => Ok((word.to_owned(), Some(id))),
     }
 }
 
+/// What there is to be granted. A user namespace has all capabilities, over itself, whatever the agent has.
+fn possible_capabilities(spec: &LaunchSpec, host: &HostSupport) -> u64 {
+    match spec.userns {
+        Some(_) => u64::MAX >> (63 - host.last_capability.min(63)),
+        None => host.bounding_capabilities,
+    }
+}
+
 /// The set granted to root in the container, and what was added by name.
-fn capabilities(wanted: &Capabilities, host: &HostSupport) -> Result<(CapabilitySet, CapabilitySet), Fault> {
-    let possible = host.bounding_capabilities;
+fn capabilities(wanted: &Capabilities, possible: u64) -> Result<(CapabilitySet, CapabilitySet), Fault> {
     let mut granted = default_capabilities().0;
     let (drop_all, dropped) = named("capabilities.drop", &wanted.drop)?;
     let (add_all, added) = named("capabilities.add", &wanted.add)?;
     if let Some(missing) = CapabilitySet(added & !possible).numbers().next() {
         let name = capability::name(missing).unwrap_or("unknown");
-        return Err(Fault::unsupported(
+        let fault = Fault::unsupported(
             "capabilities.add",
             format!("{name} is not in the bounding set of the agent"),
-        ));
+        );
+        return Err(fault.remedy(format!(
+            "start the agent with --allow-capabilities={name}; a unit's CapabilityBoundingSet= must have it too"
+        )));
     }
     if drop_all {
         granted = 0;

@@ -5,10 +5,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use kernel::{device, procfs};
-use model::{CgroupLayout, Controller, Fault, HostSupport, LaunchSpec, Network};
+use model::{CgroupLayout, Controller, Fault, HostSupport, IdRange, LaunchSpec, Network};
 
-use super::step::Step;
-use super::{PlanContext, absolute, c_path, c_text};
+use super::step::{Owners, Step};
+use super::{PlanContext, absolute, c_path, c_text, own_ids};
 
 /// Writable places that every container without a rootfs has for itself. On the host `/run` holds the
 /// sockets of daemons: a container must not reach them.
@@ -34,19 +34,40 @@ const VOLUMES_MAX: usize = 256;
 pub(super) fn steps(spec: &LaunchSpec, host: &HostSupport, ctx: &PlanContext) -> Result<Vec<Step>, Fault> {
     let mut steps = Vec::with_capacity(24);
     let mut attachments = Vec::new();
-    let sandbox_target = absolute("sandbox_target", &ctx.sandbox_target)?;
-    let own_files = match (&spec.rootfs, &host.resolver_under_run) {
-        // Name resolution of the host, when its file lies in the directory that is replaced.
-        (None, Some(resolver)) => vec![("resolver_under_run", resolver.clone(), resolver.clone(), true)],
-        _ => Vec::new(),
-    };
-    for (field, source, target, read_only) in
-        own_files
-            .into_iter()
-            .chain([("sandbox", ctx.sandbox.clone(), sandbox_target.clone(), false)])
-    {
-        hold(&mut steps, &mut attachments, field, &source, &target, read_only)?;
+    let ids = own_ids::check(spec, host)?;
+    if let Some(IdRange { base, count }) = ids {
+        steps.push(Step::OwnIds {
+            base,
+            count,
+            network: spec.network == Network::None,
+        });
     }
+    let sandbox_target = absolute("sandbox_target", &ctx.sandbox_target)?;
+    if let (None, Some(resolver)) = (&spec.rootfs, &host.resolver_under_run) {
+        // Name resolution of the host, when its file lies in the directory that is replaced.
+        let source = (resolver.as_path(), Owners::Same);
+        hold(
+            &mut steps,
+            &mut attachments,
+            "resolver_under_run",
+            source,
+            (resolver, true),
+        )?;
+    }
+    // On disk too: nothing that the container makes there is root's on the host, whatever its mode.
+    let owners = if ids.is_some() {
+        Owners::Given
+    } else {
+        Owners::Same
+    };
+    let source = (ctx.sandbox.as_path(), owners);
+    hold(
+        &mut steps,
+        &mut attachments,
+        "sandbox",
+        source,
+        (&sandbox_target, false),
+    )?;
     volumes(spec, &mut steps, &mut attachments)?;
     for (index, rule) in spec.devices.iter().enumerate() {
         let field = format!("devices.{index}.path");
@@ -104,6 +125,9 @@ pub(super) fn steps(spec: &LaunchSpec, host: &HostSupport, ctx: &PlanContext) ->
     });
     steps.extend(attachments);
     steps.push(Step::Hostname { name: hostname(ctx)? });
+    if ids.is_some() {
+        steps.push(Step::EnterOwnIds);
+    }
     Ok(steps)
 }
 
@@ -115,13 +139,13 @@ fn hold(
     steps: &mut Vec<Step>,
     attachments: &mut Vec<Step>,
     field: &str,
-    source: &Path,
-    target: &Path,
-    read_only: bool,
+    (source, owners): (&Path, Owners),
+    (target, read_only): (&Path, bool),
 ) -> Result<(), Fault> {
     let number = attachments.len() as u32;
     steps.push(Step::HoldSource {
         path: c_path(field, source)?,
+        owners,
     });
     attachments.push(Step::Attach {
         source: number,
@@ -172,7 +196,17 @@ fn volumes(spec: &LaunchSpec, steps: &mut Vec<Step>, attachments: &mut Vec<Step>
         }
         let field = format!("volumes.{index}.source");
         let source = absolute(&field, &volume.source)?;
-        hold(steps, attachments, &field, &source, &target, volume.read_only)?;
+        let owners = match spec.userns {
+            Some(_) => Owners::Mapped,
+            None => Owners::Same,
+        };
+        hold(
+            steps,
+            attachments,
+            &field,
+            (&source, owners),
+            (&target, volume.read_only),
+        )?;
     }
     Ok(())
 }
@@ -218,6 +252,7 @@ fn root(
     steps.push(Step::OverlayRoot {
         lower,
         layers: layer("overlay_dir", layers)?,
+        mapped: spec.userns.is_some(),
     });
     Ok(())
 }

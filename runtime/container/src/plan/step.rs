@@ -12,6 +12,7 @@ pub enum Step {
     /// Takes a detached copy of the mounts at a host path. Sources are numbered from 0 in order.
     HoldSource {
         path: CString,
+        owners: Owners,
     },
     /// Notes type and number of a host device node.
     HoldDevice {
@@ -29,6 +30,8 @@ pub enum Step {
     OverlayRoot {
         lower: CString,
         layers: CString,
+        /// Files of `lower` are seen under the container's own ids.
+        mapped: bool,
     },
     /// A procfs of the container's own pid namespace.
     Processes,
@@ -76,6 +79,26 @@ pub enum Step {
     Hostname {
         name: String,
     },
+    /// Makes a user namespace, and with `network` a network namespace that it owns. What is made after this belongs to
+    /// its root.
+    OwnIds {
+        base: u32,
+        count: u32,
+        network: bool,
+    },
+    /// Becomes its root: from here on without any right on the host.
+    EnterOwnIds,
+}
+
+/// To whom files of the host belong in a container with ids of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Owners {
+    /// As they are: whose id is not the container's own is seen as nobody's.
+    Same,
+    /// Id n on disk is id n in the container.
+    Mapped,
+    /// The place itself becomes that of the container's root, on disk.
+    Given,
 }
 
 /// A path for people.
@@ -98,7 +121,14 @@ fn list(paths: &[CString]) -> String {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::HoldSource { path } => write!(f, "hold the tree at {}", Shown(path)),
+            Self::HoldSource { path, owners } => {
+                let how = match owners {
+                    Owners::Same => "",
+                    Owners::Mapped => ", ids mapped",
+                    Owners::Given => ", given to the container's root",
+                };
+                write!(f, "hold the tree at {}{how}", Shown(path))
+            }
             Self::HoldDevice { path } => write!(f, "note the device {}", Shown(path)),
             Self::HoldGroups { hierarchies } => {
                 let names: Vec<_> = hierarchies
@@ -108,11 +138,16 @@ impl fmt::Display for Step {
                 write!(f, "hold own v1 cgroups {}", names.join(" "))
             }
             Self::HostRoot => f.write_str("root: the host's, private, read-only, nosuid, nodev"),
-            Self::OverlayRoot { lower, layers } => {
+            Self::OverlayRoot {
+                lower,
+                layers,
+                mapped,
+            } => {
                 write!(
                     f,
-                    "root: overlay of {}, changes below {}",
+                    "root: overlay of {}{}, changes below {}",
                     Shown(lower),
+                    if *mapped { ", ids mapped" } else { "" },
                     Shown(layers)
                 )
             }
@@ -158,6 +193,21 @@ impl fmt::Display for Step {
                 )
             }
             Self::Hostname { name } => write!(f, "host name {name}"),
+            Self::OwnIds { base, count, network } => {
+                let network = if *network {
+                    ", owner of a new network namespace"
+                } else {
+                    ""
+                };
+                write!(
+                    f,
+                    "make a user namespace: ids 0 to {} are those from {base} on{network}",
+                    count - 1
+                )
+            }
+            Self::EnterOwnIds => {
+                f.write_str("become root of the user namespace, which owns all mounts from now on")
+            }
         }
     }
 }

@@ -36,6 +36,9 @@ fn host() -> HostSupport {
         seccomp: true,
         overlay: true,
         pressure: false,
+        user_namespaces: Some(true),
+        mapped_mounts: true,
+        mapped_layers: true,
         last_capability: 40,
         // All but SYS_RESOURCE.
         bounding_capabilities: ((1 << 41) - 1) & !(1 << 24),
