@@ -23,6 +23,9 @@ use model::OutputPolicy;
 /// Keeps a file of one byte per rotation from being asked for.
 const FILE_BYTES_MIN: u64 = 4096;
 
+/// Nobody writes four exabytes: an offset beyond is damage, and would overflow what is counted from it.
+const OFFSET_MAX: u64 = 1 << 62;
+
 /// Keeps one listing of a directory from being asked for thousands of names.
 const FILES_MAX: u32 = 1000;
 
@@ -77,9 +80,12 @@ impl Index {
         let mut index = Self::default();
         for line in text.lines() {
             let mut words = line.split(' ');
-            let (Some(first), Some(Ok(offset))) = (words.next(), words.next().map(str::parse)) else {
+            let (Some(first), Some(Ok(offset))) = (words.next(), words.next().map(str::parse::<u64>)) else {
                 continue;
             };
+            if offset > OFFSET_MAX {
+                continue;
+            }
             match first.parse() {
                 Ok(inode) => index.begins.push((inode, offset)),
                 Err(_) => index.next = offset,
@@ -489,5 +495,22 @@ mod tests {
         writer.join().unwrap();
         assert_eq!(seen + missed, total);
         assert!(seen > 0);
+    }
+
+    /// Found by fuzzing: the end of a file overflowed.
+    #[test]
+    fn an_absurd_offset_in_the_index_is_passed_over() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        fs::write(at("stdout"), bytes(0, 40)).unwrap();
+        for text in [
+            "next 18446744073709551615\n",
+            "next 18446744073709551616\n",
+            "next 9223372036854775807\n",
+        ] {
+            fs::write(at("stdout.index"), text).unwrap();
+            let mut cursor = LogCursor::from_start(directory.path(), "stdout").unwrap();
+            assert_eq!(drain(&mut cursor), (40, 0), "{text}");
+        }
     }
 }

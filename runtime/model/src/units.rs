@@ -100,15 +100,21 @@ impl fmt::Display for Bytes {
         const UNITS: [&str; 6] = ["B", "KB", "MB", "GB", "TB", "PB"];
         let mut value = self.0 as f64;
         let mut unit = 0;
-        while value >= 1024.0 && unit + 1 < UNITS.len() {
+        let rounded = loop {
+            // One decimal up to a hundred.
+            let rounded = if value < 99.95 {
+                (value * 10.0).round() / 10.0
+            } else {
+                value.round()
+            };
+            // After rounding: 1023.99 KB are 1MB, not 1024KB.
+            if rounded < 1024.0 || unit + 1 == UNITS.len() {
+                break rounded;
+            }
             value /= 1024.0;
             unit += 1;
-        }
-        let text = if unit == 0 || value.fract() < 0.05 || value >= 100.0 {
-            format!("{value:.0}{}", UNITS[unit])
-        } else {
-            format!("{value:.1}{}", UNITS[unit])
         };
+        let text = format!("{rounded}{}", UNITS[unit]);
         f.pad(&text)
     }
 }
@@ -359,6 +365,11 @@ mod tests {
             (3 << 29, "1.5GB"),
             (64 << 20, "64MB"),
             (1_500_000, "1.4MB"),
+            // Found by fuzzing: these printed as 1024KB, 100.0MB and 2.0KB.
+            ((1 << 20) - 1, "1MB"),
+            (104_836_628, "100MB"),
+            (2040, "2KB"),
+            (u64::MAX, "16384PB"),
         ] {
             assert_eq!(Bytes(bytes).to_string(), text);
         }
