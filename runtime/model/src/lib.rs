@@ -13,6 +13,7 @@ pub mod ids;
 pub mod launch;
 pub mod limits;
 pub mod removed;
+pub mod resources;
 pub mod units;
 pub mod usage;
 pub mod user_namespace;
