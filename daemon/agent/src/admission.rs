@@ -7,7 +7,7 @@ use container::plan;
 use kernel::Errno;
 use model::{ContainerId, Fault, IdRange, LaunchSpec, Network, UserNamespace};
 
-use crate::launch::{blocking, failed, plan_context};
+use crate::launch::{failed, plan_context};
 use crate::shell::Shell;
 
 /// Refuses what is wrong in itself or not enforceable here, before anything is made.
@@ -103,7 +103,7 @@ pub async fn resolve_paths(shell: &Shell, mut spec: LaunchSpec) -> Result<Launch
         .userns
         .and(shell.ids.usable())
         .filter(|_| shell.host.mapped_mounts);
-    blocking(shell, move || {
+    crate::paths::look(shell, crate::paths::named(&spec), move || {
         if let Some(rootfs) = &mut spec.rootfs {
             *rootfs = resolve("rootfs", rootfs, &writable)?;
             if !rootfs.is_dir() {
@@ -116,6 +116,7 @@ pub async fn resolve_paths(shell: &Shell, mut spec: LaunchSpec) -> Result<Launch
         for (index, volume) in spec.volumes.iter_mut().enumerate() {
             volume.source = resolve(&format!("volumes.{index}.source"), &volume.source, &writable)?;
         }
+        refuse_writable_controls(&spec.volumes)?;
         if let (Some(user), None) = (&spec.user, &spec.rootfs) {
             check_user(user)?;
         }
@@ -125,6 +126,34 @@ pub async fn resolve_paths(shell: &Shell, mut spec: LaunchSpec) -> Result<Launch
         Ok(spec)
     })
     .await
+}
+
+/// A file system of the kernel's that a container could write to is the host: `core_pattern` and `release_agent` name
+/// programs that the kernel runs as root outside (the class of CVE-2022-0492). Bind mounts bring what is mounted below.
+fn refuse_writable_controls(volumes: &[model::Volume]) -> Result<(), Fault> {
+    let mut writable = volumes
+        .iter()
+        .enumerate()
+        .filter(|(_, volume)| !volume.read_only)
+        .peekable();
+    if writable.peek().is_none() {
+        return Ok(());
+    }
+    let table =
+        kernel::mount_table::read().map_err(|error| Fault::failed(format!("read the mounts: {error}")))?;
+    for (index, volume) in writable {
+        if let Some(control) = kernel::mount_table::control_within(&table, &volume.source) {
+            let message = format!(
+                "{} holds the host's {} at {}, and who writes there rules the host",
+                volume.source.display(),
+                control.kind,
+                control.path.display()
+            );
+            let fault = Fault::invalid(format!("volumes.{index}.source"), message);
+            return Err(fault.remedy("mount it read-only (SOURCE:TARGET:ro), or a directory without it"));
+        }
+    }
+    Ok(())
 }
 
 /// Directories of the host that some living container can change.

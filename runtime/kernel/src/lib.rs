@@ -14,6 +14,7 @@ pub mod file_flags;
 pub mod host;
 pub mod memfd;
 pub mod mount;
+pub mod mount_table;
 pub mod namespace;
 pub mod process;
 pub mod procfs;
