@@ -8,8 +8,8 @@ use crate::bounds::{ARGUMENTS_MAX, COUNTERS_MAX, LABELS_MAX, TextBudget, check_l
 use crate::launch::{network_from_wire, network_to_wire};
 use crate::limits;
 use crate::value::{
-    container_id, container_name, enum_pair, map, optional_number, optional_path, path, set_pairs, set_texts,
-    some, text, texts, within,
+    container_id, container_name, enum_pair, map, optional_number, optional_path, optional_text, path,
+    set_pairs, set_texts, some, text, texts, within,
 };
 use crate::value_capnp::{self as wire, container_status, limitation, termination};
 
@@ -63,6 +63,9 @@ pub fn encode_status(status: &ContainerStatus, mut builder: container_status::Bu
         builder.set_sandbox(path(sandbox));
     }
     builder.set_terminal(status.terminal);
+    if let Some(waits_for) = &status.waits_for {
+        builder.set_waits_for(waits_for);
+    }
     if let Some(termination) = &status.termination {
         encode_termination(termination, builder.init_termination());
     }
@@ -112,6 +115,7 @@ pub fn decode_status(reader: container_status::Reader<'_>) -> Result<ContainerSt
         started_at_ms: Some(reader.get_started_at_ms()).filter(|at| *at != 0),
         sandbox: optional_path("sandbox", reader.get_sandbox(), budget)?,
         terminal: reader.get_terminal(),
+        waits_for: optional_text("waits_for", reader.get_waits_for(), budget)?,
         termination: read_termination(reader.has_termination(), || reader.get_termination(), budget)?,
     })
 }

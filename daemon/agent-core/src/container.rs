@@ -58,6 +58,8 @@ pub(crate) struct Container {
     /// A live update on its way: who asked, the limits to be, and whether they are in the kernel already.
     pub update: Option<PendingUpdate>,
     pub cleanup_attempts: u32,
+    /// Times that everything in it was killed.
+    pub kill_attempts: u32,
     /// Checkpoints and updates of limits that are being written. Cleaning up waits for them: what is written
     /// afterwards would stay behind.
     pub writing: u32,
@@ -158,6 +160,7 @@ impl Container {
             limitation: None,
             update: None,
             cleanup_attempts: 0,
+            kill_attempts: 0,
             writing: 0,
             killers: Vec::new(),
             delivered: None,

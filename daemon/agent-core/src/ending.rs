@@ -124,14 +124,27 @@ impl AgentCore {
     }
 
     pub(crate) fn kill_all(&mut self, now: Now, id: &ContainerId) {
-        let retry = self.settings.kill_retry;
+        let (first, longest) = (self.settings.kill_retry, self.settings.kill_retry_max);
         let Some(c) = self.containers.get_mut(id) else {
             return;
         };
         c.phase = Phase::Dying;
         c.status.state = ContainerState::Killing;
+        c.kill_attempts += 1;
+        let doubled = first.0.saturating_mul(1 << (c.kill_attempts - 1).min(20));
+        let retry = Millis(doubled.min(longest.0));
         self.set_alarm(id, Some((after(now, retry), Alarm::KillAll)));
         self.wishes.push_back(Wish::KillAll { id: id.clone() });
+    }
+
+    /// Everything was killed, and `message` says what has not ended all the same.
+    pub(crate) fn unkilled(&mut self, now: Now, id: &ContainerId, message: String) {
+        let Some(c) = self.at(id, Phase::Dying) else {
+            return;
+        };
+        let attempt = c.kill_attempts;
+        c.status.waits_for = Some(message.clone());
+        self.emit(now, id, EventKind::CleanupRetry { attempt, message });
     }
 
     pub(crate) fn clean(&mut self, now: Now, id: &ContainerId) {
@@ -172,6 +185,10 @@ impl AgentCore {
         }
         if let CleanupOutcome::Busy { message } = outcome {
             let attempt = c.cleanup_attempts;
+            // The first few tries are milliseconds apart: nothing to be told of.
+            if attempt > TRIES_UNTOLD {
+                c.status.waits_for = Some(message.clone());
+            }
             let delay = self.backoff(attempt);
             self.set_alarm(id, Some((after(now, delay), Alarm::RetryCleanup)));
             return self.emit(now, id, EventKind::CleanupRetry { attempt, message });
@@ -187,6 +204,7 @@ impl AgentCore {
         c.phase = Phase::Over;
         c.status.state = ContainerState::Destroyed;
         c.status.pid = None;
+        c.status.waits_for = None;
         c.status.termination = Some(termination.clone());
         let waiters = std::mem::take(&mut c.waiters);
         let launcher = c.launcher.take();
@@ -248,3 +266,6 @@ impl AgentCore {
         }
     }
 }
+
+/// Tries of a cleanup before a container is shown as waiting for something.
+const TRIES_UNTOLD: u32 = 5;

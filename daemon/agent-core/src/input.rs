@@ -102,6 +102,11 @@ pub enum Input {
         id: ContainerId,
         end: EndReport,
     },
+    /// Everything was killed, and some of it has not ended.
+    Unkilled {
+        id: ContainerId,
+        message: String,
+    },
     LimitHit {
         id: ContainerId,
         limitation: Limitation,

@@ -103,8 +103,10 @@ pub async fn resolve_paths(shell: &Shell, mut spec: LaunchSpec) -> Result<Launch
         .userns
         .and(shell.ids.usable())
         .filter(|_| shell.host.mapped_mounts);
+    let work = shell.directories.work().to_owned();
     crate::paths::look(shell, crate::paths::named(&spec), move || {
         if let Some(rootfs) = &mut spec.rootfs {
+            refuse_overlay_on_overlay(&work)?;
             *rootfs = resolve("rootfs", rootfs, &writable)?;
             if !rootfs.is_dir() {
                 return Err(Fault::invalid(
@@ -154,6 +156,19 @@ fn refuse_writable_controls(volumes: &[model::Volume]) -> Result<(), Fault> {
         }
     }
     Ok(())
+}
+
+/// Changes to a root file system are kept below the work directory, in the upper layer of an overlay; the kernel takes
+/// none that is itself on one, and says only EINVAL.
+fn refuse_overlay_on_overlay(work: &Path) -> Result<(), Fault> {
+    if !kernel::system::is_on_overlay(work) {
+        return Ok(());
+    }
+    let message = format!(
+        "the agent's work directory {} is on overlayfs, which can not hold another overlay's changes",
+        work.display()
+    );
+    Err(Fault::unsupported("rootfs", message).remedy("start the agent with --work_dir on a disk or a tmpfs"))
 }
 
 /// Directories of the host that some living container can change.

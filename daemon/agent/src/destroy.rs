@@ -44,8 +44,47 @@ pub fn kill_all(shell: &Rc<Shell>, id: ContainerId) {
             Ok(Err(error)) => tracing::error!(container = %id, "kill all processes: {error}"),
             Err(error) => tracing::error!(container = %id, "kill all processes: {error}"),
         }
+        tell_what_stays(&shell, id).await;
     })
     .detach();
+}
+
+/// A killed process ends within milliseconds, unless it is in the kernel and can't be interrupted there.
+const DEATH_PATIENCE: std::time::Duration = std::time::Duration::from_secs(1);
+/// Processes that are told by name.
+const STUCK_TOLD_MAX: usize = 5;
+
+/// Whatever keeps a killed container from ending is told: a person can remove the cause, we can't.
+async fn tell_what_stays(shell: &Rc<Shell>, id: ContainerId) {
+    net::sleep(DEATH_PATIENCE).await;
+    let dying = |shell: &Shell| {
+        let core = shell.core();
+        core.status(&id)
+            .is_some_and(|status| status.state == model::ContainerState::Killing)
+    };
+    if !dying(shell) {
+        return;
+    }
+    let (isolators, job_id) = (shell.isolators.clone(), id.clone());
+    let stuck = shell.pool.run(move || stuck_in(&isolators, &job_id)).await;
+    if let (Ok(Some(message)), true) = (stuck, dying(shell)) {
+        tracing::warn!(container = %id, "killed and has not ended: {message}");
+        shell.input(Input::Unkilled { id, message });
+    }
+}
+
+fn stuck_in(isolators: &isolators::IsolatorSet, id: &ContainerId) -> Option<String> {
+    let pids = isolators.pids(id).ok()?;
+    let mut stuck: Vec<String> = pids
+        .into_iter()
+        .filter_map(kernel::procfs::describe_stuck)
+        .collect();
+    let more = stuck.len().saturating_sub(STUCK_TOLD_MAX);
+    stuck.truncate(STUCK_TOLD_MAX);
+    if more > 0 {
+        stuck.push(format!("and {more} more"));
+    }
+    (!stuck.is_empty()).then(|| stuck.join("; "))
 }
 
 pub fn cleanup(shell: &Rc<Shell>, id: ContainerId, remove: bool) {

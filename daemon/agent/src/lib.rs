@@ -24,6 +24,7 @@ mod leftovers;
 mod metrics;
 mod network_pool;
 mod output;
+mod paths;
 mod privileges;
 mod recovery;
 mod resources;

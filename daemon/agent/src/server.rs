@@ -74,6 +74,8 @@ async fn serve(config: Config) -> Result<(), Fault> {
     let pool = net::Pool::new(config.workers, WORKER_QUEUE)
         .map_err(|e| Fault::failed(format!("start the worker threads: {e}")))?;
     let ids = IdPool::look(config.userns_range);
+    let paths = net::Pool::new(crate::paths::THREADS, WORKER_QUEUE)
+        .map_err(|e| Fault::failed(format!("start the threads for paths: {e}")))?;
     let settings = Settings {
         containers_max: containers_max(&config, &host, descriptors)?,
         gc_delay: config.disk.gc_delay,
@@ -91,6 +93,7 @@ async fn serve(config: Config) -> Result<(), Fault> {
         host,
         isolators,
         pool,
+        paths,
         launcher,
         networks,
         ids,

@@ -27,6 +27,8 @@ pub struct Shell {
     pub host: Arc<HostSupport>,
     pub isolators: Arc<IsolatorSet>,
     pub pool: net::Pool,
+    /// For looks at places that a client named.
+    pub paths: net::Pool,
     pub launcher: LauncherLink,
     pub networks: NetworkPool,
     pub ids: IdPool,
@@ -49,6 +51,8 @@ pub struct Parts {
     pub host: HostSupport,
     pub isolators: Arc<IsolatorSet>,
     pub pool: net::Pool,
+    /// For looks at places that a client named.
+    pub paths: net::Pool,
     pub launcher: LauncherLink,
     pub networks: NetworkPool,
     pub ids: IdPool,
@@ -63,6 +67,7 @@ impl Shell {
             host: Arc::new(parts.host),
             isolators: parts.isolators,
             pool: parts.pool,
+            paths: parts.paths,
             launcher: parts.launcher,
             networks: parts.networks,
             ids: parts.ids,

@@ -53,6 +53,7 @@ fn running() -> ContainerStatus {
         started_at_ms: Some(1_800_000_000_500),
         sandbox: Some("/var/lib/bulkhead/sandboxes/c0ffee01".into()),
         terminal: false,
+        waits_for: None,
         termination: None,
     }
 }
@@ -68,6 +69,7 @@ fn ended() -> ContainerStatus {
             cpus: Some(Cpus::from_milli(1000)),
             ..Limits::default()
         },
+        waits_for: None,
         termination: Some(Termination {
             exit_status: 137,
             signal: Some(9),

@@ -120,7 +120,7 @@ fn summary(entries: &[Removed], dry_run: bool) -> String {
         _ => format!("; {stuck} could not be removed and will be tried again"),
     };
     format!(
-        "{would} {} in {directories} directories of {containers} containers{rest}\n",
+        "{would} {} (containers: {containers}, directories: {directories}){rest}\n",
         human::bytes(bytes)
     )
 }
@@ -144,7 +144,7 @@ mod tests {
         ];
         assert_eq!(
             summary(&entries, false),
-            "freed 1MB in 2 directories of 1 containers; 1 could not be removed and will be tried again\n"
+            "freed 1MB (containers: 1, directories: 2); 1 could not be removed and will be tried again\n"
         );
         assert_eq!(
             table(&entries, true).render(None),

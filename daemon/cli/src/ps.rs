@@ -110,7 +110,10 @@ pub(crate) fn state(container: &ContainerStatus) -> String {
             Reason::LaunchFailed => format!("not started ({})", end.exit_status),
             reason => format!("{} ({})", reason.as_str(), end.exit_status),
         },
-        _ => container.state.as_str().to_owned(),
+        _ => match &container.waits_for {
+            Some(what) => format!("{}: {}", container.state.as_str(), human::one_line(what)),
+            None => container.state.as_str().to_owned(),
+        },
     }
 }
 
@@ -138,6 +141,7 @@ mod tests {
             started_at_ms: Some(1000),
             sandbox: None,
             terminal: false,
+            waits_for: None,
             termination: None,
         }
     }

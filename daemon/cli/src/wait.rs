@@ -3,10 +3,10 @@
 use api::client_json;
 use clap::Args;
 use client::{Agent, Reconnect, Waiting};
-use model::{ContainerId, ContainerState, Fault, FaultKind, Termination};
+use model::{ContainerId, ContainerState, ContainerStatus, Fault, FaultKind, Termination};
 
 use crate::args::Format;
-use crate::failure::{About, Outcome};
+use crate::failure::{About, Failure, Outcome};
 use crate::foreground::end_notice;
 use crate::output::{complain, print, print_json_line};
 
@@ -26,13 +26,7 @@ pub(crate) struct WaitArgs {
 }
 
 pub(crate) async fn wait(agent: &Agent, format: Format, args: WaitArgs) -> Outcome {
-    // All are asked first: one that is forgotten at its end (--rm) can not be found later.
-    let mut waiting = Vec::new();
-    for name in &args.containers {
-        let container = agent.container(name).await.about(name)?;
-        let wait = container.wait();
-        waiting.push((name, container.inspect().await.about(name)?.status, wait));
-    }
+    let waiting = ask_all(agent, &args.containers).await?;
     for (name, mut status, wait) in waiting {
         let end = to_the_end(agent, &status.id, wait).await.about(name)?;
         match format {
@@ -52,6 +46,45 @@ pub(crate) async fn wait(agent: &Agent, format: Format, args: WaitArgs) -> Outco
         }
     }
     Ok(0)
+}
+
+/// Agents that may die one after the other before one has told which containers are meant.
+const AGENTS_MAX: u32 = 10;
+
+/// All are asked first: one that is forgotten at its end (--rm) can not be found later.
+async fn ask_all<'a>(
+    agent: &Agent,
+    names: &'a [String],
+) -> Result<Vec<(&'a String, ContainerStatus, Waiting)>, Failure> {
+    let mut agent = agent.clone();
+    let mut agents = 1;
+    loop {
+        let mut waiting = Vec::new();
+        let mut lost = None;
+        for name in names {
+            match ask(&agent, name).await {
+                Ok((status, wait)) => waiting.push((name, status, wait)),
+                Err(fault) if fault.kind == FaultKind::Unavailable && agents < AGENTS_MAX => {
+                    lost = Some(fault);
+                    break;
+                }
+                Err(fault) => return Err(fault).about(name),
+            }
+        }
+        let Some(fault) = lost else { return Ok(waiting) };
+        // It died while it was asked; its successor knows the same containers.
+        agents += 1;
+        let patience = Reconnect::default().patience;
+        agent = Agent::connect_retry(agent.endpoint(), patience)
+            .await
+            .map_err(|_| fault)?;
+    }
+}
+
+async fn ask(agent: &Agent, name: &str) -> Result<(ContainerStatus, Waiting), Fault> {
+    let container = agent.container(name).await?;
+    let wait = container.wait();
+    Ok((container.inspect().await?.status, wait))
 }
 
 async fn to_the_end(agent: &Agent, id: &ContainerId, wait: Waiting) -> Result<Termination, Fault> {

@@ -91,6 +91,29 @@ pub fn own_descriptor_path(fd: BorrowedFd<'_>) -> CString {
     CString::new(format!("/proc/self/fd/{}", fd.as_raw_fd())).unwrap_or_default()
 }
 
+/// What a process is and where it is stuck: `process 4711 (cat), uninterruptible in request_wait_answer`. `None`: it is
+/// gone, or dead and only not reaped yet.
+pub fn describe_stuck(pid: i32) -> Option<String> {
+    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let stat = String::from_utf8_lossy(&stat);
+    // The name may hold anything, parentheses too: it ends at the last one.
+    let (head, tail) = stat.rsplit_once(')')?;
+    let name = head.split_once('(').map_or("", |(_, name)| name);
+    let state = match tail.trim_start().chars().next()? {
+        'Z' | 'X' => return None,
+        'D' => "uninterruptible",
+        'T' | 't' => "stopped",
+        'R' => "running",
+        _ => "asleep",
+    };
+    let place = fs::read_to_string(format!("/proc/{pid}/wchan")).unwrap_or_default();
+    let place = match place.as_str() {
+        "" | "0" => String::new(),
+        function => format!(" in {function}"),
+    };
+    Some(format!("process {pid} ({name}), {state}{place}"))
+}
+
 /// How gladly the kernel kills us when memory runs out.
 pub fn own_oom_score_adjustment() -> io::Result<i32> {
     fs::read_to_string(OOM_SCORE_ADJUSTMENT)?

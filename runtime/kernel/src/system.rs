@@ -55,6 +55,12 @@ pub fn raise_descriptors() -> io::Result<Limit<u64>> {
     })
 }
 
+/// Whether `path` lies on overlayfs. What can not be asked does not.
+pub fn is_on_overlay(path: &std::path::Path) -> bool {
+    nix::sys::statfs::statfs(path)
+        .is_ok_and(|facts| facts.filesystem_type() == nix::sys::statfs::OVERLAYFS_SUPER_MAGIC)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -131,5 +131,7 @@ pub struct ContainerStatus {
     /// The container's own directory on the host.
     pub sandbox: Option<PathBuf>,
     pub terminal: bool,
+    /// What its end waits for, when that takes long: a process that the kernel does not let go, a group in use.
+    pub waits_for: Option<String>,
     pub termination: Option<Termination>,
 }

@@ -169,6 +169,7 @@ fn status(id: &str, spec: &LaunchSpec, pid: u32) -> ContainerStatus {
         started_at_ms: Some(1),
         sandbox: None,
         terminal: spec.terminal.is_some(),
+        waits_for: None,
         termination: None,
     }
 }

@@ -109,6 +109,7 @@ fn status(index: usize, sample: &Sample) -> ContainerStatus {
         started_at_ms: Some(NOW_MS - 40_000 * (1 << (2 * index))),
         sandbox: None,
         terminal: false,
+        waits_for: None,
         termination: None,
     }
 }

@@ -75,6 +75,7 @@ fn status(id: &str, state: ContainerState) -> ContainerStatus {
         started_at_ms: Some(2),
         sandbox: Some("/s".into()),
         terminal: true,
+        waits_for: None,
         termination: None,
     }
 }
