@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use kernel::Errno;
 use kernel::directory;
 use kernel::disk_use::Measure;
-use kernel::removal::{Freed, Removal, RemovalError, Step};
+use kernel::removal::{Begun, Freed, Removal, RemovalError, Step};
 use model::{ContainerId, Removed};
 
 use crate::work_dir::{Directories, DirectoryError};
@@ -82,7 +82,10 @@ impl LeftoverRemoval {
                 };
             };
             match Removal::begin(&parent, &name) {
-                Ok(removal) => self.current = removal,
+                Ok(Begun::UnderWay(removal)) => self.current = Some(removal),
+                Ok(Begun::Gone(_)) if last => {}
+                Ok(Begun::Gone(freed)) => self.freed = self.freed.and(freed),
+                Ok(Begun::Missing) => {}
                 Err(error) => drop(self.failure.get_or_insert(error)),
             }
             return Step::More;

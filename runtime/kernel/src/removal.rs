@@ -60,6 +60,14 @@ pub enum Step {
     Stuck(RemovalError),
 }
 
+/// What the first look came to.
+pub enum Begun {
+    Missing,
+    /// An empty directory, or none at all: it needed no slices.
+    Gone(Freed),
+    UnderWay(Removal),
+}
+
 struct Inside {
     fd: OwnedFd,
     name: CString,
@@ -81,25 +89,31 @@ pub struct Removal {
 }
 
 impl Removal {
-    /// Begins with `name` in `parent`, a directory of ours. None: there is nothing (any more). What is no directory is
-    /// removed at once.
-    pub fn begin(parent: &Path, name: &str) -> Result<Option<Self>, RemovalError> {
+    /// Begins with `name` in `parent`, a directory of ours.
+    pub fn begin(parent: &Path, name: &str) -> Result<Begun, RemovalError> {
         let path = parent.join(name);
         let failed = |source| RemovalError::Entry {
             path: path.clone(),
             source,
         };
         let parent = match directory::open(parent) {
-            Err(Errno::ENOENT) => return Ok(None),
+            Err(Errno::ENOENT) => return Ok(Begun::Missing),
             other => other.map_err(failed)?,
         };
         let name = CString::new(name).map_err(|_| failed(Errno::EINVAL))?;
         // The common case of an empty one costs one call.
         match directory::remove_directory(parent.as_fd(), &name) {
-            Ok(()) | Err(Errno::ENOENT) => return Ok(None),
+            Ok(()) => {
+                return Ok(Begun::Gone(Freed {
+                    directories: 1,
+                    ..Freed::default()
+                }));
+            }
+            Err(Errno::ENOENT) => return Ok(Begun::Missing),
             Err(Errno::ENOTDIR) => {
-                directory::remove_file(parent.as_fd(), &name).map_err(failed)?;
-                return Ok(None);
+                let mut freed = Freed::default();
+                unlink(parent.as_fd(), &name, &mut freed).map_err(failed)?;
+                return Ok(Begun::Gone(freed));
             }
             Err(_) => {}
         }
@@ -111,7 +125,7 @@ impl Removal {
             return Err(RemovalError::Mounted { mount });
         }
         let top = directory::open_below(parent.as_fd(), &name).map_err(failed)?;
-        Ok(Some(Self {
+        Ok(Begun::UnderWay(Self {
             path,
             parent,
             name,
@@ -315,8 +329,10 @@ mod tests {
     use super::*;
 
     fn remove(parent: &Path, name: &str) -> (Step, Freed) {
-        let Some(mut removal) = Removal::begin(parent, name).unwrap() else {
-            return (Step::Done, Freed::default());
+        let mut removal = match Removal::begin(parent, name).unwrap() {
+            Begun::UnderWay(removal) => removal,
+            Begun::Missing => return (Step::Done, Freed::default()),
+            Begun::Gone(freed) => return (Step::Done, freed),
         };
         for _ in 0..1_000_000 {
             match removal.step(7) {
