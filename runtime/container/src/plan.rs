@@ -1,6 +1,7 @@
 //! A launch as a list of steps: pure. All validation of a spec happens here, with the field named;
 //! what is left to the child can fail only on the state of the host.
 
+mod own_directories;
 mod own_ids;
 mod process;
 mod rootfs;

@@ -20,6 +20,7 @@ use model::IdRange;
 
 use super::Prepared;
 use super::child::{Failure, credentials_file};
+use super::own_ids;
 use crate::channel::{self, STEP_EXECUTE};
 use crate::plan::{GroupName, ProcessPlan, UserName};
 
@@ -288,7 +289,13 @@ fn describe(stage: Stage, errno: Errno, plan: &ProcessPlan, program: &CString) -
         }
         Stage::User => Failure::of("become user")(errno),
         Stage::Capabilities => Failure::of("set capabilities")(errno),
-        Stage::Directory => Failure::at("change directory to", plan.workdir.as_bytes())(errno),
+        Stage::Directory => {
+            let failure = Failure::at("change directory to", plan.workdir.as_bytes())(errno);
+            match (errno, plan.ids) {
+                (Errno::EACCES, Some(_)) => failure.because(own_ids::CLOSED),
+                _ => failure,
+            }
+        }
         Stage::Execute => Failure::at(STEP_EXECUTE, program.as_bytes())(errno),
     }
 }

@@ -119,6 +119,9 @@ pub(super) fn after_entering(prepared: &mut Prepared) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Why a place of the host can not be reached: the host's root is shown as it is, and its owners are strangers here.
+pub(super) const CLOSED: &str = "a directory on the way is closed to the container's ids; for a sandbox: to users other than root on the host";
+
 /// Why a file system does not let its files be seen under other ids.
 pub(super) fn explain(errno: Errno) -> &'static str {
     match errno {

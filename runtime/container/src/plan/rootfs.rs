@@ -8,7 +8,7 @@ use kernel::{device, procfs};
 use model::{CgroupLayout, Controller, Fault, HostSupport, IdRange, LaunchSpec, Network};
 
 use super::step::{Owners, Step};
-use super::{PlanContext, absolute, c_path, c_text, own_ids};
+use super::{PlanContext, absolute, c_path, c_text, own_directories, own_ids};
 
 /// Writable places that every container without a rootfs has for itself. On the host `/run` holds the
 /// sockets of daemons: a container must not reach them.
@@ -68,6 +68,7 @@ pub(super) fn steps(spec: &LaunchSpec, host: &HostSupport, ctx: &PlanContext) ->
         source,
         (&sandbox_target, false),
     )?;
+    own_directories::check(spec, ctx)?;
     volumes(spec, &mut steps, &mut attachments)?;
     for (index, rule) in spec.devices.iter().enumerate() {
         let field = format!("devices.{index}.path");
@@ -124,6 +125,7 @@ pub(super) fn steps(spec: &LaunchSpec, host: &HostSupport, ctx: &PlanContext) ->
         directories: texts(&directories)?,
     });
     steps.extend(attachments);
+    steps.extend(own_directories::covers(spec, ctx)?);
     steps.push(Step::Hostname { name: hostname(ctx)? });
     if ids.is_some() {
         steps.push(Step::EnterOwnIds);

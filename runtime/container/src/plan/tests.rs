@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use model::host::ControllerMount;
 use model::{
     Bytes, Capabilities, CgroupLayout, Controller, ExecSpec, Fault, FaultKind, HostSupport, LaunchSpec,
-    Network, Rlimit, Seccomp, Volume,
+    Network, Rlimit, Seccomp, UserNamespace, Volume,
 };
 
 use super::*;
@@ -280,4 +280,101 @@ fn an_exec_takes_over_environment_user_and_limits() {
     assert_eq!(plan.process.rlimits.len(), 1);
     assert!(plan.process.environment.contains(&c"A=1".to_owned()));
     assert!(plan.process.environment.contains(&c"B=2".to_owned()));
+}
+
+fn own_ids(spec: &mut LaunchSpec) {
+    spec.userns = Some(UserNamespace {
+        base: Some(200_000),
+        count: 65_536,
+    });
+}
+
+#[test]
+fn own_ids_are_made_first_and_entered_last() {
+    let plan = plan(|spec| {
+        own_ids(spec);
+        spec.network = Network::None;
+        spec.volumes = vec![Volume {
+            source: "/data".into(),
+            target: "/mnt".into(),
+            read_only: false,
+        }];
+    })
+    .unwrap();
+    let text = plan.to_string();
+    let expected = "\
+make a user namespace: ids 0 to 65535 are those from 200000 on, owner of a new network namespace
+hold the tree at /w/c1/sandbox, given to the container's root
+hold the tree at /data, ids mapped
+";
+    assert!(text.starts_with(expected), "{text}");
+    assert_eq!(plan.steps.last(), Some(&Step::EnterOwnIds));
+    // Those of the user namespace, which has what the agent lacks.
+    assert_eq!(
+        plan.process.bounding_drop,
+        ((1 << 41) - 1) & !default_capabilities().0
+    );
+    let all = |spec: &mut LaunchSpec| {
+        own_ids(spec);
+        spec.capabilities.add = vec!["SYS_RESOURCE".into()];
+    };
+    assert!(self::plan(all).is_ok());
+}
+
+#[test]
+fn without_own_ids_nothing_of_them_is_in_the_plan() {
+    let plan = plan(|spec| {
+        spec.volumes = vec![Volume {
+            source: "/data".into(),
+            target: "/mnt".into(),
+            read_only: false,
+        }];
+    })
+    .unwrap();
+    let of_ids = |step: &Step| match step {
+        Step::OwnIds { .. } | Step::EnterOwnIds => true,
+        Step::HoldSource { owners, .. } => *owners != Owners::Same,
+        Step::OverlayRoot { mapped, .. } => *mapped,
+        _ => false,
+    };
+    assert!(!plan.steps.iter().any(of_ids) && plan.process.ids.is_none());
+}
+
+#[test]
+fn own_ids_that_can_not_be_are_refused() {
+    refused("userns", |spec| spec.userns = Some(UserNamespace::of(0)));
+    for user in ["65536", "0:65536", "4294967294"] {
+        refused("user", |spec| {
+            own_ids(spec);
+            spec.user = Some(user.into());
+        });
+    }
+    // The agent has not given any: a mistake of ours, never a container without.
+    let fault = plan(|spec| spec.userns = Some(UserNamespace::of(10))).unwrap_err();
+    assert_eq!(fault.kind, FaultKind::Failed);
+    let refused_by = |change: fn(&mut HostSupport), wanted: fn(&mut LaunchSpec)| {
+        let (mut host, mut spec) = (host(), spec(&["true"]));
+        change(&mut host);
+        own_ids(&mut spec);
+        wanted(&mut spec);
+        let fault = launch_plan(&spec, &host, &context()).unwrap_err();
+        assert_eq!(fault.kind, FaultKind::Unsupported, "{fault}");
+        fault.to_string()
+    };
+    let volume = |spec: &mut LaunchSpec| {
+        spec.volumes = vec![Volume {
+            source: "/data".into(),
+            target: "/mnt".into(),
+            read_only: true,
+        }];
+    };
+    let none = refused_by(|host| host.user_namespaces = Some(false), |_| {});
+    assert!(none.contains("CONFIG_USER_NS"), "{none}");
+    let old = refused_by(|host| host.mapped_mounts = false, volume);
+    assert!(old.contains("5.12"), "{old}");
+    let layers = refused_by(
+        |host| host.mapped_layers = false,
+        |spec| spec.rootfs = Some("/image".into()),
+    );
+    assert!(layers.contains("5.19"), "{layers}");
 }
