@@ -12,6 +12,7 @@ pub mod host;
 pub mod ids;
 pub mod launch;
 pub mod limits;
+pub mod registry;
 pub mod removed;
 pub mod resources;
 pub mod units;

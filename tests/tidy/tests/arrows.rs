@@ -17,6 +17,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("api", &["model"]),
     ("net", &["model"]),
     ("agent-core", &["model"]),
+    ("replog-core", &["model"]),
     (
         "agent",
         &[
@@ -33,6 +34,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("client", &["model", "wire", "net"]),
     ("replog", &[]),
+    ("master-core", &["model"]),
     ("cli", &["model", "client", "net", "api"]),
     ("bulkhead", &["agent", "cli"]),
 ];
@@ -136,7 +138,9 @@ fn a_foreign_crate_has_one_door() {
 fn every_dependency_has_one_version_in_the_workspace() {
     let mut breaches = Vec::new();
     // fuzz/ is a workspace of its own, since it needs a nightly compiler.
-    let manifests = tree::files().into_iter().filter(|file| file.ends_with("/Cargo.toml") && !file.starts_with("fuzz/"));
+    let manifests = tree::files()
+        .into_iter()
+        .filter(|file| file.ends_with("/Cargo.toml") && !file.starts_with("fuzz/"));
     for manifest in manifests {
         let manifest = &manifest;
         let text = tree::text(manifest).unwrap_or_default();
