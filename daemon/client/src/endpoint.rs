@@ -110,6 +110,8 @@ fn socket(path: &str) -> Result<Endpoint, EndpointError> {
     if path.len() > SOCKET_PATH_BYTES_MAX {
         return Err(EndpointError::PathTooLong { bytes: path.len() });
     }
+    // With two slashes it would print as `unix://…`, which is read without them.
+    let path = format!("/{}", path.trim_start_matches('/'));
     Ok(Endpoint::Unix(path.into()))
 }
 
@@ -162,6 +164,8 @@ mod tests {
             ("unix:/run/a.sock", "unix:/run/a.sock"),
             ("unix:///run/a.sock", "unix:/run/a.sock"),
             ("/run/a.sock", "unix:/run/a.sock"),
+            // Found by fuzzing: this printed as `unix://a.sock`, which is no address.
+            ("//a.sock", "unix:/a.sock"),
             ("tcp:host:5051", "tcp:host:5051"),
             ("tcp://10.0.0.1:1", "tcp:10.0.0.1:1"),
             ("localhost:5051", "tcp:localhost:5051"),
