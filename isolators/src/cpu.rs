@@ -54,11 +54,21 @@ impl Isolator for CpuIsolator {
     }
 
     fn report(&self) -> IsolatorReport {
-        match (self.tree, self.version) {
-            (None, _) => missing("cpu", "the cpu controller (CONFIG_CGROUP_SCHED) is not mounted"),
-            (_, Version::V1) => active("cpu", "cpu.shares, cpu.cfs_quota_us (cgroup v1)"),
-            (_, Version::V2) => active("cpu", "cpu.weight, cpu.max (cgroup v2)"),
-        }
+        let mut report = match (self.tree, self.version, self.bandwidth) {
+            (None, _, _) => {
+                return missing("cpu", "the cpu controller (CONFIG_CGROUP_SCHED) is not mounted");
+            }
+            (_, Version::V1, true) => active("cpu", "cpu.shares, cpu.cfs_quota_us (cgroup v1)"),
+            (_, Version::V2, true) => active("cpu", "cpu.weight, cpu.max (cgroup v2)"),
+            (_, Version::V1, false) => active("cpu", "cpu.shares (cgroup v1)"),
+            (_, Version::V2, false) => active("cpu", "cpu.weight (cgroup v2)"),
+        };
+        report.missing = match (self.bandwidth, self.burst) {
+            (false, _) => "ceilings and burst (CONFIG_CFS_BANDWIDTH)".to_owned(),
+            (true, false) => "burst (cpu.max.burst or cpu.cfs_burst_us, Linux 5.14)".to_owned(),
+            (true, true) => String::new(),
+        };
+        report
     }
 
     fn admit(&self, limits: &Limits) -> Result<(), Fault> {

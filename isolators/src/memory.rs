@@ -119,11 +119,18 @@ impl Isolator for MemoryIsolator {
         };
         match (self.tree, self.version) {
             (None, _) => missing("memory", "the memory controller (CONFIG_MEMCG) is not mounted"),
-            (_, Version::V1) => active(
+            (_, Version::V1) => {
+                let mechanism = format!("memory.limit_in_bytes, oom eventfd (cgroup v1){swap}");
+                let mut report = active("memory", mechanism);
+                report.missing = "throttling and protection (memory.high, memory.min: cgroup v2)".to_owned();
+                report
+            }
+            (_, Version::V2) => active(
                 "memory",
-                format!("memory.limit_in_bytes, oom eventfd (cgroup v1){swap}"),
+                format!(
+                    "memory.max, memory.high, memory.low, memory.min, memory.oom.group (cgroup v2){swap}"
+                ),
             ),
-            (_, Version::V2) => active("memory", format!("memory.max, memory.events (cgroup v2){swap}")),
         }
     }
 

@@ -215,7 +215,8 @@ fn tell(
     for mut line in isolators.describe() {
         ids.complete(&mut line);
         if line.active {
-            tracing::info!(isolator = %line.name, by = %line.mechanism, "active");
+            let missing = Some(line.missing).filter(|missing| !missing.is_empty());
+            tracing::info!(isolator = %line.name, by = %line.mechanism, missing, "active");
         } else {
             tracing::warn!(isolator = %line.name, missing = %line.missing, "not available");
         }

@@ -35,6 +35,8 @@ pub struct Agent {
     directory: tempfile::TempDir,
     environment: Vec<(String, String)>,
     flags: Vec<String>,
+    /// What a shell does before it becomes the agent.
+    prelude: String,
     before: HostSnapshot,
 }
 
@@ -66,6 +68,11 @@ impl Agent {
     }
 
     pub fn start_with(flags: &[&str], environment: &[(&str, &str)]) -> Self {
+        Self::start_after("", flags, environment)
+    }
+
+    /// In a process that a shell has prepared: joined to a control group, limited by ulimit.
+    pub fn start_after(prelude: &str, flags: &[&str], environment: &[(&str, &str)]) -> Self {
         // One name for everything: directories, groups, arguments. So it can be found again.
         let instance = format!(
             "test-{}-{}",
@@ -89,6 +96,7 @@ impl Agent {
                 .map(ToString::to_string)
                 .chain([format!("--instance={instance}")])
                 .collect(),
+            prelude: prelude.to_owned(),
             before,
         };
         agent.spawn();
@@ -127,6 +135,11 @@ impl Agent {
         self.process.as_ref().map_or(0, |p| p.id() as i32)
     }
 
+    /// For the next start.
+    pub fn set_prelude(&mut self, prelude: &str) {
+        self.prelude = prelude.to_owned();
+    }
+
     pub fn set_environment(&mut self, environment: &[(&str, &str)]) {
         self.environment = environment
             .iter()
@@ -136,13 +149,35 @@ impl Agent {
 
     /// Starts the agent on these directories and waits until it serves.
     pub fn spawn(&mut self) {
+        let _ = std::fs::remove_file(self.socket());
+        self.process = Some(self.start_command().spawn().expect("start the agent"));
+        self.wait_until_it_serves();
+    }
+
+    pub fn wait_until_it_serves(&self) {
+        let socket = self.socket();
+        eventually(
+            &format!("the agent serves; its log so far:\n{}", self.log()),
+            || std::os::unix::net::UnixStream::connect(&socket).ok(),
+        );
+    }
+
+    /// What starts the agent on these directories, for a test that does so in its own way.
+    pub fn start_command(&self) -> Command {
         let log = File::options()
             .create(true)
             .append(true)
             .open(self.directory.path().join("log"))
             .expect("log file");
-        let _ = std::fs::remove_file(self.socket());
-        let mut command = Command::new(bulkhead());
+        let mut command = match self.prelude.as_str() {
+            "" => Command::new(bulkhead()),
+            prelude => {
+                let mut shell = Command::new("/bin/sh");
+                shell.args(["-ec", &format!("{prelude}\nexec \"$0\" \"$@\"")]);
+                shell.arg(bulkhead());
+                shell
+            }
+        };
         command
             .arg("agent")
             .args(if self.flags.iter().any(|f| f.starts_with("--work-dir")) {
@@ -161,12 +196,12 @@ impl Agent {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log);
-        self.process = Some(command.spawn().expect("start the agent"));
-        let socket = self.socket();
-        eventually(
-            &format!("the agent serves; its log so far:\n{}", self.log()),
-            || std::os::unix::net::UnixStream::connect(&socket).ok(),
-        );
+        command
+    }
+
+    /// The agent's process is gone, and somebody else has reaped it.
+    pub fn was_reaped(&mut self) {
+        self.process = None;
     }
 
     /// As a crash would.

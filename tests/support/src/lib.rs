@@ -17,3 +17,14 @@ pub fn skip_unless_root() -> bool {
     }
     root.is_err()
 }
+
+/// True in the emulated machine of `scripts/vm`: a kernel that nobody else uses, whose global settings and disk a test
+/// may change.
+pub fn owns_the_machine() -> bool {
+    std::env::var_os("BULKHEAD_TEST_MACHINE").is_some()
+}
+
+/// True where one v2 tree has all controllers.
+pub fn is_pure_v2() -> bool {
+    std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
+}
