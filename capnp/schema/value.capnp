@@ -38,6 +38,7 @@ struct Limits {
   cpusetMems @10 :Text;
   ioWeight @11 :UInt16;         # 0 = unset
   ioDevices @12 :List(DeviceLimit);
+  diskBytes @13 :LimitU64;      # max = only measured
 }
 
 struct Volume {
@@ -198,6 +199,8 @@ struct Usage {
   cpuPressure @32 :Pressure;    # null pointer = not measured; without a bit in `present`
   memPressure @33 :Pressure;
   ioPressure @34 :Pressure;
+  diskLimitBytes @35 :UInt64;
+  diskUsedBytes @36 :UInt64;
 }
 
 struct Stall {

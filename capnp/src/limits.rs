@@ -31,6 +31,7 @@ pub fn encode(limits: &Limits, mut builder: limits::Builder<'_>) {
     set!(builder.init_mem_min_bytes = optional limits.mem_min.map(Bytes::get));
     set!(builder.init_swap_bytes = limit limits.swap.map(|l| map(l, Bytes::get)));
     set!(builder.init_pids = limit limits.pids.map(|l| map(l, u64::from)));
+    set!(builder.init_disk_bytes = limit limits.disk.map(|l| map(l, Bytes::get)));
     if let Some(cpus) = &limits.cpuset_cpus {
         builder.set_cpuset_cpus(cpus);
     }
@@ -81,6 +82,7 @@ pub(crate) fn read(reader: limits::Reader<'_>, budget: &mut TextBudget) -> Resul
             Some(Limit::Max) => Some(Limit::Max),
             Some(Limit::Value(value)) => Some(Limit::Value(pids(value)?)),
         },
+        disk: bytes(limit("disk", reader.get_disk_bytes())?),
         cpuset_cpus: optional_text("cpuset_cpus", reader.get_cpuset_cpus(), budget)?,
         cpuset_mems: optional_text("cpuset_mems", reader.get_cpuset_mems(), budget)?,
         io: IoLimits {

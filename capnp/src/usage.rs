@@ -41,6 +41,8 @@ macro_rules! fields {
             27 io_write_bytes get_io_write_bytes set_io_write_bytes,
             28 io_reads get_io_reads set_io_reads,
             29 io_writes get_io_writes set_io_writes,
+            33 disk_limit_bytes get_disk_limit_bytes set_disk_limit_bytes,
+            34 disk_used_bytes get_disk_used_bytes set_disk_used_bytes,
         }
     };
 }

@@ -83,5 +83,6 @@ pub fn limits_into(limits: &Limits, host: &HostSupport, usage: &mut Usage) {
         None => None,
     };
     usage.mem_soft_limit_bytes = limits.mem_soft.map(|bytes| bytes.get());
+    usage.disk_limit_bytes = limits.disk.and_then(Limit::value).map(|bytes| bytes.get());
     usage.pids_limit = limits.pids.and_then(Limit::value).map(u64::from);
 }

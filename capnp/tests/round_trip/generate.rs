@@ -74,24 +74,24 @@ pub fn limits() -> impl Strategy<Value = Limits> {
     );
     let sets = (option::of(some_text()), option::of(some_text()));
     let io = (option::of(1u16..), vec(device_limit(), 0..4));
-    (cpu, memory, option::of(limit_of(any::<u32>())), sets, io).prop_map(|(cpu, memory, pids, sets, io)| {
-        Limits {
-            cpus: cpu.0,
-            cpu_limit: cpu.1,
-            cpu_burst: cpu.2,
-            mem: memory.0,
-            mem_soft: memory.1,
-            mem_high: memory.2,
-            mem_min: memory.3,
-            swap: memory.4,
-            pids,
-            cpuset_cpus: sets.0,
-            cpuset_mems: sets.1,
-            io: IoLimits {
-                weight: io.0,
-                devices: io.1,
-            },
-        }
+    let counts = (option::of(limit_of(any::<u32>())), option::of(limit_of(bytes())));
+    (cpu, memory, counts, sets, io).prop_map(|(cpu, memory, (pids, disk), sets, io)| Limits {
+        cpus: cpu.0,
+        cpu_limit: cpu.1,
+        cpu_burst: cpu.2,
+        mem: memory.0,
+        mem_soft: memory.1,
+        mem_high: memory.2,
+        mem_min: memory.3,
+        swap: memory.4,
+        pids,
+        disk,
+        cpuset_cpus: sets.0,
+        cpuset_mems: sets.1,
+        io: IoLimits {
+            weight: io.0,
+            devices: io.1,
+        },
     })
 }
 
@@ -389,6 +389,8 @@ pub fn usage() -> impl Strategy<Value = Usage> {
             io_write_bytes: next(),
             io_reads: next(),
             io_writes: next(),
+            disk_limit_bytes: next(),
+            disk_used_bytes: next(),
             cpu_pressure: pressure(mask, base),
             mem_pressure: pressure(mask >> 1, base + 100),
             io_pressure: pressure(mask >> 2, base + 200),

@@ -154,6 +154,7 @@ pub(crate) fn limits(limits: &Limits) -> Vec<(String, String)> {
     lines.add_some("mem-min", limits.mem_min.map(|size| size.to_string()));
     lines.add_some("swap", limits.swap.map(|limit| limit.to_string()));
     lines.add_some("pids", limits.pids.map(|limit| limit.to_string()));
+    lines.add_some("disk", limits.disk.map(|limit| limit.to_string()));
     lines.add_some("cpuset-cpus", limits.cpuset_cpus.clone());
     lines.add_some("cpuset-mems", limits.cpuset_mems.clone());
     lines.add_some("io-weight", limits.io.weight.map(|weight| weight.to_string()));

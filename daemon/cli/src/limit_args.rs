@@ -35,6 +35,9 @@ pub(crate) struct LimitArgs {
     /// Most processes and threads, or max
     #[arg(long, value_name = "N")]
     pub pids: Option<Limit<u32>>,
+    /// Disk space for the sandbox and changes to a --rootfs directory; max: only measured
+    #[arg(long, value_name = "SIZE")]
+    pub disk: Option<Limit<Bytes>>,
     /// CPUs to run on, like 0-3,8
     #[arg(long, value_name = "LIST")]
     pub cpuset_cpus: Option<String>,
@@ -61,6 +64,7 @@ impl LimitArgs {
             mem_min: self.mem_min,
             swap: self.swap,
             pids: self.pids,
+            disk: self.disk,
             cpuset_cpus: self.cpuset_cpus,
             cpuset_mems: self.cpuset_mems,
             io: IoLimits {

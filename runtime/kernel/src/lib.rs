@@ -19,6 +19,7 @@ pub mod namespace;
 pub mod process;
 pub mod procfs;
 pub mod pty;
+pub mod quota;
 pub mod removal;
 pub mod rlimit;
 pub mod seccomp;

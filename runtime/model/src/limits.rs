@@ -29,6 +29,8 @@ pub struct Limits {
     pub swap: Option<Limit<Bytes>>,
     /// Most processes and threads: `pids.max`.
     pub pids: Option<Limit<u32>>,
+    /// Ceiling of what the sandbox and the changes to a `--rootfs` directory take on the disk. `Max`: only measured.
+    pub disk: Option<Limit<Bytes>>,
     /// CPUs by number, in the kernel's list form: `0-3,8`.
     pub cpuset_cpus: Option<String>,
     /// Memory nodes by number.
@@ -57,6 +59,7 @@ impl Limits {
             mem_min: change.mem_min.or(self.mem_min),
             swap: change.swap.or(self.swap),
             pids: change.pids.or(self.pids),
+            disk: change.disk.or(self.disk),
             cpuset_cpus: change.cpuset_cpus.clone().or_else(|| self.cpuset_cpus.clone()),
             cpuset_mems: change.cpuset_mems.clone().or_else(|| self.cpuset_mems.clone()),
             io: IoLimits {

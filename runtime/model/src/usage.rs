@@ -75,6 +75,11 @@ pub struct Usage {
     pub io_reads: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub io_writes: Option<u64>,
+    /// Sandbox, and changes to a `--rootfs` directory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk_limit_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk_used_bytes: Option<u64>,
     /// Time in which work waited for a processor, for memory, for a disk (not Mesos fields).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu_pressure: Option<Pressure>,
