@@ -13,6 +13,7 @@ const VALUE: u8 = 1;
 const MARK: u8 = 2;
 const BEGIN: u8 = 3;
 const META: u8 = 4;
+const CUT: u8 = 5;
 
 /// One thing to remember. A later one of the same place replaces an earlier one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +28,8 @@ pub enum Entry<'a> {
     Mark { from: u64, to: u64, flags: u8 },
     /// Positions below are truncated. Never decreases.
     Begin(u64),
+    /// Values of this position and behind are void.
+    Cut(u64),
     /// The one record that belongs to no position: status, promises, identity.
     Meta(&'a [u8]),
 }
@@ -38,7 +41,7 @@ impl Entry<'_> {
             + match self {
                 Self::Value { bytes, .. } | Self::Meta(bytes) => bytes.len(),
                 Self::Mark { .. } => 8,
-                Self::Begin(_) => 0,
+                Self::Begin(_) | Self::Cut(_) => 0,
             }
     }
 }
@@ -67,6 +70,7 @@ pub fn encode(entries: &[Entry<'_>]) -> Vec<u8> {
             } => put(&mut out, VALUE, *flags, *position, bytes),
             Entry::Mark { from, to, flags } => put(&mut out, MARK, *flags, *from, &to.to_le_bytes()),
             Entry::Begin(position) => put(&mut out, BEGIN, 0, *position, &[]),
+            Entry::Cut(position) => put(&mut out, CUT, 0, *position, &[]),
             Entry::Meta(bytes) => put(&mut out, META, 0, 0, bytes),
         }
     }
@@ -113,6 +117,7 @@ pub fn decode(stream: &[u8]) -> Option<Vec<Placed<'_>>> {
                 flags,
             },
             BEGIN if length == 0 => Entry::Begin(number),
+            CUT if length == 0 => Entry::Cut(number),
             META => Entry::Meta(bytes),
             _ => return None,
         };
@@ -148,6 +153,7 @@ mod tests {
                 flags: 0,
                 bytes: b"",
             },
+            Entry::Cut(5),
             Entry::Mark {
                 from: 3,
                 to: 6,

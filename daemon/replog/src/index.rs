@@ -10,6 +10,7 @@ const PLACE_BYTES: usize = 24;
 
 const VALUE: u8 = 1;
 const MARK: u8 = 2;
+const CUT: u8 = 3;
 
 /// An entry of the segment, in the order of writing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +28,7 @@ pub enum Place {
         to: u64,
         flags: u8,
     },
+    Cut(u64),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,6 +63,7 @@ impl Index {
                     u64::from(sector) << 32 | u64::from(offset),
                 ),
                 Place::Mark { from, to, flags } => (MARK, flags, 0, from, to),
+                Place::Cut(position) => (CUT, 0, 0, position, 0),
             };
             out.extend_from_slice(&[kind, flags, 0, 0]);
             out.extend_from_slice(&length.to_le_bytes());
@@ -98,6 +101,7 @@ impl Index {
                     offset: b as u32,
                     length,
                 },
+                CUT => Place::Cut(a),
                 MARK => Place::Mark {
                     from: a,
                     to: b,

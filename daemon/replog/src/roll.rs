@@ -224,6 +224,7 @@ impl<D: Directory> Store<D> {
                         });
                     }
                     Entry::Mark { from, to, flags } => places.push(Place::Mark { from, to, flags }),
+                    Entry::Cut(position) => places.push(Place::Cut(position)),
                     Entry::Begin(_) | Entry::Meta(_) => {}
                 }
             }

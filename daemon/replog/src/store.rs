@@ -198,6 +198,10 @@ impl<D: Directory> Store<D> {
         match entry {
             Entry::Meta(bytes) => self.meta = bytes.to_vec(),
             Entry::Begin(position) => self.begin = self.begin.max(position),
+            Entry::Cut(position) => {
+                self.places.push(Place::Cut(position));
+                self.apply_place(segment, Place::Cut(position));
+            }
             Entry::Mark { from, to, flags } => {
                 let place = Place::Mark { from, to, flags };
                 self.places.push(place);
@@ -223,6 +227,11 @@ impl<D: Directory> Store<D> {
 
     pub(crate) fn apply_place(&mut self, segment: SegmentNumber, place: Place) {
         match place {
+            Place::Cut(position) => {
+                for slot in self.slots.split_off(&position).into_values() {
+                    self.release(slot.segment);
+                }
+            }
             Place::Mark { from, to, flags } => {
                 for slot in self.slots.range_mut(from..to.max(from)).map(|(_, slot)| slot) {
                     slot.flags = flags;

@@ -23,6 +23,7 @@ pub enum Owned {
         flags: u8,
     },
     Begin(u64),
+    Cut(u64),
     Meta(Vec<u8>),
 }
 
@@ -44,6 +45,7 @@ impl Owned {
                 flags: *flags,
             },
             Self::Begin(position) => Entry::Begin(*position),
+            Self::Cut(position) => Entry::Cut(*position),
             Self::Meta(bytes) => Entry::Meta(bytes),
         }
     }
@@ -72,6 +74,7 @@ impl Model {
                         .range_mut(*from..*to)
                         .for_each(|(_, value)| value.0 = *flags);
                 }
+                Owned::Cut(position) => drop(self.values.split_off(position)),
                 Owned::Begin(position) => self.begin = self.begin.max(*position),
                 Owned::Meta(bytes) => self.meta.clone_from(bytes),
             }
@@ -118,7 +121,7 @@ pub fn operations(seed: u64, count: usize) -> Vec<Vec<Owned>> {
         .map(|operation| {
             let entries = 1 + dice.roll(3);
             (0..entries)
-                .map(|_| match dice.roll(12) {
+                .map(|_| match dice.roll(13) {
                     0 => Owned::Meta(format!("promise {operation}").into_bytes()),
                     1 if next > begin + 8 => {
                         begin += 1 + dice.roll(next - begin - 4);
@@ -139,6 +142,10 @@ pub fn operations(seed: u64, count: usize) -> Vec<Vec<Owned>> {
                             flags: 2,
                             bytes: vec![operation as u8; dice.roll(700) as usize],
                         }
+                    }
+                    5 if next > begin + 3 => {
+                        next -= 1 + dice.roll(3);
+                        Owned::Cut(next)
                     }
                     _ => {
                         next += 1;
