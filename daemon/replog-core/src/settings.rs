@@ -1,0 +1,105 @@
+//! Times and bounds of one replica, and how it is started.
+
+use std::collections::BTreeSet;
+
+use model::Millis;
+
+use crate::membership::ReplicaId;
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Settings {
+    pub replica: ReplicaId,
+    /// The members to initialise an empty log with. When the log exists, a set that differs from its members is refused:
+    /// leave it out to follow the log.
+    pub initial: Option<BTreeSet<ReplicaId>>,
+    /// Where else a log may be found.
+    pub contacts: BTreeSet<ReplicaId>,
+    /// Initialise when all of `initial` are empty; else only when told.
+    pub auto_initialize: bool,
+    pub timing: Timing,
+    pub bounds: Bounds,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Timing {
+    /// A coordinator is heard at least this often; what was not answered within it is sent again.
+    pub heartbeat: Millis,
+    /// After this long without a coordinator a voting replica may stand in to admit a recovering one.
+    pub silence: Millis,
+    /// For a whole election.
+    pub election: Millis,
+    /// First pause between two hellos of a replica that does not vote; doubled up to `hello_max`, which is also how often
+    /// a voting one shows itself when there is no coordinator.
+    pub hello: Millis,
+    pub hello_max: Millis,
+    /// For one piece of catching up.
+    pub fetch: Millis,
+    /// For a change of members, and for a catch-up that a reader asked for.
+    pub patience: Millis,
+    /// Longest that appends wait for a change of members to be proposed.
+    pub barrier: Millis,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Bounds {
+    /// Positions that a coordinator has in flight.
+    pub window: usize,
+    pub window_bytes: usize,
+    /// Accepted entries that a replica holds in memory; more are not accepted until some are agreed.
+    pub tail: usize,
+    /// Appends that wait for the window.
+    pub queue: usize,
+    pub value_bytes: usize,
+    /// Entries in one write or one piece of catching up.
+    pub batch: usize,
+    /// Agreed entries that stay in memory for peers a little behind.
+    pub recent: usize,
+    /// Messages that wait for the disk; beyond that incoming ones are dropped, as a network may.
+    pub waiting: usize,
+    /// How far behind a replica may be to be admitted.
+    pub lag: usize,
+}
+
+impl Settings {
+    pub fn new(replica: ReplicaId) -> Self {
+        Self {
+            replica,
+            initial: None,
+            contacts: BTreeSet::new(),
+            auto_initialize: true,
+            timing: Timing::default(),
+            bounds: Bounds::default(),
+        }
+    }
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            heartbeat: Millis(200),
+            silence: Millis(2_000),
+            election: Millis(10_000),
+            hello: Millis(100),
+            hello_max: Millis(1_000),
+            fetch: Millis(2_000),
+            patience: Millis(30_000),
+            barrier: Millis(2_000),
+        }
+    }
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            window: 1_024,
+            window_bytes: 8 << 20,
+            tail: 4_096,
+            queue: 16_384,
+            value_bytes: 1 << 20,
+            batch: 512,
+            recent: 1_024,
+            waiting: 8_192,
+            lag: 64,
+        }
+    }
+}
