@@ -44,7 +44,8 @@ pub fn read() -> io::Result<Vec<MountPoint>> {
     Ok(parse(&std::fs::read("/proc/self/mountinfo")?))
 }
 
-fn parse(table: &[u8]) -> Vec<MountPoint> {
+/// The same out of the text of that file; malformed lines are passed over.
+pub fn parse(table: &[u8]) -> Vec<MountPoint> {
     let lines = table.split(|byte| *byte == b'\n');
     lines.filter_map(parse_line).collect()
 }

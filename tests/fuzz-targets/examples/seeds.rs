@@ -212,7 +212,11 @@ fn checkpoints() {
     for name in ["terminal", "rootfs", "full"] {
         let file = fs::read(fixtures.join(format!("{name}.checkpoint"))).expect("a fixture");
         put("checkpoint", &format!("{name}-file"), &[&[0], &file[..]].concat());
-        put("checkpoint", &format!("{name}-message"), &[&[1], &file[16..]].concat());
+        put(
+            "checkpoint",
+            &format!("{name}-message"),
+            &[&[1], &file[16..]].concat(),
+        );
     }
 }
 
@@ -317,6 +321,30 @@ fn texts() {
             "7w",
         ],
     );
+    plain(
+        "resources",
+        &[
+            "cpus:24;gpus:2;mem:24576;disk:409600;ports:[21000-24000,30000-34000];bugs(debug_role):{a,b,c}",
+            "rack:abc;level:10;keys:[1000-1500]",
+            "cpus(a/b):0.001; x:1",
+            "1879048192:65536",
+        ],
+    );
+    let entries = [
+        replog::Entry::Meta(b"voting"),
+        replog::Entry::Value {
+            position: 4,
+            flags: 1,
+            bytes: b"value",
+        },
+        replog::Entry::Mark {
+            from: 1,
+            to: 3,
+            flags: 2,
+        },
+        replog::Entry::Begin(3),
+    ];
+    put("log_batch", "all", &replog::batch::encode(&entries));
     plain(
         "output_index",
         &[

@@ -6,11 +6,11 @@ use kernel::cgroup::cpuset::{is_within, parse_list};
 use kernel::cgroup::io::DeviceNumber;
 use kernel::cgroup::{Compare, Mounts, io, memory, pressure};
 use kernel::file::{for_each_keyed, keyed, number};
-use kernel::{host, procfs};
+use kernel::{host, mount_table, procfs};
 
 pub fn run(data: &[u8]) {
     let (kind, bytes) = crate::choice(data);
-    match kind % 8 {
+    match kind % 9 {
         0 => keyed_lines(bytes),
         1 => {
             let _ = io::parse_v1(bytes);
@@ -20,6 +20,12 @@ pub fn run(data: &[u8]) {
             if let Some(limit) = memory::parse_limit(bytes) {
                 assert_eq!(number(bytes), Some(limit));
             }
+        }
+        8 => {
+            let lines = bytes.split(|byte| *byte == b'\n').count();
+            let mounts = mount_table::parse(bytes);
+            assert!(mounts.len() <= lines);
+            let _ = mounts.iter().filter(|mount| mount.is_control()).count();
         }
         kind => {
             if let Some(text) = crate::text(bytes) {

@@ -13,9 +13,11 @@ pub mod endpoints;
 pub mod feed;
 pub mod http_server;
 pub mod kernel_files;
+pub mod log_batch;
 pub mod names;
 pub mod output_index;
 pub mod plan;
+pub mod resources;
 pub mod rpc_frames;
 pub mod rpc_server;
 pub mod statistics;
@@ -41,9 +43,11 @@ pub const TARGETS: &[Target] = &[
     target("endpoints", endpoints::run),
     target("http_server", http_server::run),
     target("kernel_files", kernel_files::run),
+    target("log_batch", log_batch::run),
     target("names", names::run),
     target("output_index", output_index::run),
     target("plan", plan::run),
+    target("resources", resources::run),
     target("rpc_frames", rpc_frames::run),
     target("rpc_server", rpc_server::run),
     target("statistics", statistics::run),

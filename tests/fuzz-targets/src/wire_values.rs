@@ -54,7 +54,7 @@ pub fn launch_spec(bytes: &[u8]) -> Option<LaunchSpec> {
 pub fn run(data: &[u8]) {
     let (kind, bytes) = crate::choice(data);
     let Some(message) = message(bytes) else { return };
-    match kind % 14 {
+    match kind % 15 {
         0 => same!(
             message,
             v::launch_spec::Owned,
@@ -110,7 +110,8 @@ pub fn run(data: &[u8]) {
         ),
         11 => statuses(&message),
         12 => samples(&message),
-        _ => ids(&message),
+        13 => ids(&message),
+        _ => removed(&message),
     }
 }
 
@@ -168,4 +169,21 @@ fn ids(message: &Message) {
     if let Ok(results) = message.get_root::<a::container::inspect_results::Reader<'_>>() {
         let _ = wire::agent::decode_detail(results.get_detail());
     }
+}
+
+fn removed(message: &Message) {
+    let Ok(results) = message.get_root::<agent::collect_results::Reader<'_>>() else {
+        return;
+    };
+    let Ok(list) = wire::removed::decode_list(results.get_removed()) else {
+        return;
+    };
+    let mut builder = Builder::new_default();
+    let results = builder.init_root::<agent::collect_results::Builder<'_>>();
+    wire::removed::encode_list(&list, results.init_removed(list.len() as u32));
+    let results = builder.get_root_as_reader::<agent::collect_results::Reader<'_>>();
+    expect_same(
+        &list,
+        wire::removed::decode_list(results.expect("our own message").get_removed()),
+    );
 }
