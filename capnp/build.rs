@@ -7,6 +7,7 @@ fn main() {
         .file("schema/value.capnp")
         .file("schema/agent.capnp")
         .file("schema/checkpoint.capnp")
+        .file("schema/replog.capnp")
         .run()
         .expect("compile capnp schemas: is `capnproto` and `libcapnp-dev` installed? run scripts/setup");
 }

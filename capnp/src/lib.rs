@@ -36,6 +36,15 @@ pub mod agent_capnp {
 pub mod checkpoint_capnp {
     include!(concat!(env!("OUT_DIR"), "/checkpoint_capnp.rs"));
 }
+#[allow(
+    clippy::all,
+    clippy::unimplemented,
+    missing_debug_implementations,
+    unused_qualifications
+)] // generated
+pub mod replog_capnp {
+    include!(concat!(env!("OUT_DIR"), "/replog_capnp.rs"));
+}
 
 pub mod agent;
 pub mod bounds;

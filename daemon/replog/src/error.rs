@@ -43,6 +43,14 @@ pub enum StoreError {
         "log store: no head of a segment can be read in {file} or any other; set the directory aside and let this replica recover"
     )]
     Unreadable { file: String },
+    #[error(
+        "log store: the record of status and promises can't be read: {cause}; use the program that wrote it"
+    )]
+    BadMeta { cause: String },
+    #[error(
+        "log store: the value at position {position} can't be read: {cause}; use the program that wrote it"
+    )]
+    BadValue { position: u64, cause: String },
     #[error("log store: position {position} is not stored here")]
     Missing { position: u64 },
     /// The bytes of a position are not those that were written.

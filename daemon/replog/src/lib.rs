@@ -2,9 +2,11 @@
 //! per batch, that tells a torn tail (never promised to anybody, cut off) from bit rot (was promised, reported).
 
 pub mod batch;
+pub mod codec;
 pub mod directory;
 mod error;
 mod index;
+mod ledger;
 mod open;
 mod roll;
 pub mod scan;
@@ -15,5 +17,6 @@ mod store;
 pub use batch::Entry;
 pub use directory::{Directory, DiskDirectory, DiskFile, File};
 pub use error::StoreError;
+pub use ledger::{Found, Ledger};
 pub use segment::SegmentNumber;
 pub use store::{Damage, Options, Recovered, Store};

@@ -316,6 +316,10 @@ impl<D: Directory> Store<D> {
         self.id
     }
 
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
     /// Reads every byte of every segment and tells what is damaged.
     pub fn verify(&self) -> Result<Vec<Damage>, StoreError> {
         let mut damage = Vec::new();

@@ -33,7 +33,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("client", &["model", "wire", "net"]),
-    ("replog", &[]),
+    ("replog", &["replog-core", "wire"]),
     ("master-core", &["model"]),
     ("cli", &["model", "client", "net", "api"]),
     ("bulkhead", &["agent", "cli"]),
@@ -42,7 +42,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 /// Foreign crate → the crates of ours that may name it. Those not listed are vocabulary (serde, thiserror, tracing, ...).
 const DOORS: &[(&str, &[&str])] = &[
     ("async-task", &["net"]),
-    ("capnp", &["wire", "net", "client", "agent"]),
+    ("capnp", &["wire", "net", "client", "agent", "replog"]),
     ("capnp-rpc", &["net", "client", "agent"]),
     ("capnpc", &["wire"]),
     ("caps", &["kernel"]),

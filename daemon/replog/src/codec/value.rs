@@ -1,0 +1,197 @@
+//! The nouns: members, ballots, memberships, entries, and what a disk keeps beside them.
+
+use std::sync::Arc;
+
+use replog_core::{
+    Ballot, Epoch, Incarnation, Member, Membership, Position, Proposal, ReplicaId, State, Status, Value,
+};
+use wire::replog_capnp::{self as schema, ballot, entry, epoch, member, membership, meta, proposal};
+
+use super::{DecodeError, MEMBERS_MAX, VALUES_MAX, check, options};
+
+type Result<T> = std::result::Result<T, DecodeError>;
+
+pub(super) fn put_member(value: Member, mut builder: member::Builder<'_>) {
+    builder.set_replica(value.replica.0);
+    builder.set_incarnation(value.incarnation.0);
+}
+
+pub(super) fn get_member(reader: member::Reader<'_>) -> Member {
+    Member {
+        replica: ReplicaId(reader.get_replica()),
+        incarnation: Incarnation(reader.get_incarnation()),
+    }
+}
+
+pub(super) fn put_ballot(value: Ballot, mut builder: ballot::Builder<'_>) {
+    builder.set_term(value.term);
+    builder.set_replica(value.replica.0);
+}
+
+pub(super) fn get_ballot(reader: ballot::Reader<'_>) -> Ballot {
+    Ballot {
+        term: reader.get_term(),
+        replica: ReplicaId(reader.get_replica()),
+    }
+}
+
+pub(super) fn put_epoch(value: Epoch, mut builder: epoch::Builder<'_>) {
+    builder.set_since(value.since.0);
+    put_ballot(value.ballot, builder.init_ballot());
+}
+
+pub(super) fn get_epoch(reader: epoch::Reader<'_>) -> Result<Epoch> {
+    Ok(Epoch {
+        since: Position(reader.get_since()),
+        ballot: get_ballot(reader.get_ballot()?),
+    })
+}
+
+fn put_members(members: &[Member], mut list: capnp::struct_list::Builder<'_, member::Owned>) {
+    for (at, member) in (0..).zip(members) {
+        put_member(*member, list.reborrow().get(at));
+    }
+}
+
+fn get_members(list: capnp::struct_list::Reader<'_, member::Owned>) -> Result<Vec<Member>> {
+    check("members", list.len(), MEMBERS_MAX)?;
+    Ok(list.iter().map(get_member).collect())
+}
+
+pub(super) fn put_membership(value: &Membership, mut builder: membership::Builder<'_>) {
+    builder.set_since(value.since.0);
+    put_ballot(value.ballot, builder.reborrow().init_ballot());
+    put_members(&value.members, builder.init_members(value.members.len() as u32));
+}
+
+/// In order and each once, whatever the sender says: quorums are counted on it.
+pub(super) fn get_membership(reader: membership::Reader<'_>) -> Result<Arc<Membership>> {
+    let mut members = get_members(reader.get_members()?)?;
+    members.sort_unstable();
+    members.dedup_by_key(|member| member.replica);
+    if members.is_empty() {
+        return Err(DecodeError::Missing("members"));
+    }
+    let since = Position(reader.get_since());
+    Ok(Arc::new(Membership {
+        since,
+        ballot: get_ballot(reader.get_ballot()?),
+        members,
+    }))
+}
+
+pub(super) fn put_proposal(value: &Proposal, mut builder: proposal::Builder<'_>) {
+    builder.set_generation(value.generation);
+    put_members(&value.members, builder.init_members(value.members.len() as u32));
+}
+
+pub(super) fn get_proposal(reader: proposal::Reader<'_>) -> Result<Arc<Proposal>> {
+    let members = get_members(reader.get_members()?)?;
+    Ok(Arc::new(Proposal {
+        generation: reader.get_generation(),
+        members,
+    }))
+}
+
+pub(super) fn put_status(status: Status) -> schema::Status {
+    match status {
+        Status::Empty => schema::Status::Empty,
+        Status::Starting => schema::Status::Starting,
+        Status::Recovering => schema::Status::Recovering,
+        Status::Voting => schema::Status::Voting,
+    }
+}
+
+pub(super) fn get_status(status: std::result::Result<schema::Status, capnp::NotInSchema>) -> Result<Status> {
+    Ok(match status.map_err(|_| DecodeError::Unknown("status"))? {
+        schema::Status::Empty => Status::Empty,
+        schema::Status::Starting => Status::Starting,
+        schema::Status::Recovering => Status::Recovering,
+        schema::Status::Voting => Status::Voting,
+    })
+}
+
+pub(super) fn put_entry(value: &Value, mut builder: entry::Builder<'_>) {
+    match value {
+        Value::Nop => builder.set_nop(()),
+        Value::Append(bytes) => builder.set_append(bytes),
+        Value::Truncate { to } => builder.set_truncate(to.0),
+        Value::Membership(membership) => put_membership(membership, builder.init_membership()),
+    }
+}
+
+pub(super) fn get_entry(reader: entry::Reader<'_>) -> Result<Value> {
+    Ok(match reader.which().map_err(|_| DecodeError::Unknown("entry"))? {
+        entry::Nop(()) => Value::Nop,
+        entry::Append(bytes) => Value::Append(bytes?.into()),
+        entry::Truncate(to) => Value::Truncate { to: Position(to) },
+        entry::Membership(membership) => Value::Membership(get_membership(membership?)?),
+    })
+}
+
+pub(super) fn put_entries(values: &[Value], mut list: capnp::struct_list::Builder<'_, entry::Owned>) {
+    for (at, value) in (0..).zip(values) {
+        put_entry(value, list.reborrow().get(at));
+    }
+}
+
+pub(super) fn get_entries(list: capnp::struct_list::Reader<'_, entry::Owned>) -> Result<Vec<Value>> {
+    check("values", list.len(), VALUES_MAX)?;
+    list.iter().map(get_entry).collect()
+}
+
+/// An entry as the store keeps it.
+pub fn encode_entry(value: &Value) -> Vec<u8> {
+    let mut message = capnp::message::Builder::new_default();
+    put_entry(value, message.init_root());
+    capnp::serialize::write_message_to_words(&message)
+}
+
+pub fn decode_entry(mut bytes: &[u8]) -> Result<Value> {
+    let limits = options(bytes.len());
+    let message = capnp::serialize::read_message_from_flat_slice(&mut bytes, limits)?;
+    get_entry(message.get_root()?)
+}
+
+/// What belongs to no position, as the store keeps it.
+pub fn encode_meta(state: &State) -> Vec<u8> {
+    let mut message = capnp::message::Builder::new_default();
+    let mut builder: meta::Builder<'_> = message.init_root();
+    put_member(state.member, builder.reborrow().init_member());
+    builder.set_status(put_status(state.status));
+    if let Some(proposal) = &state.proposal {
+        put_proposal(proposal, builder.reborrow().init_proposal());
+    }
+    if let Some(membership) = &state.membership {
+        put_membership(membership, builder.reborrow().init_membership());
+    }
+    put_ballot(state.promised, builder.reborrow().init_promised());
+    put_epoch(state.accepted, builder.init_accepted());
+    capnp::serialize::write_message_to_words(&message)
+}
+
+/// A state without positions: what [`encode_meta`] kept.
+pub fn decode_meta(mut bytes: &[u8]) -> Result<State> {
+    let limits = options(bytes.len());
+    let message = capnp::serialize::read_message_from_flat_slice(&mut bytes, limits)?;
+    let reader: meta::Reader<'_> = message.get_root()?;
+    let proposal = if reader.has_proposal() {
+        Some(get_proposal(reader.get_proposal()?)?)
+    } else {
+        None
+    };
+    let membership = if reader.has_membership() {
+        Some(get_membership(reader.get_membership()?)?)
+    } else {
+        None
+    };
+    Ok(State {
+        member: get_member(reader.get_member()?),
+        status: get_status(reader.get_status())?,
+        proposal,
+        membership,
+        promised: get_ballot(reader.get_promised()?),
+        accepted: get_epoch(reader.get_accepted()?)?,
+        ..State::default()
+    })
+}

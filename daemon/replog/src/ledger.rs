@@ -1,0 +1,279 @@
+//! The core's records on the store: a batch of records is one batch of entries and one flush; a start gives back the
+//! state that they add up to.
+//!
+//! Values lie at their positions, flagged when they are agreed; everything else of the state is the meta record.
+
+use replog_core::{Position, Record, State, Value};
+
+use crate::batch::Entry;
+use crate::codec;
+use crate::directory::Directory;
+use crate::error::StoreError;
+use crate::store::{Options, Recovered, Store};
+
+/// The flag of a value that is agreed.
+const AGREED: u8 = 1;
+
+/// What a start found.
+#[derive(Debug)]
+pub struct Found {
+    /// `None`: the disk is fresh.
+    pub state: Option<State>,
+    /// Something that had been durable is gone. The replica must not vote on the strength of the rest.
+    pub damaged: bool,
+    /// For the operator.
+    pub details: Recovered,
+}
+
+/// See the module.
+pub struct Ledger<D: Directory> {
+    store: Store<D>,
+    /// What all records so far add up to, durable or on their way.
+    state: State,
+}
+
+impl<D: Directory> Ledger<D> {
+    pub fn open(directory: D, options: Options) -> Result<(Self, Found), StoreError> {
+        let (store, details) = Store::open(directory, options)?;
+        Self::on(store, details)
+    }
+
+    fn on(store: Store<D>, details: Recovered) -> Result<(Self, Found), StoreError> {
+        let fresh = store.meta().is_empty();
+        let mut state = if fresh { State::default() } else { meta(&store)? };
+        let whole = restore(&store, &mut state)?;
+        let damaged = !details.damage.is_empty() || !whole;
+        let found = (!fresh || damaged).then(|| state.clone());
+        Ok((
+            Self { store, state },
+            Found {
+                state: found,
+                damaged,
+                details,
+            },
+        ))
+    }
+
+    /// Makes the records durable, all of them with one flush. On an error nothing is known of them, and nothing more is
+    /// taken.
+    pub fn persist(&mut self, records: &[Record]) -> Result<(), StoreError> {
+        let mut plan = Plan::default();
+        let before = codec::encode_meta(&self.state);
+        for record in records {
+            plan.add(&self.state, record);
+            self.state.apply(record);
+        }
+        let meta = codec::encode_meta(&self.state);
+        let mut entries: Vec<Entry<'_>> = plan.steps.iter().map(Step::entry).collect();
+        if meta != before || self.store.meta().is_empty() {
+            entries.push(Entry::Meta(&meta));
+        }
+        if self.state.begin.0 > self.store.begin() {
+            entries.push(Entry::Begin(self.state.begin.0));
+        }
+        self.store.append(&entries)
+    }
+
+    /// Agreed values from `first` to `last` or as many as weigh `bytes_max`; fewer when some can't be read.
+    pub fn load(&self, first: Position, last: Position, bytes_max: usize) -> Vec<Value> {
+        let mut values = Vec::new();
+        let mut bytes = 0;
+        let mut position = first;
+        while position <= last && self.store.flags(position.0) == Some(AGREED) {
+            let value = match read(&self.store, position) {
+                Ok(value) => value,
+                Err(error) => {
+                    tracing::error!("log: {error}");
+                    break;
+                }
+            };
+            bytes += value.weight();
+            if bytes > bytes_max && !values.is_empty() {
+                break;
+            }
+            values.push(value);
+            position = position.next();
+        }
+        values
+    }
+
+    /// Ends damage that a start found: what is left is kept as agreed, and the meta record says who this replica is from
+    /// now on. To be called with the records that the core wished after such a start.
+    pub fn repair(self, details: &Recovered, records: &[Record]) -> Result<(Self, Found), StoreError> {
+        let mut state = self.state;
+        for record in records {
+            state.apply(record);
+        }
+        let (mut store, details) = self.store.repair(&details.damage, &codec::encode_meta(&state))?;
+        // What lies behind a hole is of no use: a replica's log has none.
+        let mut left = meta(&store)?;
+        restore(&store, &mut left)?;
+        store.append(&[Entry::Cut(left.learned.next().0)])?;
+        Self::on(store, details)
+    }
+
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    pub fn store(&self) -> &Store<D> {
+        &self.store
+    }
+
+    pub fn store_mut(&mut self) -> &mut Store<D> {
+        &mut self.store
+    }
+}
+
+/// Checksummed and yet no meta record: written by a program with an error, or a newer one.
+fn meta<D: Directory>(store: &Store<D>) -> Result<State, StoreError> {
+    codec::decode_meta(store.meta()).map_err(|error| StoreError::BadMeta {
+        cause: error.to_string(),
+    })
+}
+
+fn read<D: Directory>(store: &Store<D>, position: Position) -> Result<Value, StoreError> {
+    let bytes = store.read(position.0)?;
+    codec::decode_entry(&bytes).map_err(|error| StoreError::BadValue {
+        position: position.0,
+        cause: error.to_string(),
+    })
+}
+
+/// Fills in what the positions tell. `Ok(false)`: something that has to be there is not.
+fn restore<D: Directory>(store: &Store<D>, state: &mut State) -> Result<bool, StoreError> {
+    state.begin = state.begin.max(Position(store.begin()));
+    let mut next = state.begin;
+    for (position, flags) in store.positions() {
+        if position != next.0 || flags != AGREED {
+            break;
+        }
+        next = next.next();
+    }
+    state.learned = next.previous();
+    let mut whole = true;
+    let agreed_to = state.learned.0;
+    for (position, flags) in store.positions().filter(|(position, _)| *position > agreed_to) {
+        // Behind a hole, or agreed behind what is not: only damage does that.
+        if position != next.0 || flags == AGREED {
+            whole = false;
+            break;
+        }
+        match read(store, next) {
+            Ok(value) => state.tail.push_back(value),
+            Err(StoreError::Rotten { .. }) => {
+                whole = false;
+                break;
+            }
+            Err(error) => return Err(error),
+        }
+        next = next.next();
+    }
+    if !whole {
+        state.tail.clear();
+    }
+    Ok(whole)
+}
+
+/// Entries for records, owning what they need.
+#[derive(Default)]
+struct Plan {
+    steps: Vec<Step>,
+}
+
+enum Step {
+    Value {
+        position: Position,
+        agreed: bool,
+        bytes: Vec<u8>,
+    },
+    Agreed {
+        from: Position,
+        to: Position,
+    },
+    Cut(Position),
+}
+
+impl Step {
+    fn entry(&self) -> Entry<'_> {
+        match self {
+            Self::Value {
+                position,
+                agreed,
+                bytes,
+            } => Entry::Value {
+                position: position.0,
+                flags: if *agreed { AGREED } else { 0 },
+                bytes,
+            },
+            Self::Agreed { from, to } => Entry::Mark {
+                from: from.0,
+                to: to.next().0,
+                flags: AGREED,
+            },
+            Self::Cut(position) => Entry::Cut(position.0),
+        }
+    }
+}
+
+impl Plan {
+    /// What `record` changes, on top of `state`. Follows [`State::apply`].
+    fn add(&mut self, state: &State, record: &Record) {
+        match record {
+            Record::Accepted {
+                first,
+                values,
+                replaces,
+                committed,
+                ..
+            } => {
+                let mut end = state.end();
+                if *replaces {
+                    end = first.previous().max(state.learned).min(end);
+                    self.steps.push(Step::Cut(end.next()));
+                }
+                let skip = end.next().since(*first);
+                for value in values.iter().skip(skip) {
+                    end = end.next();
+                    self.value(end, false, value);
+                }
+                self.agreed(state.learned, (*committed).min(end));
+            }
+            Record::Committed(to) => self.agreed(state.learned, (*to).min(state.end())),
+            Record::Learned { first, values } => {
+                let skip = state.learned.next().since(*first);
+                let mut position = state.learned;
+                for value in values.iter().skip(skip) {
+                    position = position.next();
+                    self.value(position, true, value);
+                }
+            }
+            // The tail is void; agreed values stay.
+            Record::Reborn(_) => self.steps.push(Step::Cut(state.learned.next())),
+            // In the meta record, or the store's own begin.
+            Record::Identity(_)
+            | Record::Starting(_)
+            | Record::Status(_)
+            | Record::Membership(_)
+            | Record::Promised(_)
+            | Record::Begin(_) => {}
+        }
+    }
+
+    fn value(&mut self, position: Position, agreed: bool, value: &Value) {
+        self.steps.push(Step::Value {
+            position,
+            agreed,
+            bytes: codec::encode_entry(value),
+        });
+    }
+
+    fn agreed(&mut self, learned: Position, to: Position) {
+        if to > learned {
+            self.steps.push(Step::Agreed {
+                from: learned.next(),
+                to,
+            });
+        }
+    }
+}
