@@ -76,3 +76,14 @@ fn the_corpus_stays_small() {
         "{bytes} bytes: scripts/fuzz --minimise"
     );
 }
+
+/// Panics in a task or a method are caught by the product: the rules of the servers would not see them otherwise.
+#[test]
+fn a_panic_that_is_caught_is_seen() {
+    fuzz_targets::feed::watch_panics();
+    assert!(!fuzz_targets::feed::contained());
+    let caught = std::panic::catch_unwind(|| panic!("on purpose"));
+    assert!(caught.is_err() && fuzz_targets::feed::contained());
+    fuzz_targets::feed::watch_panics();
+    assert!(!fuzz_targets::feed::contained());
+}
