@@ -14,6 +14,7 @@ use model::{
     ProcessIdentity, Reason, Removed,
 };
 
+use crate::own_ids;
 use crate::random::Random;
 
 /// Chances of faults, each "one in so many"; 0 is never.
@@ -135,6 +136,7 @@ pub fn run(seed: u64, log: bool) -> (Result<(), Violation>, Option<String>) {
         remembered_max: 1 + random.below(8) as usize,
         containers_max: 12,
         gc_delay: Millis::secs(20),
+        id_pool: Some(own_ids::POOL),
         ..Settings::default()
     };
     let mut world = World {
@@ -336,6 +338,7 @@ impl World {
             timeout: self.random.one_in(4).then(|| Millis(self.random.below(10_000))),
             grace: Millis(self.random.below(2000)),
             remove: self.random.one_in(2),
+            userns: own_ids::draw(&mut self.random),
             ..LaunchSpec::default()
         };
         let ticket = self.ticket(Asked::Launch);
@@ -730,6 +733,12 @@ impl World {
             if self.reality.get(&status.id).is_some_and(|r| r.forgotten) {
                 return self.violated(format!("{} was forgotten while it lived", status.id));
             }
+        }
+        let living_specs = self.reality.iter().filter(|(_, r)| r.process && r.checkpointed);
+        if let Some(message) =
+            own_ids::conflict(living_specs.filter_map(|(id, r)| Some((id, r.spec.as_ref()?))))
+        {
+            return self.violated(message);
         }
         if living != self.core.living() {
             return self.violated(format!("{living} live, the core counts {}", self.core.living()));
