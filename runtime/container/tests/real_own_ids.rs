@@ -3,6 +3,7 @@
 mod harness;
 
 use std::fs;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::Path;
 
@@ -37,17 +38,55 @@ fn volume(source: &Path, target: &str, read_only: bool) -> Volume {
     }
 }
 
-/// A directory whose file system can map ids; `None` says why not.
-fn mappable_directory() -> Option<tempfile::TempDir> {
-    let directory = tempfile::tempdir_in("/var/lib").unwrap();
-    let users = kernel::user_namespace::make(BASE, 1, false).unwrap();
-    let tree = kernel::mount::clone_tree(None, directory.path(), false).unwrap();
-    use std::os::fd::AsFd;
-    match kernel::mount::map_ids(tree.as_fd(), users.user.as_fd(), false) {
-        Ok(()) => Some(directory),
-        Err(errno) => {
-            eprintln!("SKIPPED: the file system of /var/lib can not map ids: {errno}");
-            None
+/// A directory on a file system that can map ids: the host's, or one in a file.
+struct Mappable {
+    directory: tempfile::TempDir,
+    mounted: bool,
+}
+
+impl Mappable {
+    /// `None` says why not.
+    fn directory() -> Option<Self> {
+        let mut place = Self {
+            directory: tempfile::tempdir_in("/var/lib").unwrap(),
+            mounted: false,
+        };
+        if place.maps() {
+            return Some(place);
+        }
+        let image = place.directory.path().with_extension("image");
+        fs::File::create(&image).unwrap().set_len(16 << 20).unwrap();
+        let run = |program: &str, arguments: &[&str]| {
+            let output = std::process::Command::new(program).args(arguments).output();
+            output.is_ok_and(|output| output.status.success())
+        };
+        let (file, point) = (image.to_str().unwrap(), place.path().to_str().unwrap());
+        let mounted = run("mkfs.ext4", &["-q", file]) && run("mount", &["-o", "loop", file, point]);
+        // The mount holds it.
+        fs::remove_file(&image).unwrap();
+        place.mounted = mounted;
+        if mounted && place.maps() {
+            return Some(place);
+        }
+        eprintln!("SKIPPED: no file system here can map ids, and none could be made in a file");
+        None
+    }
+
+    fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    fn maps(&self) -> bool {
+        let users = kernel::user_namespace::make(BASE, 1, false).unwrap();
+        let tree = kernel::mount::clone_tree(None, self.path(), false).unwrap();
+        kernel::mount::map_ids(tree.as_fd(), users.user.as_fd(), false).is_ok()
+    }
+}
+
+impl Drop for Mappable {
+    fn drop(&mut self) {
+        if self.mounted {
+            kernel::mount::detach(self.path()).unwrap();
         }
     }
 }
@@ -144,7 +183,7 @@ fn the_hosts_files_are_those_of_a_stranger() {
 #[test]
 fn volumes_keep_the_ids_that_are_on_disk() {
     let world = World::new();
-    let Some(data) = mappable_directory() else { return };
+    let Some(data) = Mappable::directory() else { return };
     fs::set_permissions(data.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let file = |name: &str, id: u32, mode: u32| {
         let path = data.path().join(name);
@@ -184,7 +223,7 @@ fn volumes_keep_the_ids_that_are_on_disk() {
 #[test]
 fn a_set_user_id_file_on_a_volume_gives_nothing() {
     let world = World::new();
-    let Some(data) = mappable_directory() else { return };
+    let Some(data) = Mappable::directory() else { return };
     fs::set_permissions(data.path(), fs::Permissions::from_mode(0o777)).unwrap();
     let program = data.path().join("id");
     fs::copy("/usr/bin/id", &program).unwrap();
@@ -357,7 +396,9 @@ fn a_terminal_belongs_to_its_user_and_its_group() {
 #[test]
 fn an_image_is_seen_with_its_own_ids_and_stays_untouched() {
     let world = World::new();
-    let Some(image) = mappable_directory() else { return };
+    let Some(image) = Mappable::directory() else {
+        return;
+    };
     if !world.host.mapped_layers {
         eprintln!("SKIPPED: no overlay over mounts with mapped ids");
         return;
@@ -405,4 +446,20 @@ fn an_image_is_seen_with_its_own_ids_and_stays_untouched() {
         fs::read_to_string(image.path().join("etc/secret")).unwrap(),
         "etc/secret"
     );
+}
+
+#[test]
+fn a_command_is_not_protected_from_the_oom_killer() {
+    let world = World::new();
+    let script = "cat /proc/self/oom_score_adj; (echo -500 > /proc/self/oom_score_adj) 2>/dev/null && echo lowered; cat /proc/1/oom_score_adj";
+    let mut parent = own_ids(shell(&format!("{script}; sleep 100")));
+    let own = fs::read_to_string("/proc/self/oom_score_adj").unwrap();
+    let expected: i32 = own.trim().parse().unwrap();
+    parent.command[2] = script.to_owned();
+    let output = world.output(&parent);
+    let scores: Vec<&str> = output.lines().collect();
+    assert!(!output.contains("lowered") && scores.len() == 2, "{output}");
+    for score in scores {
+        assert!(score.parse::<i32>().unwrap() >= expected.min(0), "{output}");
+    }
 }
