@@ -516,8 +516,7 @@ async fn conversation(pipelined: bool) -> Vec<u8> {
     let (driving, gate) = net::rpc::connect::<_, gate::Client>(noted, &limits);
     net::spawn(async move { drop(driving.await) }).detach();
     talk(gate, pipelined).await.expect("answers");
-    let bytes = written.borrow().clone();
-    bytes
+    written.take()
 }
 
 async fn talk(gate: gate::Client, pipelined: bool) -> Result<(), capnp::Error> {

@@ -18,11 +18,8 @@ pub fn run(data: &[u8]) {
     let pieces = assemble(stream, usize::from(piece).max(1));
     assert_eq!(whole, pieces);
     if let Ok((messages, consumed)) = whole {
-        let mut written = messages.concat();
-        assert!(consumed <= stream.len());
-        written.truncate(consumed);
-        // Only the padding of a table may differ.
-        assert_eq!(written.len(), consumed);
+        // The same bytes, but for the padding of tables, which may be anything.
+        assert_eq!(messages.concat().len(), consumed);
     }
 }
 
@@ -42,7 +39,7 @@ fn assemble(stream: &[u8], piece: usize) -> Result<(Vec<Vec<u8>>, usize), FrameE
             assert!(taken > 0 && taken <= part.len());
             part = &part[taken..];
             at += taken;
-            assert!(assembler.held() <= (2 * (at - complete)).max(FIRST_BYTES).min(LIMIT));
+            assert!(assembler.held() <= (2 * (at - complete)).clamp(FIRST_BYTES, LIMIT));
             if let Some(message) = message {
                 complete = at;
                 messages.push(bytes(&message));

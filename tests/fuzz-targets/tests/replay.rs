@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use fuzz_targets::TARGETS;
 
 /// All of it is in version control.
-const CORPUS_BYTES_MAX: u64 = 512 << 10;
+const CORPUS_BYTES_MAX: u64 = 384 << 10;
 
 fn fuzz() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz")
