@@ -10,6 +10,7 @@ pub mod child;
 pub mod cpu;
 pub mod cpuset;
 pub mod devices;
+pub mod disk;
 pub mod error;
 pub mod io;
 pub mod isolator;

@@ -48,7 +48,9 @@ pub fn host(shell: &Shell) -> HostReport {
     };
     let mut described = shell.isolators.describe();
     described.iter_mut().for_each(|line| shell.ids.complete(line));
-    let isolators = std::iter::once(groups).chain(described);
+    let isolators = std::iter::once(groups)
+        .chain(described)
+        .chain([shell.disk.report()]);
     HostReport {
         isolators: isolators.collect(),
         kernel_release: shell.host.kernel_release.clone(),
@@ -87,6 +89,9 @@ pub fn detail(shell: &Shell, id: &ContainerId) -> Vec<(String, String)> {
         if !detail.iter().any(|(known, _)| *known == key) {
             detail.push((key, path.display().to_string()));
         }
+    }
+    if let Some(by) = crate::disk::detail(shell, id) {
+        detail.push(("disk.held_by".to_owned(), by));
     }
     if let Some(usage) = shell.resources(id).and_then(|r| r.last_usage.borrow().clone()) {
         let figures = [

@@ -21,6 +21,7 @@ pub fn admit(shell: &Shell, id: &ContainerId, spec: &LaunchSpec) -> Result<(), F
         return Err(Fault::invalid("output", message));
     }
     shell.isolators.admit(spec)?;
+    shell.disk.admit(&spec.limits)?;
     let context = plan_context(shell, id, spec);
     let Some(userns) = spec.userns else {
         return plan::launch_plan(spec, &shell.host, &context).map(|_| ());
@@ -213,6 +214,9 @@ fn resolve(field: &str, path: &Path, writable: &[PathBuf]) -> Result<PathBuf, Fa
         }
         real = found;
     }
+    // The walk itself asks no file system for anything: one that hangs would be met only by the child.
+    std::fs::metadata(&real)
+        .map_err(|error| Fault::invalid(field, format!("{}: {error}", path.display())))?;
     Ok(real)
 }
 

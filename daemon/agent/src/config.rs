@@ -16,9 +16,10 @@ const CONFIG_FILE: &str = "/etc/bulkhead/agent.toml";
 /// Mesos' agent port, so that a monitor's address stays as it is.
 const HTTP_ADDRESS: &str = "127.0.0.1:5051";
 
-/// What systemd's list of ids on Linux leaves unused (0x70000000 up to 0x7ffdffff): above all that useradd delegates
-/// and all that nspawn takes, below the numbers that are negative to careless programs. Enough for 4094 containers.
-const USERNS_RANGE: &str = "1879048192:268304384";
+/// Above all that useradd delegates (600,100,000), that nspawn takes (0x6fffffff) and that accounts of a directory
+/// service are mapped to (2,000,200,000), below what systemd keeps for foreign images (0x7ffe0000) and the numbers that
+/// are negative to careless programs. Enough for 2245 containers.
+const USERNS_RANGE: &str = "2000224256:147128320";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -123,6 +124,9 @@ struct FileFlags {
     gc_delay: Option<String>,
     gc_disk_headroom: Option<f64>,
     disk_watch_interval: Option<String>,
+    container_disk_watch_interval: Option<String>,
+    enforce_container_disk_quota: Option<bool>,
+    disk_project_range: Option<String>,
     log: Option<String>,
 }
 
@@ -441,8 +445,11 @@ fn merge(
         gc_delay: file.gc_delay,
         gc_disk_headroom: file.gc_disk_headroom,
         disk_watch_interval: file.disk_watch_interval,
+        container_disk_watch_interval: file.container_disk_watch_interval,
+        enforce_container_disk_quota: file.enforce_container_disk_quota,
+        disk_project_range: file.disk_project_range,
     };
-    let bad = |name: &str, error: model::units::UnitError| ConfigError::Parse {
+    let bad = |name: &str, error: String| ConfigError::Parse {
         path: path.to_owned(),
         message: format!("{name}: {error}"),
     };
@@ -459,7 +466,9 @@ fn merge(
         }
     }
     if let Some(text) = file.sample_interval {
-        let value = text.parse().map_err(|e| bad("sample_interval", e))?;
+        let value = text
+            .parse()
+            .map_err(|e: model::units::UnitError| bad("sample_interval", e.to_string()))?;
         if !given("sample_interval") {
             flags.sample_interval = value;
         }

@@ -2,19 +2,24 @@
 
 use std::os::fd::AsFd;
 use std::rc::Rc;
+use std::sync::Arc;
 
-use agent_core::{CleanupOutcome, Input};
+use agent_core::{CleanupOutcome, Ending, Input};
+use isolators::disk::DiskIsolator;
 use kernel::removal::Step;
-use model::{ContainerId, Limitation};
+use model::checkpoint::Checkpoint;
+use model::{ContainerId, ContainerState, Limitation};
 
 use crate::failpoint;
 use crate::leftovers::{Extent, LeftoverRemoval};
 use crate::shell::Shell;
-use crate::work_dir::Directories;
+use crate::work_dir::{Directories, write_once};
 
 /// How long a cleanup waits for the last output before it goes on without: the pipes are at their end
 /// as soon as the last process is gone, unless a follower that must not lose bytes holds them back.
 const OUTPUT_PATIENCE: std::time::Duration = std::time::Duration::from_millis(50);
+/// By then whoever waited for an end has its answer: on the connection, which outlives us.
+const TOLD: std::time::Duration = std::time::Duration::from_secs(1);
 
 pub fn signal(shell: &Rc<Shell>, id: &ContainerId, signal: i32) {
     let Some(init) = shell.resources(id).and_then(|r| r.init.borrow().clone()) else {
@@ -90,31 +95,72 @@ fn stuck_in(isolators: &isolators::IsolatorSet, id: &ContainerId) -> Option<Stri
 pub fn cleanup(shell: &Rc<Shell>, id: ContainerId, remove: bool) {
     let shell = shell.clone();
     net::spawn(async move {
-        let (outcome, limitation, rest) = take_down(&shell, &id, remove).await;
+        let TakenDown {
+            outcome,
+            limitation,
+            rest,
+            ended_at_ms,
+        } = take_down(&shell, &id, remove).await;
         if let CleanupOutcome::Busy { message } = &outcome {
             shell.metrics.cleanup_retries.increment();
             tracing::debug!(container = %id, "cleanup to be tried again: {message}");
         }
+        let told_once = outcome == CleanupOutcome::Done && shell.core().is_told_once(&id);
         shell.input(Input::Cleaned {
             id: id.clone(),
             outcome,
             limitation,
+            ended_at_ms,
         });
         if rest {
-            remove_rest(&shell, id);
+            remove_rest(&shell, id.clone());
+        }
+        if told_once {
+            net::sleep(TOLD).await;
+            forget_end(&shell, id);
         }
     })
     .detach();
 }
 
-async fn take_down(
-    shell: &Rc<Shell>,
-    id: &ContainerId,
-    remove: bool,
-) -> (CleanupOutcome, Option<Limitation>, bool) {
+/// A container whose end was written down is remembered no longer.
+pub fn forget_end(shell: &Rc<Shell>, id: ContainerId) {
+    let (directories, pool) = (shell.directories.clone(), shell.pool.clone());
+    net::spawn(async move {
+        let job_id = id.clone();
+        if let Ok(Err(error)) = pool.run(move || directories.forget_end(&job_id)).await {
+            tracing::error!(container = %id, "forget its end: {}", crate::launch::failed(&error));
+        }
+    })
+    .detach();
+}
+
+/// What one try of taking a container down came to.
+struct TakenDown {
+    outcome: CleanupOutcome,
+    limitation: Option<Limitation>,
+    /// Something is still there, and goes in its turn.
+    rest: bool,
+    ended_at_ms: Option<u64>,
+}
+
+impl TakenDown {
+    fn busy(message: impl ToString, limitation: Option<Limitation>) -> Self {
+        let message = message.to_string();
+        Self {
+            outcome: CleanupOutcome::Busy { message },
+            limitation,
+            rest: false,
+            ended_at_ms: None,
+        }
+    }
+}
+
+async fn take_down(shell: &Rc<Shell>, id: &ContainerId, remove: bool) -> TakenDown {
     let resources = shell.resources(id);
     if let Some(resources) = &resources {
         resources.watch.borrow_mut().take();
+        resources.disk.stop();
         resources.usage.borrow_mut().take();
         resources.channel.borrow_mut().take();
         resources.init.borrow_mut().take();
@@ -142,12 +188,13 @@ async fn take_down(
     let job = move || {
         drop(newborn);
         let limitation = isolators.limitation(&taking.id, &limits).ok().flatten();
+        taking.limitation.clone_from(&limitation);
         let done = end_groups(&isolators, &taking.id).and_then(|()| taking.slice());
         (taking, done, limitation)
     };
     let (mut taking, mut done, limitation) = match shell.pool.run(job).await {
         Ok(ended) => ended,
-        Err(error) => return (busy(error), None, false),
+        Err(error) => return TakenDown::busy(error, None),
     };
     // A large tree goes in slices, so that launches get their turn on the workers.
     while let Ok(Slice::More) = done {
@@ -157,21 +204,23 @@ async fn take_down(
         };
         match shell.pool.run(slice).await {
             Ok(result) => (taking, done) = result,
-            Err(error) => return (busy(error), limitation, false),
+            Err(error) => return TakenDown::busy(error, limitation),
         }
     }
     match done {
         Ok(done) => {
-            let noted = matches!(done, Slice::Done { noted: true });
-            (CleanupOutcome::Done, limitation, noted)
+            if let (Some(resources), Some(_)) = (&resources, taking.ended_at_ms) {
+                resources.end_recorded.set(true);
+            }
+            TakenDown {
+                outcome: CleanupOutcome::Done,
+                limitation,
+                rest: matches!(done, Slice::Done { noted: true }),
+                ended_at_ms: taking.ended_at_ms,
+            }
         }
-        Err(message) => (busy(message), limitation, false),
+        Err(message) => TakenDown::busy(message, limitation),
     }
-}
-
-fn busy(message: impl ToString) -> CleanupOutcome {
-    let message = message.to_string();
-    CleanupOutcome::Busy { message }
 }
 
 fn end_groups(isolators: &isolators::IsolatorSet, id: &ContainerId) -> Result<(), String> {
@@ -208,9 +257,14 @@ enum Slice {
 struct TakingDown {
     id: ContainerId,
     directories: Directories,
+    disk: Arc<DiskIsolator>,
     fate: Fate,
     removal: LeftoverRemoval,
     begun: bool,
+    /// To be written down with how it ended; `None`: nobody is to ask for it later.
+    end: Option<(Checkpoint, Ending)>,
+    limitation: Option<Limitation>,
+    ended_at_ms: Option<u64>,
 }
 
 impl TakingDown {
@@ -222,9 +276,13 @@ impl TakingDown {
         Self {
             id: id.clone(),
             directories: shell.directories.clone(),
+            disk: shell.disk.clone(),
             fate,
             removal: LeftoverRemoval::new(&shell.directories, id, extent),
             begun: false,
+            end: crate::checkpoint::facts(shell, id).zip(shell.core().ending(id)),
+            limitation: None,
+            ended_at_ms: None,
         }
     }
 
@@ -248,14 +306,40 @@ impl TakingDown {
                 .mark_for_removal(&self.id)
                 .map_err(|e| crate::launch::failed(&e).to_string())?;
         }
+        if self.fate == Fate::Removed && !stuck {
+            self.disk.release(&self.id);
+        }
         if self.fate == Fate::Kept {
             self.directories.note_end(&self.id);
         }
-        // Last: as long as it is there, a restarted agent knows that there is something to clean.
+        self.record_end()?;
+        // Last: as long as it is there, a restarted agent knows that there is something to clean or to tell.
         self.directories
             .remove_runtime(&self.id)
             .map(|()| Slice::Done { noted })
             .map_err(|e| crate::launch::failed(&e).to_string())
+    }
+
+    /// Before anybody is told: whoever asks a successor has to hear the same.
+    fn record_end(&mut self) -> Result<(), String> {
+        let Some((checkpoint, ending)) = &self.end else {
+            return Ok(());
+        };
+        let at_ms = net::wall_ms();
+        let record = wire::checkpoint::encode(&Checkpoint {
+            state: ContainerState::Destroyed,
+            init: None,
+            kept: Vec::new(),
+            updating: None,
+            killing: None,
+            termination: Some(ending.clone().termination(self.limitation.clone(), at_ms)),
+            ..checkpoint.clone()
+        });
+        // Not atomically: as long as half of it is there, so is the checkpoint.
+        let path = self.directories.end_record(&self.id);
+        write_once(&path, &record).map_err(|e| crate::launch::failed(&e).to_string())?;
+        self.ended_at_ms = Some(at_ms);
+        Ok(())
     }
 }
 

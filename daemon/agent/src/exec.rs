@@ -125,6 +125,7 @@ pub async fn start(
             cgroup_procs: groups.cgroup_procs,
             netns: None,
             target: Some(target),
+            trees: Vec::new(),
         },
     };
     let (sender, receiver) = oneshot();
@@ -158,7 +159,7 @@ async fn clone_process(
     let reply = blocking(shell, move || launcher.clone_child(&request)).await?;
     let (_, joiner) = reply
         .result
-        .map_err(|errno| Fault::failed(format!("clone a process for container {id}: {errno}")))?;
+        .map_err(|errno| crate::launch::cannot_clone(&format!("a process for container {id}"), errno))?;
     reap_joiner(joiner)?;
     // There is no gate for an exec: it has nothing to be checkpointed.
     follow_start(source(channel)?).await

@@ -84,6 +84,10 @@ async fn remove_all(shell: &Rc<Shell>, id: &ContainerId) -> Result<Removed, Stri
         }
     }
     let freed = removal.freed();
+    if shell.disk.project(id).is_some() {
+        let (disk, job_id) = (shell.disk.clone(), id.clone());
+        let _ = shell.pool.run(move || disk.release(&job_id)).await;
+    }
     Ok(Removed {
         bytes: freed.bytes,
         files: freed.files,

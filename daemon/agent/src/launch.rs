@@ -61,13 +61,14 @@ async fn make_ready(shell: &Shell, id: &ContainerId, spec: Box<LaunchSpec>) -> R
     };
     let context = plan_context(shell, id, &spec);
     let (directories, isolators) = (shell.directories.clone(), shell.isolators.clone());
-    let (host, launcher) = (shell.host.clone(), shell.launcher.clone());
+    let (host, launcher, disk) = (shell.host.clone(), shell.launcher.clone(), shell.disk.clone());
     let newborn = blocking(shell, move || {
         let id = &context.id;
         failpoint::pass("launch.directories")?;
         let status = directories
             .prepare(id, spec.rootfs.is_some())
             .map_err(|e| failed(&e))?;
+        crate::disk::prepare(&disk, &directories, id, &spec)?;
         failpoint::pass("launch.groups")?;
         let groups = isolators.prepare(id, &spec).map_err(Fault::from)?;
         failpoint::pass("launch.prepared")?;
@@ -111,13 +112,12 @@ fn clone_init(
             cgroup_procs: groups.cgroup_procs,
             netns,
             target: None,
+            trees: Vec::new(),
         },
     };
     failpoint::pass("fork.clone")?;
     let reply = launcher.clone_child(&request)?;
-    let (pid, pidfd) = reply
-        .result
-        .map_err(|errno| Fault::failed(format!("clone the init: {errno}")))?;
+    let (pid, pidfd) = reply.result.map_err(|errno| cannot_clone("the init", errno))?;
     let identity = failpoint::pass("fork.identity").and_then(|()| {
         let start_time = kernel::procfs::start_time(pid)
             .map_err(|e| Fault::failed(format!("read the start time of the init, process {pid}: {e}")))?;
@@ -176,6 +176,7 @@ pub async fn supervise(shell: Rc<Shell>, id: ContainerId) {
         return;
     };
     watch_memory(&shell, &id, &resources);
+    crate::disk::watch(&shell, &id);
     follow_reports(&shell, &id, &resources).await;
     let Some(init) = resources.init.borrow().clone() else {
         return;
@@ -352,15 +353,36 @@ pub fn open_gate(shell: &Rc<Shell>, id: &ContainerId) {
 pub fn apply_limits(shell: &Rc<Shell>, id: ContainerId, old: Box<Limits>, new: Box<Limits>) {
     let shell = shell.clone();
     net::spawn(async move {
-        let (isolators, job_id) = (shell.isolators.clone(), id.clone());
-        let result = blocking(&shell, move || {
-            failpoint::pass("update.apply")?;
-            isolators.update(&job_id, &old, &new).map_err(Fault::from)
-        })
-        .await;
+        let result = announce_and_apply(&shell, &id, old, new).await;
+        let watched = id.clone();
         shell.input(Input::LimitsApplied { id, result });
+        crate::disk::watch(&shell, &watched);
     })
     .detach();
+}
+
+/// What is about to come into force is written down first: a successor that finds it can not know how much of it did,
+/// and goes back to what was promised.
+async fn announce_and_apply(
+    shell: &Rc<Shell>,
+    id: &ContainerId,
+    old: Box<Limits>,
+    new: Box<Limits>,
+) -> Result<(), Fault> {
+    let resources = held(shell, id)?;
+    let turn = resources.checkpoints.next().await;
+    let announced = write_checkpoint(shell, id).await;
+    drop(turn);
+    announced?;
+    let (isolators, disk, job_id) = (shell.isolators.clone(), shell.disk.clone(), id.clone());
+    let used = resources.disk.used();
+    blocking(shell, move || {
+        failpoint::pass("update.apply")?;
+        disk.check_update(&job_id, &old, &new, used)?;
+        isolators.update(&job_id, &old, &new)?;
+        crate::disk::update_last(&disk, &isolators, &job_id, &old, &new)
+    })
+    .await
 }
 
 /// A socket pair to the child, the plan already on its way.
@@ -426,6 +448,16 @@ pub async fn blocking<T: Send + 'static>(
 
 pub fn failed(error: &(dyn std::error::Error + 'static)) -> Fault {
     Fault::from_error(FaultKind::Failed, error)
+}
+
+/// EAGAIN is a limit of processes, and not the container's own: that one is checked in the container.
+pub fn cannot_clone(what: &str, errno: kernel::Errno) -> Fault {
+    let message = format!("clone {what}: {errno}");
+    match errno {
+        kernel::Errno::EAGAIN => Fault::new(FaultKind::Exhausted, message + " (no room for another process)")
+            .remedy("raise pids.max of the agent's control group (TasksMax= of its unit), or kernel.pid_max"),
+        _ => Fault::failed(message),
+    }
 }
 
 pub fn unknown(id: &ContainerId) -> Fault {

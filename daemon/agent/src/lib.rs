@@ -11,6 +11,7 @@ mod checkpoint;
 mod config;
 mod container_service;
 mod destroy;
+mod disk;
 mod disk_flags;
 pub mod endpoints;
 mod events;

@@ -1,6 +1,6 @@
 //! What the agent holds for one container: descriptors and tasks, never decisions.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::rc::Rc;
@@ -34,8 +34,11 @@ pub struct Resources {
     pub last_usage: RefCell<Option<Usage>>,
     /// Checkpoints are written one after the other, in the order in which they were wished for.
     pub checkpoints: Turns,
+    /// Its end is written down, and has to be taken away when it is forgotten.
+    pub end_recorded: Cell<bool>,
     /// Watches the memory ceiling; dropped, and so cancelled, before the cgroups go.
     pub watch: RefCell<Option<net::Task<()>>>,
+    pub disk: crate::disk::DiskWatch,
 }
 
 /// What a worker made: a child at its gate, and our ends of what it was given. Unless it is taken over, dropping it ends
@@ -99,7 +102,9 @@ impl Resources {
             usage: RefCell::new(None),
             last_usage: RefCell::new(None),
             checkpoints: Turns::default(),
+            end_recorded: Cell::new(false),
             watch: RefCell::new(None),
+            disk: crate::disk::DiskWatch::default(),
         })
     }
 }

@@ -83,6 +83,7 @@ async fn serve(config: Config) -> Result<(), Fault> {
         id_pool: ids.usable(),
         ..Settings::default()
     };
+    let disk = crate::disk::start(&config, &directories);
     tell(&config, &host, &isolators, &settings, &ids);
     // Event numbers grow over restarts, so that a subscriber's place stays meaningful.
     let core = AgentCore::new(settings, net::wall_ms() * 1000);
@@ -92,6 +93,7 @@ async fn serve(config: Config) -> Result<(), Fault> {
         directories,
         host,
         isolators,
+        disk,
         pool,
         paths,
         launcher,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use agent_core::{AgentCore, Answer, Input, Now, Ticket, Wish};
 use isolators::IsolatorSet;
+use isolators::disk::DiskIsolator;
 use model::{ContainerId, EventKind, Fault, FaultKind, HostSupport, Limitation};
 use net::queue::{OneshotReceiver, OneshotSender, oneshot};
 
@@ -26,6 +27,7 @@ pub struct Shell {
     pub directories: Directories,
     pub host: Arc<HostSupport>,
     pub isolators: Arc<IsolatorSet>,
+    pub disk: Arc<DiskIsolator>,
     pub pool: net::Pool,
     /// For looks at places that a client named.
     pub paths: net::Pool,
@@ -50,6 +52,7 @@ pub struct Parts {
     pub directories: Directories,
     pub host: HostSupport,
     pub isolators: Arc<IsolatorSet>,
+    pub disk: Arc<DiskIsolator>,
     pub pool: net::Pool,
     /// For looks at places that a client named.
     pub paths: net::Pool,
@@ -66,6 +69,7 @@ impl Shell {
             directories: parts.directories,
             host: Arc::new(parts.host),
             isolators: parts.isolators,
+            disk: parts.disk,
             pool: parts.pool,
             paths: parts.paths,
             launcher: parts.launcher,
@@ -153,7 +157,10 @@ impl Shell {
                 self.events.push(event);
             }
             Wish::Forget { id } => {
-                self.resources.borrow_mut().remove(&id);
+                let held = self.resources.borrow_mut().remove(&id);
+                if held.is_some_and(|resources| resources.end_recorded.get()) {
+                    crate::destroy::forget_end(self, id);
+                }
             }
         }
     }

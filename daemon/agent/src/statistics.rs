@@ -17,6 +17,8 @@ struct Target {
     id: ContainerId,
     reader: Option<Arc<UsageReader>>,
     limits: Limits,
+    /// As measured last.
+    disk_used: Option<u64>,
 }
 
 /// One sample of each container asked for (all that run, if the list is empty). Those that end
@@ -27,13 +29,13 @@ pub async fn sample(shell: &Rc<Shell>, ids: &[ContainerId]) -> Result<Vec<(Conta
     let mut targets = targets.into_iter().peekable();
     while targets.peek().is_some() {
         let batch: Vec<Target> = targets.by_ref().take(BATCH).collect();
-        let (isolators, host) = (shell.isolators.clone(), shell.host.clone());
+        let (isolators, host, disk) = (shell.isolators.clone(), shell.host.clone(), shell.disk.clone());
         let measured = shell
             .pool
             .run(move || {
                 batch
                     .into_iter()
-                    .map(|t| measure(&isolators, &host, t))
+                    .map(|t| measure(&isolators, &disk, &host, t))
                     .collect::<Vec<_>>()
             })
             .await
@@ -56,6 +58,7 @@ fn targets(shell: &Shell, ids: &[ContainerId]) -> Result<Vec<Target>, Fault> {
         id: id.clone(),
         reader: shell.resources(id).and_then(|r| r.usage.borrow().clone()),
         limits: limits.clone(),
+        disk_used: shell.resources(id).and_then(|r| r.disk.used()),
     };
     if ids.is_empty() {
         let measurable = |s: &&model::ContainerStatus| {
@@ -81,8 +84,18 @@ fn targets(shell: &Shell, ids: &[ContainerId]) -> Result<Vec<Target>, Fault> {
 
 type Measured = (ContainerId, Option<Arc<UsageReader>>, Result<Usage, Fault>);
 
-fn measure(isolators: &isolators::IsolatorSet, host: &model::HostSupport, target: Target) -> Measured {
-    let Target { id, reader, limits } = target;
+fn measure(
+    isolators: &isolators::IsolatorSet,
+    disk: &isolators::disk::DiskIsolator,
+    host: &model::HostSupport,
+    target: Target,
+) -> Measured {
+    let Target {
+        id,
+        reader,
+        limits,
+        disk_used,
+    } = target;
     let reader = match reader {
         Some(reader) => reader,
         None => match isolators.usage(&id) {
@@ -93,6 +106,8 @@ fn measure(isolators: &isolators::IsolatorSet, host: &model::HostSupport, target
     let mut usage = BUFFER.with_borrow_mut(|buffer| reader.sample(buffer));
     usage.timestamp = net::wall_ms() as f64 / 1000.0;
     isolators::limits_into(&limits, host, &mut usage);
+    // A quota tells what holds now.
+    usage.disk_used_bytes = disk.used(&id).ok().flatten().or(disk_used);
     (id, Some(reader), Ok(usage))
 }
 

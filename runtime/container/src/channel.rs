@@ -57,6 +57,12 @@ pub enum Report {
     Process { pid: i32 },
     /// The command's program is running.
     Started,
+    /// What the container's directories take on the disk.
+    Measured {
+        bytes: u64,
+        files: u64,
+        directories: u64,
+    },
     Failed {
         step: String,
         path: Option<PathBuf>,
@@ -92,9 +98,20 @@ impl Report {
             126 => FaultKind::CommandNotExecutable,
             _ => FaultKind::Failed,
         };
-        Fault::new(kind, text)
+        let fault = Fault::new(kind, text);
+        match Errno::from_raw(errno) {
+            Errno::EAGAIN if step.starts_with(CLONE_STEP) => {
+                let remedy =
+                    "there is no room for another process: raise --pids, or the limit of a group above";
+                fault.remedy(remedy)
+            }
+            _ => fault,
+        }
     }
 }
+
+/// How the steps begin that make a process.
+const CLONE_STEP: &str = "clone";
 
 /// What the agent writes into the channel: the plan with its length in front.
 pub fn encode_plan(plan: &ChildPlan) -> Vec<u8> {

@@ -11,6 +11,8 @@
 
 mod child;
 mod command;
+mod kernel_mounts;
+mod measure;
 mod own_ids;
 mod rootfs;
 mod supervise;
@@ -133,7 +135,7 @@ fn serve(socket: BorrowedFd<'_>, request: &CloneRequest) -> Side {
     let namespaces = match request.kind {
         CloneKind::Init if request.namespaces.net => always.and(NamespaceFlags::NET),
         CloneKind::Init => always,
-        CloneKind::Exec => NamespaceFlags::NONE,
+        CloneKind::Exec | CloneKind::Measure => NamespaceFlags::NONE,
     };
     let cgroup = request.fds.cgroup.as_ref().map(|fd| fd.as_fd());
     let sent = match process::clone_as_sibling(namespaces, cgroup) {

@@ -24,6 +24,8 @@ pub enum CloneKind {
     Init,
     /// A further process in the container whose init is `ChildFds::target`.
     Exec,
+    /// Measures the directories `ChildFds::trees`, in the container's groups and outside its namespaces.
+    Measure,
 }
 
 /// Namespaces beyond those that every container has (pid, mount, uts, ipc, cgroup).
@@ -54,6 +56,8 @@ pub struct ChildFds {
     pub netns: Option<OwnedFd>,
     /// Pidfd of the init whose namespaces to join (exec).
     pub target: Option<OwnedFd>,
+    /// Directories to measure.
+    pub trees: Vec<OwnedFd>,
 }
 
 impl ChildFds {
@@ -71,6 +75,7 @@ impl ChildFds {
             cgroup_procs: Vec::new(),
             netns: None,
             target: None,
+            trees: Vec::new(),
         }
     }
 }
@@ -102,6 +107,7 @@ enum Role {
     CgroupProcs,
     Netns,
     Target,
+    Tree,
 }
 
 fn roles(fds: &ChildFds) -> Vec<(Role, BorrowedFd<'_>)> {
@@ -122,6 +128,7 @@ fn roles(fds: &ChildFds) -> Vec<(Role, BorrowedFd<'_>)> {
             .into_iter()
             .filter_map(|(role, fd)| Some((role, fd.as_ref()?.as_fd()))),
     );
+    all.extend(fds.trees.iter().map(|fd| (Role::Tree, fd.as_fd())));
     all.extend(fds.cgroup_procs.iter().map(|fd| (Role::CgroupProcs, fd.as_fd())));
     all
 }
@@ -132,6 +139,7 @@ pub fn send_request(socket: BorrowedFd<'_>, request: &CloneRequest) -> io::Resul
     let kind = match request.kind {
         CloneKind::Init => 1,
         CloneKind::Exec => 2,
+        CloneKind::Measure => 3,
     };
     let mut bytes = vec![MAGIC, VERSION, kind, u8::from(request.namespaces.net)];
     bytes.extend(roles.iter().map(|(role, _)| *role as u8));
@@ -161,6 +169,7 @@ fn parse_request(bytes: &[u8], fds: Vec<OwnedFd>) -> Option<CloneRequest> {
     let kind = match header[2] {
         1 => CloneKind::Init,
         2 => CloneKind::Exec,
+        3 => CloneKind::Measure,
         _ => return None,
     };
     let mut fds = fds.into_iter();
@@ -173,6 +182,10 @@ fn parse_request(bytes: &[u8], fds: Vec<OwnedFd>) -> Option<CloneRequest> {
         let slot = match *role {
             role if role == Role::CgroupProcs as u8 => {
                 child.cgroup_procs.push(fd);
+                continue;
+            }
+            role if role == Role::Tree as u8 => {
+                child.trees.push(fd);
                 continue;
             }
             role => child.slot(role)?,

@@ -60,6 +60,7 @@ pub(super) fn run(request: CloneRequest, mut prepared: Prepared) -> ! {
     let result = match request.kind {
         CloneKind::Init => init(request.fds, request.namespaces.net, prepared),
         CloneKind::Exec => exec(request.fds, request.namespaces.net, prepared),
+        CloneKind::Measure => super::measure::measure(request.fds),
     };
     match result {
         Ok(()) => process::exit_now(0),
@@ -83,7 +84,7 @@ fn report_failure(channel: BorrowedFd<'_>, failure: Failure) {
 
 /// A member of every v1 group before anything is allocated on the container's account. Gives the
 /// directories of the groups.
-fn join_groups(fds: &mut ChildFds) -> Result<Vec<PathBuf>, Failure> {
+pub(super) fn join_groups(fds: &mut ChildFds) -> Result<Vec<PathBuf>, Failure> {
     let mut groups = Vec::with_capacity(fds.cgroup_procs.len());
     for procs in fds.cgroup_procs.drain(..) {
         command::write_all(procs.as_fd(), b"0").map_err(Failure::of("join cgroup"))?;
@@ -273,6 +274,7 @@ fn start(
     if !pass_gate(fds.channel.as_fd()) {
         return Ok(());
     }
+    supervise::record_start(record.as_ref());
     let spawned = command::spawn(&plan.process, &credentials, &streams, Parentage::Mine, prepared);
     drop(streams);
     let ChildFds {
