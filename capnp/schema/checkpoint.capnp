@@ -30,4 +30,6 @@ struct Checkpoint {
   killing :union { no @10 :Void; reason @11 :Value.Reason; }
   killAtMs @12 :Value.OptionalU64;
   termination @13 :Value.Termination;  # null pointer = not over
+  updating @14 :Value.Limits;   # being put in force, promised to nobody yet; null pointer = none
+  startMarked @15 :Bool;        # the init marks in the status file that the command is about to start
 }

@@ -140,6 +140,9 @@ fn write(checkpoint: &Checkpoint, mut builder: checkpoint::Builder<'_>) {
     launch::encode(&checkpoint.spec, builder.reborrow().init_spec());
     builder.set_state(state_to_wire(checkpoint.state));
     limits::encode(&checkpoint.limits, builder.reborrow().init_limits());
+    if let Some(updating) = &checkpoint.updating {
+        limits::encode(updating, builder.reborrow().init_updating());
+    }
     if let Some(init) = &checkpoint.init {
         let mut identity = builder.reborrow().init_init();
         identity.set_pid(init.pid);
@@ -155,6 +158,7 @@ fn write(checkpoint: &Checkpoint, mut builder: checkpoint::Builder<'_>) {
     if let Some(sandbox) = &checkpoint.sandbox {
         builder.set_sandbox(path(sandbox));
     }
+    builder.set_start_marked(checkpoint.start_marked);
     builder.set_created_at_ms(checkpoint.created_at_ms);
     if let Some(at) = checkpoint.started_at_ms {
         builder.reborrow().init_started_at_ms().set_value(at);
@@ -184,7 +188,15 @@ fn read(reader: checkpoint::Reader<'_>) -> Result<Checkpoint, Fault> {
         state: state_from_wire("state", reader.get_state())?,
         limits: limits::read(some("limits", reader.get_limits())?, budget)
             .map_err(|fault| within(fault, "limits"))?,
+        updating: match reader.has_updating() {
+            false => None,
+            true => Some(
+                limits::read(some("updating", reader.get_updating())?, budget)
+                    .map_err(|fault| within(fault, "updating"))?,
+            ),
+        },
         init: read_identity(reader, budget)?,
+        start_marked: reader.get_start_marked(),
         kept: read_kept(reader, budget)?,
         sandbox: optional_path("sandbox", reader.get_sandbox(), budget)?,
         created_at_ms: reader.get_created_at_ms(),

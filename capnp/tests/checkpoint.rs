@@ -16,6 +16,8 @@ fn example() -> Checkpoint {
         },
         state: ContainerState::Running,
         limits: Limits::default(),
+        updating: Some(Limits::default()),
+        start_marked: true,
         init: Some(ProcessIdentity {
             pid: 4711,
             start_time: 99,

@@ -111,6 +111,8 @@ fn version_1_of_a_container_with_a_terminal() {
         spec,
         state: ContainerState::Running,
         limits: updated,
+        updating: None,
+        start_marked: false,
         init: Some(ProcessIdentity {
             pid: 8628,
             start_time: 1_281_122,
@@ -173,6 +175,8 @@ fn blank() -> Checkpoint {
         spec: LaunchSpec::default(),
         state: ContainerState::Admitted,
         limits: Limits::default(),
+        updating: None,
+        start_marked: false,
         init: None,
         kept: Vec::new(),
         sandbox: None,
@@ -265,6 +269,8 @@ fn full() -> Checkpoint {
         spec,
         state: ContainerState::Killing,
         limits: limits(2),
+        updating: None,
+        start_marked: false,
         init: Some(ProcessIdentity {
             pid: 23_000,
             start_time: 24_000,
@@ -358,10 +364,12 @@ fn with_two_fields_more(file: &[u8]) -> Vec<u8> {
             _ => pointer & !0xffff_fffc | u64::from((offset as i32 as u32) << 2),
         });
     }
+    // Fields that were new since the file was written: `updating` @14.
+    words.push(0);
     // A list of bytes (2) of length 8, right behind.
     words.push(1 | (2 | 8 << 3) << 32);
     words.push(u64::from_le_bytes(*b"tomorro\0"));
-    words[0] = ((new as u64 - 1) << 2) | ((data as u64 + 1) << 32) | ((pointers as u64 + 1) << 48);
+    words[0] = ((new as u64 - 1) << 2) | ((data as u64 + 1) << 32) | ((pointers as u64 + 2) << 48);
     let mut message = vec![0; 4];
     message.extend((words.len() as u32).to_le_bytes());
     message.extend(words.iter().flat_map(|word| word.to_le_bytes()));

@@ -500,6 +500,8 @@ pub fn checkpoint() -> impl Strategy<Value = Checkpoint> {
             spec: who.2,
             state: who.3,
             limits: who.4,
+            updating: None,
+            start_marked: times.0 % 2 == 1,
             init: process.0,
             kept: process.1,
             sandbox: process.2,

@@ -4,7 +4,7 @@ use model::{ContainerId, ContainerState, Millis, Reason};
 
 use crate::agent::{AgentCore, after, new_status};
 use crate::container::{Alarm, Container, Doom, Phase};
-use crate::input::{Adopted, EndReport, Now};
+use crate::input::{Adopted, EndReport, Now, Remembered};
 
 impl AgentCore {
     /// One container found at start. Alive: looked after from now on, and killed if that had been decided. Dead: its
@@ -55,6 +55,28 @@ impl AgentCore {
                 self.emit_state(now, &id);
             }
         }
+    }
+}
+
+impl AgentCore {
+    /// One container whose end was written down: whoever asks for it is answered as by the earlier agent.
+    pub(crate) fn remember(&mut self, now: Now, id: ContainerId, ended: Remembered) {
+        if self.containers.contains_key(&id) {
+            return;
+        }
+        let mut status = new_status(&id, &ended.spec, ended.created_at_ms);
+        status.limits = ended.limits;
+        status.sandbox = ended.sandbox;
+        status.started_at_ms = ended.started_at_ms;
+        status.state = ContainerState::Destroyed;
+        status.termination = Some(ended.termination.clone());
+        let container = Container::new(status, ended.spec, Phase::Over);
+        self.containers.insert(id.clone(), container);
+        self.ended.push_back(id.clone());
+        if ended.news {
+            self.emit_end(now, &id, &ended.termination);
+        }
+        self.forget_oldest();
     }
 }
 

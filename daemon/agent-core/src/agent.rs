@@ -8,7 +8,7 @@ use model::{
 };
 
 use crate::collecting::Collection;
-use crate::container::{Alarm, Container, Doom, PendingUpdate, Phase};
+use crate::container::{Alarm, Container, Doom, Ending, PendingUpdate, Phase};
 use crate::input::{Answer, Input, Now, Ticket, Wish};
 use crate::settings::Settings;
 
@@ -66,6 +66,7 @@ impl AgentCore {
         debug_assert!(self.wishes.is_empty(), "drain every wish before the next input");
         match input {
             Input::Adopt { id, found } => self.adopt(now, id, *found),
+            Input::Remember { id, ended } => self.remember(now, id, *ended),
             Input::Launch { ticket, id, spec } => self.launch(now, ticket, id, *spec),
             Input::Prepared { id, result } => self.prepared(now, &id, result),
             Input::Forked { id, result } => self.forked(now, &id, result),
@@ -79,7 +80,8 @@ impl AgentCore {
                 id,
                 outcome,
                 limitation,
-            } => self.cleaned(now, &id, outcome, limitation),
+                ended_at_ms,
+            } => self.cleaned(now, &id, outcome, limitation, ended_at_ms),
             Input::Kill {
                 ticket,
                 id,
@@ -137,6 +139,25 @@ impl AgentCore {
             Some(update) if update.applied => &update.new,
             _ => &c.status.limits,
         })
+    }
+
+    /// Limits that are on their way into the kernel.
+    pub fn updating(&self, id: &ContainerId) -> Option<&Limits> {
+        let update = self.containers.get(id)?.update.as_ref()?;
+        (!update.applied).then_some(&update.new)
+    }
+
+    /// How a container ended of which nothing is left but to clean up. `None`: nobody was promised that it would run.
+    pub fn ending(&self, id: &ContainerId) -> Option<Ending> {
+        let c = self.containers.get(id)?;
+        let kept = c.phase == Phase::Cleaning && !c.has_failed();
+        kept.then(|| Ending(c.clone()))
+    }
+
+    /// It is to be forgotten with its end, and somebody waits for that.
+    pub fn is_told_once(&self, id: &ContainerId) -> bool {
+        let container = self.containers.get(id);
+        container.is_some_and(|c| c.spec.remove && !c.has_failed() && !c.waiters.is_empty())
     }
 
     /// Containers that are not over; with `all` also the remembered ones that did not ask to be removed.

@@ -87,7 +87,26 @@ pub(crate) enum Doom {
     Lost,
 }
 
+/// How a container ended, to be written down where a successor looks.
+#[derive(Debug, Clone)]
+pub struct Ending(pub(crate) Container);
+
+impl Ending {
+    /// What will be told, if this is what its groups said at the last and `wall_ms` the time.
+    pub fn termination(mut self, limitation: Option<Limitation>, wall_ms: u64) -> Termination {
+        self.0.limit(limitation);
+        self.0.termination(wall_ms)
+    }
+}
+
 impl Container {
+    /// A limit that was found to have been hit when all was over.
+    pub fn limit(&mut self, limitation: Option<Limitation>) {
+        if self.limitation.is_none() && !matches!(self.doom, Some(Doom::Failed(_))) {
+            self.limitation = limitation;
+        }
+    }
+
     pub fn termination(&self, wall_ms: u64) -> Termination {
         let end = self.end.unwrap_or(EndReport::UNRECORDED);
         let (exit_status, signal) = match (end.exit_code, end.signal) {
@@ -180,7 +199,12 @@ impl Container {
 
     /// Its directories go with it: as asked for, or because a command that never ran left nothing worth keeping.
     pub fn leaves_nothing(&self) -> bool {
-        self.spec.remove || matches!(self.doom, Some(Doom::Failed(_)))
+        self.spec.remove || self.has_failed()
+    }
+
+    /// Its launch did: nobody was promised anything.
+    pub fn has_failed(&self) -> bool {
+        matches!(self.doom, Some(Doom::Failed(_)))
     }
 
     pub fn is_over(&self) -> bool {

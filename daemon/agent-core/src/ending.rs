@@ -176,13 +176,12 @@ impl AgentCore {
         id: &ContainerId,
         outcome: CleanupOutcome,
         limitation: Option<model::Limitation>,
+        ended_at_ms: Option<u64>,
     ) {
         let Some(c) = self.at(id, Phase::Cleaning) else {
             return;
         };
-        if c.limitation.is_none() && !matches!(c.doom, Some(Doom::Failed(_))) {
-            c.limitation = limitation;
-        }
+        c.limit(limitation);
         if let CleanupOutcome::Busy { message } = outcome {
             let attempt = c.cleanup_attempts;
             // The first few tries are milliseconds apart: nothing to be told of.
@@ -193,14 +192,14 @@ impl AgentCore {
             self.set_alarm(id, Some((after(now, delay), Alarm::RetryCleanup)));
             return self.emit(now, id, EventKind::CleanupRetry { attempt, message });
         }
-        self.over(now, id);
+        self.over(now, id, ended_at_ms.unwrap_or(now.wall_ms));
     }
 
-    pub(crate) fn over(&mut self, now: Now, id: &ContainerId) {
+    fn over(&mut self, now: Now, id: &ContainerId, ended_at_ms: u64) {
         let Some(c) = self.containers.get_mut(id) else {
             return;
         };
-        let termination = c.termination(now.wall_ms);
+        let termination = c.termination(ended_at_ms);
         c.phase = Phase::Over;
         c.status.state = ContainerState::Destroyed;
         c.status.pid = None;
@@ -225,13 +224,7 @@ impl AgentCore {
             self.names.remove(&name);
         }
         self.set_alarm(id, None);
-        let ended = EventKind::Ended {
-            exit_status: termination.exit_status,
-            reason: termination.reason,
-            message: termination.message.clone(),
-        };
-        self.emit(now, id, ended);
-        self.emit_state(now, id);
+        self.emit_end(now, id, &termination);
         if let Some(ticket) = launcher {
             self.refuse(ticket, failure);
         }
@@ -255,6 +248,16 @@ impl AgentCore {
             self.leftover(now, id.clone(), Millis(0), false);
         }
         self.settle_drains();
+    }
+
+    pub(crate) fn emit_end(&mut self, now: Now, id: &ContainerId, termination: &model::Termination) {
+        let ended = EventKind::Ended {
+            exit_status: termination.exit_status,
+            reason: termination.reason,
+            message: termination.message.clone(),
+        };
+        self.emit(now, id, ended);
+        self.emit_state(now, id);
     }
 
     pub(crate) fn forget_oldest(&mut self) {

@@ -64,12 +64,30 @@ pub struct Adopted {
     pub alive: Result<(), EndReport>,
 }
 
+/// A container that has ended, and been cleaned up, under an earlier agent.
+#[derive(Debug, Clone)]
+pub struct Remembered {
+    pub spec: LaunchSpec,
+    pub limits: Limits,
+    pub sandbox: Option<PathBuf>,
+    pub created_at_ms: u64,
+    pub started_at_ms: Option<u64>,
+    pub termination: Termination,
+    /// The earlier agent died before it could tell.
+    pub news: bool,
+}
+
 #[derive(Debug, Clone)]
 pub enum Input {
     /// Before anything else: one container found at start.
     Adopt {
         id: ContainerId,
         found: Box<Adopted>,
+    },
+    /// Before anything else: one container whose end was written down. From the oldest to the latest.
+    Remember {
+        id: ContainerId,
+        ended: Box<Remembered>,
     },
     Launch {
         ticket: Ticket,
@@ -115,6 +133,8 @@ pub enum Input {
         id: ContainerId,
         outcome: CleanupOutcome,
         limitation: Option<Limitation>,
+        /// The time of the end that was written down, if one was.
+        ended_at_ms: Option<u64>,
     },
     /// `signal` 0: graceful (SIGTERM, grace, everything); 9: everything at once; else just delivered.
     Kill {

@@ -22,5 +22,6 @@ mod settings;
 
 pub use agent::AgentCore;
 pub use collecting::{COLLECTED_MAX, Which};
-pub use input::{Adopted, Answer, CleanupOutcome, EndReport, Input, Now, Ticket, Wish};
+pub use container::Ending;
+pub use input::{Adopted, Answer, CleanupOutcome, EndReport, Input, Now, Remembered, Ticket, Wish};
 pub use settings::Settings;

@@ -8,15 +8,22 @@ use crate::shell::Shell;
 
 /// Encoded, for the runtime directory. `None` when the container is gone.
 pub fn record(shell: &Shell, id: &ContainerId) -> Option<Vec<u8>> {
+    Some(wire::checkpoint::encode(&facts(shell, id)?))
+}
+
+/// As the core knows it now.
+pub fn facts(shell: &Shell, id: &ContainerId) -> Option<Checkpoint> {
     let core = shell.core();
     let status = core.status(id)?;
-    let checkpoint = Checkpoint {
+    Some(Checkpoint {
         instance: shell.config.instance.clone(),
         id: id.clone(),
         spec: core.spec(id)?.clone(),
         state: status.state,
         limits: core.limits(id)?.clone(),
+        updating: core.updating(id).cloned(),
         init: core.identity(id).cloned(),
+        start_marked: true,
         kept: kept(status.terminal),
         sandbox: status.sandbox.clone(),
         created_at_ms: status.created_at_ms,
@@ -24,8 +31,7 @@ pub fn record(shell: &Shell, id: &ContainerId) -> Option<Vec<u8>> {
         killing: core.killing(id),
         kill_at_ms: None,
         termination: status.termination.clone(),
-    };
-    Some(wire::checkpoint::encode(&checkpoint))
+    })
 }
 
 fn kept(terminal: bool) -> Vec<KeptDescriptor> {

@@ -14,6 +14,9 @@ use crate::resources::end_and_reap;
 /// A launcher that has not answered by then is stopped or stuck, and is replaced.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// A child that has ended and is not reaped within that time is nobody's.
+const STRANGER_PATIENCE: Duration = Duration::from_secs(1);
+
 /// Cheap to share.
 #[derive(Clone)]
 pub struct LauncherLink {
@@ -98,5 +101,27 @@ fn bury(place: &mut MutexGuard<'_, Option<LauncherProcess>>, error: &std::io::Er
     tracing::error!("the launcher died: {error}");
     if let Some(process) = place.take() {
         end_and_reap(&process.pidfd);
+    }
+    let reaper = std::thread::Builder::new().name("reaper".into());
+    if let Err(error) = reaper.spawn(reap_strangers) {
+        tracing::error!("a child that the launcher may have made stays unreaped: {error}");
+    }
+}
+
+/// What a launcher cloned before it could tell is our child, of which we know no pid: it ends when its channel is closed.
+/// Everybody else's end is seen at once, so that whoever stays ended belongs to nobody.
+fn reap_strangers() {
+    let ended = || kernel::procfs::ended_children().unwrap_or_default();
+    std::thread::sleep(STRANGER_PATIENCE);
+    let before = ended();
+    if before.is_empty() {
+        return;
+    }
+    std::thread::sleep(STRANGER_PATIENCE);
+    for pid in ended().into_iter().filter(|pid| before.contains(pid)) {
+        tracing::warn!(pid, "reaped a child that the launcher did not tell of");
+        if let Ok(pidfd) = kernel::process::pidfd_open(pid) {
+            let _ = kernel::process::wait_pidfd(&pidfd, false);
+        }
     }
 }

@@ -464,6 +464,10 @@ fn transfer(pipe: &File, file: &Mutex<Lazy>, room: usize) -> Transfer {
                 }
             }
         }
+        if moved.at_end {
+            // A container is remembered for long after its end; its file need not be open for that.
+            file.file = None;
+        }
         moved
     })
 }

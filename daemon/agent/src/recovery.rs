@@ -2,27 +2,34 @@
 //!
 //! ```text
 //! checkpoint   init lives (pid and start time)   → adopted: pidfd, output, memory watch; nothing is started
+//! checkpoint   an update of its limits under way → the limits before it are put in force
+//! checkpoint   its command was never started     → as without one
 //! checkpoint   init is gone, or another boot     → its end is reported, once, and the rest cleaned up
+//! its end written down                           → remembered; reported if that had not been done
 //! damaged or of a version that we don't know     → set aside with a warning, then as without one
 //! none         groups or a directory of ours     → nobody was promised anything: removed
 //! another instance's                             → left alone
 //! ```
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
-use agent_core::{Adopted, EndReport, Input};
+use agent_core::{Adopted, EndReport, Input, Remembered};
+use isolators::IsolatorSet;
+use isolators::disk::DiskIsolator;
+use kernel::removal::Step;
 use model::checkpoint::Checkpoint;
-use model::{ContainerId, Fault, ProcessIdentity};
+use model::{ContainerId, Fault, ProcessIdentity, Termination};
 
 use crate::checkpoint::{STDERR, STDOUT, TERMINAL};
 use crate::launch::{blocking, failed, source};
+use crate::leftovers::{Extent, LeftoverRemoval};
 use crate::resources::Resources;
 use crate::shell::Shell;
-use crate::work_dir::{Directories, write_atomically};
+use crate::work_dir::{Directories, write_atomically, write_if_changed};
 
 /// Tries of taking down one leftover before the agent starts without it.
 const ATTEMPTS: u32 = 50;
@@ -40,9 +47,17 @@ struct Living {
     kept: Vec<(String, OwnedFd)>,
 }
 
+/// One whose end is written down. `news`: the earlier agent died before it could tell.
+struct Ended {
+    checkpoint: Checkpoint,
+    termination: Termination,
+    news: bool,
+}
+
 /// What a look at disk and kernel gave.
 struct Survey {
     found: Vec<Found>,
+    ended: Vec<Ended>,
     strangers: Vec<ContainerId>,
     rebooted: bool,
 }
@@ -53,10 +68,10 @@ pub async fn recover(shell: &Rc<Shell>) -> Result<(), Fault> {
         shell.directories.clone(),
         shell.host.clone(),
     );
-    let instance = shell.config.instance.clone();
+    let (instance, disk) = (shell.config.instance.clone(), shell.disk.clone());
     let survey = blocking(shell, move || {
         let orphans = isolators.orphans().map_err(|e| failed(&e))?;
-        survey(&directories, orphans, &instance, &host.boot_id)
+        survey(&directories, &isolators, &disk, orphans, &instance, &host.boot_id)
     })
     .await?;
     if survey.rebooted {
@@ -69,6 +84,9 @@ pub async fn recover(shell: &Rc<Shell>) -> Result<(), Fault> {
                 tracing::error!(container = %id, "left behind without a record, and stays: {fault}")
             }
         }
+    }
+    for ended in survey.ended {
+        remember(shell, ended);
     }
     let (mut adopted, mut ended) = (0, 0);
     for found in survey.found {
@@ -85,9 +103,11 @@ pub async fn recover(shell: &Rc<Shell>) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Runs on a worker: reads everything, changes nothing but the boot id and damaged records.
+/// Runs on a worker: reads everything, changes nothing but the boot id, damaged records and halves of what was begun.
 fn survey(
     directories: &Directories,
+    isolators: &IsolatorSet,
+    disk: &DiskIsolator,
     orphans: Vec<ContainerId>,
     instance: &str,
     boot_id: &str,
@@ -98,29 +118,109 @@ fn survey(
         .into_iter()
         .chain(directories.known().map_err(|e| failed(&e))?)
         .collect();
+    let mut ended = read_ends(directories)?;
     let mut survey = Survey {
         found: Vec::new(),
+        ended: Vec::new(),
         strangers: Vec::new(),
         rebooted,
     };
     for id in ids {
+        if let Some(end) = ended.get_mut(&id) {
+            // All else had been taken down when it was written.
+            directories.remove_runtime(&id).map_err(|e| failed(&e))?;
+            end.news = true;
+            continue;
+        }
         match read_checkpoint(directories, &id) {
             Some(checkpoint) if checkpoint.instance != instance => {
                 tracing::warn!(container = %id, owner = checkpoint.instance, "belongs to another instance, left alone");
             }
-            Some(checkpoint) => {
+            Some(mut checkpoint) => {
                 let alive = match &checkpoint.init {
                     Some(init) if !rebooted && init.boot_id == boot_id => find_init(&checkpoint, init),
                     _ => Err(EndReport::UNRECORDED),
                 };
                 let alive = alive.map_err(|_| crate::launch::read_end(&directories.status(&id), &id));
+                if checkpoint.start_marked && !has_started(&directories.status(&id)) {
+                    // Nobody was promised anything, and nobody else can open its gate.
+                    if let Ok(living) = alive {
+                        let _ = kernel::process::pidfd_send_signal(&living.pidfd, kernel::signal::KILL);
+                    }
+                    survey.strangers.push(id);
+                    continue;
+                }
+                if alive.is_ok() {
+                    undo_update(directories, isolators, disk, &mut checkpoint);
+                }
                 survey.found.push(Found { checkpoint, alive });
             }
             None => survey.strangers.push(id),
         }
     }
-    write_atomically(&path, boot_id.as_bytes()).map_err(|e| failed(&e))?;
+    write_if_changed(&path, boot_id.as_bytes()).map_err(|e| failed(&e))?;
+    survey.ended = ended.into_values().collect();
+    survey.ended.sort_by_key(|end| end.termination.finished_at_ms);
     Ok(survey)
+}
+
+/// Whether the command ever ran. What can't be read does not say no.
+fn has_started(status: &std::path::Path) -> bool {
+    let read = std::fs::File::open(status).map(|file| container::status::has_started(&file));
+    !matches!(read, Ok(Ok(false)))
+}
+
+/// Ends that an earlier agent wrote down. What can't be read was being written: the checkpoint is still there.
+fn read_ends(directories: &Directories) -> Result<BTreeMap<ContainerId, Ended>, Fault> {
+    let mut ended = BTreeMap::new();
+    for id in directories.ended().map_err(|e| failed(&e))? {
+        let path = directories.end_record(&id);
+        let record = std::fs::read(&path).ok();
+        match record.map(|bytes| wire::checkpoint::decode(&bytes)) {
+            Some(Ok(mut checkpoint)) if checkpoint.id == id => {
+                if let Some(termination) = checkpoint.termination.take() {
+                    let end = Ended {
+                        checkpoint,
+                        termination,
+                        news: false,
+                    };
+                    ended.insert(id, end);
+                    continue;
+                }
+            }
+            Some(Err(error)) => tracing::warn!(container = %id, "{}: {}", path.display(), failed(&error)),
+            _ => {}
+        }
+        directories.forget_end(&id).map_err(|e| failed(&e))?;
+    }
+    Ok(ended)
+}
+
+/// Nobody knows how much of an update came into force before the earlier agent died; nobody was promised any of it.
+fn undo_update(
+    directories: &Directories,
+    isolators: &IsolatorSet,
+    disk: &DiskIsolator,
+    checkpoint: &mut Checkpoint,
+) {
+    let Some(begun) = checkpoint.updating.take() else {
+        return;
+    };
+    let id = &checkpoint.id;
+    let undone = isolators
+        .update(id, &begun, &checkpoint.limits)
+        .map_err(Fault::from)
+        .and_then(|()| crate::disk::update_last(disk, isolators, id, &begun, &checkpoint.limits));
+    if let Err(fault) = undone {
+        tracing::error!(container = %id, "take back an update that was not completed: {fault}");
+        return;
+    }
+    tracing::warn!(container = %id, "an update of its limits was not completed and has been taken back");
+    let record = wire::checkpoint::encode(checkpoint);
+    if let Err(error) = write_atomically(&directories.checkpoint(id), &record) {
+        // Then it is taken back again by the next agent, which changes nothing.
+        tracing::error!(container = %id, "{}", failed(&error));
+    }
 }
 
 fn read_checkpoint(directories: &Directories, id: &ContainerId) -> Option<Checkpoint> {
@@ -179,6 +279,32 @@ fn find_init(checkpoint: &Checkpoint, init: &ProcessIdentity) -> Result<Living, 
         }
     }
     Ok(Living { pidfd, kept })
+}
+
+fn remember(shell: &Rc<Shell>, ended: Ended) {
+    let Ended {
+        checkpoint,
+        termination,
+        news,
+    } = ended;
+    let id = checkpoint.id.clone();
+    let directory = shell.directories.output(&id);
+    let resources = Resources::new(&checkpoint.spec, directory, shell.pool.clone());
+    resources.end_recorded.set(true);
+    shell.hold(&id, resources);
+    let ended = Remembered {
+        spec: checkpoint.spec,
+        limits: checkpoint.limits,
+        sandbox: checkpoint.sandbox,
+        created_at_ms: checkpoint.created_at_ms,
+        started_at_ms: checkpoint.started_at_ms,
+        termination,
+        news,
+    };
+    shell.input(Input::Remember {
+        id,
+        ended: Box::new(ended),
+    });
 }
 
 fn adopt(shell: &Rc<Shell>, found: Found) {
@@ -265,6 +391,11 @@ async fn destroy(shell: &Rc<Shell>, id: &ContainerId) -> Result<(), Fault> {
                 isolators::Cleanup::Done => {}
                 busy => return Err(Fault::failed(busy.to_string())),
             }
+            let mut overlay = LeftoverRemoval::new(&directories, &job_id, Extent::Overlay);
+            while let Step::More = overlay.slice() {}
+            directories
+                .remove_unused_sandbox(&job_id)
+                .map_err(|e| failed(&e))?;
             directories.remove_runtime(&job_id).map_err(|e| failed(&e))
         })
         .await;

@@ -16,6 +16,7 @@
 //!   containers/<id>/
 //!     checkpoint                   who it is: written before its command may run
 //!     status                       wait status of its command, written by its init
+//!   ended/<id>                     how it ended, once nothing of it is left, for as long as it is remembered
 //! ```
 //!
 //! One directory for a container that says nothing: to remove one from a journaling file system costs as much as to make
@@ -68,7 +69,9 @@ impl Directories {
         for path in [work, runtime] {
             make_private(path)?;
         }
-        make_secret(&runtime.join("containers"))?;
+        for name in ["containers", ENDED] {
+            make_secret(&runtime.join(name))?;
+        }
         for name in [SANDBOXES, OUTPUT, OVERLAYS, REMOVALS] {
             make_secret(&work.join(name))?;
         }
@@ -126,6 +129,22 @@ impl Directories {
         self.runtime.join("cgroup_place")
     }
 
+    /// Where its end is written down.
+    pub fn end_record(&self, id: &ContainerId) -> PathBuf {
+        self.runtime.join(ENDED).join(id.as_str())
+    }
+
+    /// Containers whose end is written down.
+    pub fn ended(&self) -> Result<Vec<ContainerId>, DirectoryError> {
+        ids_in(self.runtime.join(ENDED))
+    }
+
+    /// Missing is done.
+    pub fn forget_end(&self, id: &ContainerId) -> Result<(), DirectoryError> {
+        let path = self.end_record(id);
+        ignore_missing(fs::remove_file(&path)).map_err(|source| DirectoryError::Remove { path, source })
+    }
+
     pub fn boot_id(&self) -> PathBuf {
         self.runtime.join("boot_id")
     }
@@ -159,24 +178,17 @@ impl Directories {
 
     /// Containers that have a folder in the runtime directory. A name that is no id is not ours and left alone.
     pub fn known(&self) -> Result<Vec<ContainerId>, DirectoryError> {
-        let path = self.runtime.join("containers");
-        let entries = fs::read_dir(&path).map_err(|source| DirectoryError::Read {
-            path: path.clone(),
-            source,
-        })?;
-        Ok(entries
-            .flatten()
-            .filter_map(|e| e.file_name().to_str()?.parse().ok())
-            .collect())
+        ids_in(self.runtime.join("containers"))
     }
 
     /// Makes the directories of one container and the file that its init will write its status to.
     pub fn prepare(&self, id: &ContainerId, overlay: bool) -> Result<File, DirectoryError> {
+        // First the one that a successor looks for: what is in the others is found by its name.
+        make(&self.container_runtime(id), 0o700)?;
         make(&self.sandbox(id), 0o755)?;
         if overlay {
             make(&self.overlay(id), 0o700)?;
         }
-        make(&self.container_runtime(id), 0o700)?;
         let path = self.status(id);
         OpenOptions::new()
             .create_new(true)
@@ -202,6 +214,17 @@ impl Directories {
         }
     }
 
+    /// Removes the sandbox of a container that has never run. One that holds anything was used, and stays.
+    pub fn remove_unused_sandbox(&self, id: &ContainerId) -> Result<(), DirectoryError> {
+        let path = self.sandbox(id);
+        match ignore_missing(fs::remove_dir(&path)) {
+            Err(error) if error.kind() != io::ErrorKind::DirectoryNotEmpty => {
+                Err(DirectoryError::Remove { path, source: error })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Notes that everything of a container that has ended is to be removed, for a successor.
     pub fn mark_for_removal(&self, id: &ContainerId) -> Result<(), DirectoryError> {
         let path = self.removal_note(id);
@@ -215,6 +238,15 @@ impl Directories {
     }
 }
 
+fn ids_in(path: PathBuf) -> Result<Vec<ContainerId>, DirectoryError> {
+    let entries = fs::read_dir(&path).map_err(|source| DirectoryError::Read { path, source })?;
+    Ok(entries
+        .flatten()
+        .filter_map(|e| e.file_name().to_str()?.parse().ok())
+        .collect())
+}
+
+const ENDED: &str = "ended";
 const SANDBOXES: &str = "sandboxes";
 const OUTPUT: &str = "output";
 const OVERLAYS: &str = "overlays";
@@ -246,6 +278,27 @@ pub fn write_atomically(path: &Path, content: &[u8]) -> Result<(), DirectoryErro
         to: path.to_owned(),
         source,
     })
+}
+
+/// As [`write_atomically`], unless that is what is there: a full disk must not keep a successor from starting.
+pub fn write_if_changed(path: &Path, content: &[u8]) -> Result<(), DirectoryError> {
+    match fs::read(path) {
+        Ok(present) if present == content => Ok(()),
+        _ => write_atomically(path, content),
+    }
+}
+
+/// For a file that nobody takes for whole while something else says that it is being written.
+pub fn write_once(path: &Path, content: &[u8]) -> Result<(), DirectoryError> {
+    let mut options = OpenOptions::new();
+    options.create(true).truncate(true).write(true).mode(0o600);
+    options
+        .open(path)
+        .and_then(|mut file| file.write_all(content))
+        .map_err(|source| DirectoryError::Write {
+            path: path.to_owned(),
+            source,
+        })
 }
 
 fn lock(directory: &Path) -> Result<File, DirectoryError> {

@@ -5,7 +5,8 @@
 //! magic (8) | raw wait status (i32) | reserved (4) | ended at, ns since the epoch (u64)
 //! | user us (u64) | system us (u64) | largest resident set, kB (u64) | crc32 of all before (u32)
 //! ```
-//! All little endian. A record that is cut or whose checksum is wrong is no record. Zeroes: none yet.
+//! All little endian. A record that is cut or whose checksum is wrong is no record. Zeroes: none yet, and the command has
+//! not been started. Before it is, the init puts another magic there and zeroes ([`START`]).
 //!
 //! What it says is what the container's command says, and no more to be trusted: with SYS_PTRACE in the
 //! container somebody there can write another one into the init's memory. Only its size is certain.
@@ -18,7 +19,18 @@ use kernel::process::{Exit, ResourceUse};
 
 /// Also the version: another layout gets another last letter.
 const MAGIC: [u8; 8] = *b"BHWAIT1\0";
+const START_MAGIC: [u8; 8] = *b"BHSTART1";
 pub const RECORD_BYTES: usize = 52;
+/// In place of a record, from just before the command is started until it has ended.
+pub const START: [u8; RECORD_BYTES] = {
+    let mut bytes = [0; RECORD_BYTES];
+    let mut at = 0;
+    while at < START_MAGIC.len() {
+        bytes[at] = START_MAGIC[at];
+        at += 1;
+    }
+    bytes
+};
 const CHECKED_BYTES: usize = RECORD_BYTES - 4;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,8 +105,21 @@ pub enum StatusError {
     Damaged,
 }
 
-/// The record; `None` while the file is empty or holds zeroes: the command has not ended, or its init was killed.
+/// The record; `None` while the file is empty or has none: the command has not ended, or its init was killed.
 pub fn read_status(file: &File) -> Result<Option<WaitRecord>, StatusError> {
+    match read(file)? {
+        None | Some(START) => Ok(None),
+        Some(bytes) => WaitRecord::decode(&bytes).map(Some),
+    }
+}
+
+/// False: the command was never started, nor will be once its init is gone.
+pub fn has_started(file: &File) -> Result<bool, StatusError> {
+    read(file).map(|bytes| bytes.is_some())
+}
+
+/// `None`: nothing but zeroes.
+fn read(file: &File) -> Result<Option<[u8; RECORD_BYTES]>, StatusError> {
     let mut bytes = [0; RECORD_BYTES];
     let mut length = 0;
     while length < RECORD_BYTES {
@@ -106,10 +131,7 @@ pub fn read_status(file: &File) -> Result<Option<WaitRecord>, StatusError> {
             Err(error) => return Err(StatusError::Read(error)),
         }
     }
-    if bytes == [0; RECORD_BYTES] {
-        return Ok(None);
-    }
-    WaitRecord::decode(&bytes).map(Some)
+    Ok((bytes != [0; RECORD_BYTES]).then_some(bytes))
 }
 
 #[cfg(test)]

@@ -53,6 +53,22 @@ pub fn start_time_of(stat: &str) -> Option<u64> {
     rest.split_ascii_whitespace().nth(19)?.parse().ok()
 }
 
+/// Our own children that have ended and were not reaped.
+pub fn ended_children() -> io::Result<Vec<i32>> {
+    let mut ended = Vec::new();
+    for thread in fs::read_dir("/proc/self/task")? {
+        let text = fs::read_to_string(thread?.path().join("children"))?;
+        ended.extend(text.split_ascii_whitespace().filter_map(|pid| pid.parse::<i32>().ok()));
+    }
+    ended.retain(|pid| {
+        let stat = fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
+        String::from_utf8_lossy(&stat)
+            .rsplit_once(')')
+            .is_some_and(|(_, rest)| rest.starts_with(" Z"))
+    });
+    Ok(ended)
+}
+
 /// Whether a process is in our own pid namespace. Errors when it is gone.
 pub fn shares_pid_namespace(pid: i32) -> io::Result<bool> {
     let own = fs::read_link("/proc/self/ns/pid")?;

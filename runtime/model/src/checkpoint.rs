@@ -30,8 +30,12 @@ pub struct Checkpoint {
     pub state: ContainerState,
     /// Limits in force: those of `spec` with every live update since.
     pub limits: Limits,
+    /// Limits that are being put in force, and were promised to nobody yet: whoever finds them goes back to `limits`.
+    pub updating: Option<Limits>,
     /// The init; none before it was cloned.
     pub init: Option<ProcessIdentity>,
+    /// Its init marks in the status file that the command is about to start: without the mark it never did.
+    pub start_marked: bool,
     pub kept: Vec<KeptDescriptor>,
     pub sandbox: Option<PathBuf>,
     /// Milliseconds since the epoch.

@@ -93,7 +93,14 @@ fn an_end_that_nobody_saw_is_reported_once() {
     assert_eq!(events.matches("\"ended\"").count(), 1, "{events}");
     agent.kill_hard();
     agent.spawn();
-    assert!(agent.container("short").is_none());
+    // Whoever asks is answered by the next agent as well; whoever listens is not told again.
+    assert_eq!(agent.container("short"), Some(ended));
+    assert_eq!(agent.cli(&["wait", "short"]).success().stdout, "7\n");
+    let events = agent
+        .cli(&["events", "--since", "0", "-o", "json"])
+        .success()
+        .stdout;
+    assert!(!events.contains("\"ended\""), "{events}");
 }
 
 #[test]

@@ -567,6 +567,7 @@ impl World {
             id: id.clone(),
             outcome,
             limitation: None,
+            ended_at_ms: None,
         });
         if rest {
             let left = Input::Leftover {

@@ -6,10 +6,11 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::{HostSnapshot, eventually};
+use crate::{HostSnapshot, eventually, patience};
 
 static AGENTS: AtomicU32 = AtomicU32::new(0);
 
@@ -155,11 +156,16 @@ impl Agent {
     }
 
     pub fn wait_until_it_serves(&self) {
-        let socket = self.socket();
-        eventually(
-            &format!("the agent serves; its log so far:\n{}", self.log()),
-            || std::os::unix::net::UnixStream::connect(&socket).ok(),
-        );
+        let (socket, deadline) = (self.socket(), Instant::now() + patience(10));
+        while std::os::unix::net::UnixStream::connect(&socket).is_err() {
+            assert!(
+                Instant::now() < deadline,
+                "the agent does not serve; it waits in:\n{}its log:\n{}",
+                waits_in(self.pid()),
+                self.log()
+            );
+            std::thread::sleep(Duration::from_millis(2));
+        }
     }
 
     /// What starts the agent on these directories, for a test that does so in its own way.
@@ -290,6 +296,19 @@ impl Agent {
     pub fn finish(self) {
         drop(self);
     }
+}
+
+/// Where each thread is in the kernel, to be told about one that hangs.
+fn waits_in(pid: i32) -> String {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task"));
+    let mut lines = String::new();
+    for thread in threads.into_iter().flatten().flatten() {
+        let read = |name: &str| std::fs::read_to_string(thread.path().join(name)).unwrap_or_default();
+        let facts = ["comm", "syscall", "wchan", "stack"].map(|name| read(name).trim().to_owned());
+        lines.push_str(&facts.join(" "));
+        lines.push('\n');
+    }
+    lines
 }
 
 impl Drop for Agent {

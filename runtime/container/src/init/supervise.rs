@@ -13,7 +13,7 @@ use kernel::signal;
 use super::child::Failure;
 use super::{KEPT_STDERR_FD, KEPT_STDOUT_FD};
 use crate::channel;
-use crate::status::{RECORD_BYTES, WaitRecord};
+use crate::status::{RECORD_BYTES, START, WaitRecord};
 
 /// What an init keeps open.
 pub(super) struct Kept {
@@ -90,6 +90,13 @@ fn record(place: Option<&RecordPlace>, raw_status: i32, used: ResourceUse) {
 fn finish(place: Option<&RecordPlace>, raw_status: i32, used: ResourceUse) -> ! {
     record(place, raw_status, used);
     process::exit_now(Exit::from_raw(raw_status).shell_status())
+}
+
+/// The command is about to start: from now on a restarted agent takes it for one that ran.
+pub(super) fn record_start(place: Option<&RecordPlace>) {
+    if let Some(place) = place {
+        place.write(&START);
+    }
 }
 
 /// The command never ran: a restarted agent must not take the empty file for a killed init.
