@@ -244,11 +244,15 @@ impl FromStr for Millis {
 
 impl fmt::Display for Millis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = match self.0 {
-            ms if ms < 1000 || (ms < 60_000 && ms % 1000 != 0) => format!("{ms}ms"),
-            ms if ms < 120_000 || ms % 60_000 != 0 => format!("{}s", ms / 1000),
-            ms if ms < 7_200_000 || ms % 3_600_000 != 0 => format!("{}m", ms / 60_000),
-            ms => format!("{}h", ms / 3_600_000),
+        let ms = self.0;
+        if ms < 1000 || (ms < 60_000 && ms % 1000 != 0) {
+            return f.pad(&format!("{ms}ms"));
+        }
+        // What is less than a second is left out first: the rest may be whole minutes.
+        let text = match ms / 1000 {
+            s if s < 120 || s % 60 != 0 => format!("{s}s"),
+            s if s < 7200 || s % 3600 != 0 => format!("{}m", s / 60),
+            s => format!("{}h", s / 3600),
         };
         f.pad(&text)
     }
@@ -397,6 +401,24 @@ mod tests {
             assert_eq!(text.parse::<Millis>().unwrap().0, ms, "{text}");
         }
         assert!("1parsec".parse::<Millis>().is_err());
+    }
+
+    #[test]
+    fn durations_print_as_something_that_prints_the_same() {
+        for (ms, text) in [
+            (0, "0ms"),
+            (999, "999ms"),
+            (1500, "1500ms"),
+            (60_500, "60s"),
+            (120_000, "2m"),
+            (5_400_000, "90m"),
+            (7_200_000, "2h"),
+            // Found by fuzzing: this printed as 12000s, which is read as 200m.
+            (12_000_990, "200m"),
+        ] {
+            assert_eq!(Millis(ms).to_string(), text);
+            assert_eq!(text.parse::<Millis>().unwrap().to_string(), text);
+        }
     }
 
     #[test]
