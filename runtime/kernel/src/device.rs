@@ -85,15 +85,6 @@ pub fn open_null_in(dev: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     Ok(unsafe { OwnedFd::from_raw_fd(Errno::result(fd)?) })
 }
 
-/// Where one v1 hierarchy is mounted in a container.
-pub fn cgroup_directory(controllers: &CStr) -> CString {
-    let mut path = CGROUP_MOUNT_POINT.to_bytes().to_vec();
-    path.push(b'/');
-    path.extend_from_slice(controllers.to_bytes());
-    // Parts of C strings hold no null byte.
-    CString::new(path).unwrap_or_default()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -156,21 +156,6 @@ pub fn mount_filesystem(
     Errno::result(result).map(drop)
 }
 
-/// mount(2) with `MS_BIND`, of one mount. The new one has the flags of the old one.
-pub fn bind(source: &CStr, target: &CStr) -> Result<(), Errno> {
-    // SAFETY: strings end in a null byte, the rest is not read for a bind mount.
-    let result = unsafe {
-        libc::mount(
-            source.as_ptr(),
-            target.as_ptr(),
-            ptr::null(),
-            libc::MS_BIND,
-            ptr::null(),
-        )
-    };
-    Errno::result(result).map(drop)
-}
-
 /// A detached copy of the mount at `path`, with all mounts below it when `recursive`. An empty path
 /// names `dir` itself.
 pub fn clone_tree(dir: Option<BorrowedFd<'_>>, path: &Path, recursive: bool) -> Result<OwnedFd, Errno> {
@@ -199,11 +184,6 @@ pub fn attach_tree(tree: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<(), E
         c"",
         MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH,
     )
-}
-
-/// Puts a detached tree at a path.
-pub fn attach_tree_at(tree: BorrowedFd<'_>, target: &Path) -> Result<(), Errno> {
-    target.with_nix_path(|target| move_mount(tree, libc::AT_FDCWD, target, MOVE_MOUNT_F_EMPTY_PATH))?
 }
 
 fn move_mount(tree: BorrowedFd<'_>, at: RawFd, target: &CStr, flags: libc::c_uint) -> Result<(), Errno> {
@@ -376,6 +356,19 @@ pub fn is_kernel_interface(place: impl AsFd) -> Result<bool, Errno> {
         libc::DEVPTS_SUPER_MAGIC as u64,
     ];
     filesystem_magic(place).map(|kind| KINDS.contains(&(kind as u64)))
+}
+
+/// Whether a place lies on a filesystem of this kind, as mount(2) names it. Of kinds that we do not mount: never.
+pub fn is_filesystem(place: impl AsFd, kind: &CStr) -> Result<bool, Errno> {
+    let magic = match kind.to_bytes() {
+        b"proc" => libc::PROC_SUPER_MAGIC as i64,
+        b"sysfs" => libc::SYSFS_MAGIC as i64,
+        b"tmpfs" => libc::TMPFS_MAGIC as i64,
+        b"devpts" => libc::DEVPTS_SUPER_MAGIC as i64,
+        b"cgroup2" => libc::CGROUP2_SUPER_MAGIC as i64,
+        _ => return Ok(false),
+    };
+    filesystem_magic(place).map(|found| found == magic)
 }
 
 /// A number that tells filesystems apart: `f_type` of statfs(2).

@@ -20,6 +20,7 @@ use kernel::namespace;
 use kernel::procfs;
 
 use super::child::Failure;
+use super::kernel_mounts::{self, KernelMounts};
 use super::own_ids::{self, OwnIds};
 use crate::plan::{Owners, Step};
 
@@ -36,15 +37,16 @@ pub(super) struct Root {
     /// Directories on the host of the v1 groups that we have joined.
     groups: Vec<PathBuf>,
     held_groups: Vec<(CString, OwnedFd)>,
+    kernel: KernelMounts,
     empty: Option<OwnedFd>,
     ids: Option<OwnIds>,
 }
 
 const NO_SUID_NO_DEVICES: MountFlags = MountFlags::NO_SUID.and(MountFlags::NO_DEVICES);
 /// For kernel interfaces: nothing on them is a program or a device.
-const INERT: MountFlags = NO_SUID_NO_DEVICES.and(MountFlags::NO_EXECUTE);
+pub(super) const INERT: MountFlags = NO_SUID_NO_DEVICES.and(MountFlags::NO_EXECUTE);
 
-const DIRECTORY_MODE: u32 = 0o755;
+pub(super) const DIRECTORY_MODE: u32 = 0o755;
 const STICKY_FOR_ALL: u32 = 0o1777;
 
 fn path(text: &CStr) -> &Path {
@@ -72,11 +74,7 @@ impl Root {
                 layers,
                 mapped,
             } => overlay_root(lower, layers, self.ids.as_ref().filter(|_| *mapped)),
-            Step::Processes => {
-                own_directory(procfs::MOUNT_POINT)?;
-                mount::mount_filesystem(c"proc", procfs::MOUNT_POINT, INERT, None)
-                    .map_err(Failure::at("mount procfs at", procfs::MOUNT_POINT.to_bytes()))
-            }
+            Step::Processes => self.kernel.processes(),
             Step::Devices { console } => self.devices(*console),
             Step::PrivateDirectory {
                 target,
@@ -84,16 +82,18 @@ impl Root {
                 optional,
             } => self.private_directory(target, *mode, *optional),
             Step::Hide { target, inner } => self.hide(target, inner.as_deref()),
-            Step::Sysfs { fresh } => sysfs(*fresh),
+            Step::Sysfs { fresh } => self.kernel.sysfs(*fresh),
             Step::HoldGroups { hierarchies } => self.hold_groups(hierarchies),
             Step::Cgroups { unified } => self.cgroups(*unified),
             Step::Mask { files, directories } => {
-                files.iter().try_for_each(|target| mask_file(target))?;
+                files.iter().try_for_each(|target| self.mask_file(target))?;
                 directories
                     .iter()
                     .try_for_each(|target| self.mask_directory(target))
             }
-            Step::ReadOnly { targets } => targets.iter().try_for_each(|target| read_only(target)),
+            Step::ReadOnly { targets } => targets
+                .iter()
+                .try_for_each(|target| self.kernel.read_only(target)),
             Step::Attach {
                 source,
                 target,
@@ -153,21 +153,18 @@ impl Root {
 
     /// Mounts the tmpfs where `/dev` is, fills it, and covers it with its own directory `dev`.
     fn devices(&mut self, console: bool) -> Result<(), Failure> {
-        own_directory(device::MOUNT_POINT)?;
         let failed = |errno| Failure::at("make", device::MOUNT_POINT.to_bytes())(errno);
-        mount::mount_filesystem(
+        let scratch = kernel_mounts::mount_at(
             c"tmpfs",
             device::MOUNT_POINT,
             NO_SUID_NO_DEVICES,
             Some(c"mode=0755"),
-        )
-        .map_err(failed)?;
-        let scratch = mount::locate(None, path(device::MOUNT_POINT), Walk::NoLinks).map_err(failed)?;
+        )?;
         mount::make_directory(scratch.as_fd(), Path::new("dev"), DIRECTORY_MODE).map_err(failed)?;
         let tree = mount::clone_tree(Some(scratch.as_fd()), Path::new("dev"), false).map_err(failed)?;
         mount::restrict_tree(tree.as_fd(), MountFlags::NO_SUID, MountFlags::NO_DEVICES, false)
             .map_err(failed)?;
-        mount::attach_tree_at(tree.as_fd(), path(device::MOUNT_POINT)).map_err(failed)?;
+        mount::attach_tree(tree.as_fd(), scratch.as_fd()).map_err(failed)?;
         self.fill_devices(tree.as_fd(), console)?;
         let own_options = self
             .ids
@@ -180,6 +177,8 @@ impl Root {
             Some(own_options.as_deref().unwrap_or(device::TERMINALS_OPTIONS)),
         )
         .map_err(Failure::at("mount devpts at", device::TERMINALS.to_bytes()))?;
+        let terminals = mount::locate(Some(tree.as_fd()), Path::new("pts"), Walk::NoLinks).map_err(failed)?;
+        kernel_mounts::verify(terminals.as_fd(), c"devpts", device::TERMINALS)?;
         self.scratch = Some(scratch);
         self.dev = Some(tree);
         Ok(())
@@ -302,8 +301,11 @@ impl Root {
         let top = device::CGROUP_MOUNT_POINT;
         let failed = |errno| Failure::at("mount cgroups at", top.to_bytes())(errno);
         let flags = INERT.and(MountFlags::READ_ONLY);
+        let place = self.kernel.locate(top).map_err(failed)?;
         if unified {
-            return mount::mount_filesystem(c"cgroup2", top, flags, None).map_err(failed);
+            mount::mount_filesystem(c"cgroup2", top, flags, None).map_err(failed)?;
+            let mounted = self.kernel.locate(top).map_err(failed)?;
+            return kernel_mounts::verify(mounted.as_fd(), c"cgroup2", top);
         }
         let tree = self
             .part(DIRECTORY_MODE, None, MountFlags::NONE)
@@ -312,17 +314,24 @@ impl Root {
             mount::make_directory(tree.as_fd(), path(name), DIRECTORY_MODE).map_err(failed)?;
         }
         mount::restrict_tree(tree.as_fd(), flags, MountFlags::NONE, false).map_err(failed)?;
-        mount::attach_tree_at(tree.as_fd(), path(top)).map_err(failed)?;
+        mount::attach_tree(tree.as_fd(), place.as_fd()).map_err(failed)?;
         for (name, group) in self.held_groups.drain(..) {
-            let target = device::cgroup_directory(&name);
-            mount::attach_tree_at(group.as_fd(), path(&target)).map_err(failed)?;
+            let target = mount::locate(Some(tree.as_fd()), path(&name), Walk::NoLinks).map_err(failed)?;
+            mount::attach_tree(group.as_fd(), target.as_fd()).map_err(failed)?;
         }
         Ok(())
     }
 
+    fn mask_file(&self, target: &CStr) -> Result<(), Failure> {
+        match &self.dev {
+            Some(dev) => self.kernel.mask_file(target, dev.as_fd()),
+            None => Err(Failure::at("mask", target.to_bytes())(Errno::EINVAL)),
+        }
+    }
+
     fn mask_directory(&mut self, target: &CStr) -> Result<(), Failure> {
         let failed = |errno| Failure::at("mask", target.to_bytes())(errno);
-        let place = match mount::locate(None, path(target), Walk::NoLinks) {
+        let place = match self.kernel.locate(target) {
             Err(Errno::ENOENT) => return Ok(()),
             other => other.map_err(failed)?,
         };
@@ -364,15 +373,6 @@ impl Root {
     }
 }
 
-/// Covers a file with the null device of our own `/dev`. Never to be tried on a directory: a bind mount
-/// that fails that late waits for a grace period of RCU, half a millisecond.
-fn mask_file(target: &CStr) -> Result<(), Failure> {
-    match mount::bind(device::NULL, target) {
-        Ok(()) | Err(Errno::ENOENT) => Ok(()),
-        Err(errno) => Err(Failure::at("mask", target.to_bytes())(errno)),
-    }
-}
-
 /// A private overlay as root. Changes to the image stay in `layers`.
 fn overlay_root(lower: &CStr, layers: &CStr, ids: Option<&OwnIds>) -> Result<(), Failure> {
     let failed = |errno| Failure::at("mount overlay of", lower.to_bytes())(errno);
@@ -384,13 +384,19 @@ fn overlay_root(lower: &CStr, layers: &CStr, ids: Option<&OwnIds>) -> Result<(),
     if !mount::facts(&image).map_err(failed)?.is_directory() {
         return Err(failed(Errno::ENOTDIR));
     }
-    if let Some(ids) = ids {
-        // The layer's options name it by its path: what is mounted there, in our own mount namespace, is what counts.
-        let tree = mount::clone_tree(Some(image.as_fd()), Path::new(""), false).map_err(failed)?;
-        ids.map(tree.as_fd(), false)
-            .map_err(|errno| failed(errno).because(own_ids::explain(errno)))?;
-        mount::attach_tree(tree.as_fd(), image.as_fd()).map_err(failed)?;
-    }
+    let image = match ids {
+        None => image,
+        Some(ids) => {
+            // A layer has to be mounted somewhere in our own mount namespace.
+            let tree = mount::clone_tree(Some(image.as_fd()), Path::new(""), false).map_err(failed)?;
+            ids.map(tree.as_fd(), false)
+                .map_err(|errno| failed(errno).because(own_ids::explain(errno)))?;
+            mount::attach_tree(tree.as_fd(), image.as_fd()).map_err(failed)?;
+            tree
+        }
+    };
+    // By handle: its name may be a link to the host's root by the time that the kernel looks.
+    let lower_path = procfs::own_descriptor_path(image.as_fd());
     for name in ["upper", "work"] {
         match mount::make_directory(place.as_fd(), Path::new(name), DIRECTORY_MODE) {
             Ok(()) | Err(Errno::EEXIST) => {}
@@ -398,7 +404,11 @@ fn overlay_root(lower: &CStr, layers: &CStr, ids: Option<&OwnIds>) -> Result<(),
         }
     }
     let mut options = b"lowerdir=".to_vec();
-    for (text, part) in [(lower, ""), (layers, ",upperdir="), (layers, ",workdir=")] {
+    for (text, part) in [
+        (lower_path.as_c_str(), ""),
+        (layers, ",upperdir="),
+        (layers, ",workdir="),
+    ] {
         options.extend_from_slice(part.as_bytes());
         options.extend_from_slice(text.to_bytes());
         options.extend_from_slice(match part {
@@ -411,58 +421,6 @@ fn overlay_root(lower: &CStr, layers: &CStr, ids: Option<&OwnIds>) -> Result<(),
     mount::mount_filesystem(c"overlay", layers, NO_SUID_NO_DEVICES, Some(&options)).map_err(failed)?;
     let root = mount::locate(None, path(layers), Walk::Host).map_err(failed)?;
     mount::enter_root(root.as_fd()).map_err(Failure::of("enter the new root"))
-}
-
-/// A directory at the top of the root that a kernel filesystem goes on: made when the image lacks it,
-/// refused when it is a link (the classes of CVE-2019-19921 and CVE-2026-41579).
-fn own_directory(target: &CStr) -> Result<(), Failure> {
-    let failed = |errno| Failure::at("use mount point", target.to_bytes())(errno);
-    match mount::locate(None, path(target), Walk::NoLinks) {
-        Ok(place) if mount::facts(&place).map_err(failed)?.is_directory() => Ok(()),
-        Ok(_) => Err(failed(Errno::ENOTDIR)),
-        Err(Errno::ELOOP) => Err(failed(Errno::ELOOP).because("a symbolic link in the image")),
-        Err(Errno::ENOENT) => {
-            let root = mount::locate(None, Path::new("/"), Walk::NoLinks).map_err(failed)?;
-            let name = path(target).strip_prefix("/").unwrap_or(path(target));
-            mount::make_directory(root.as_fd(), name, DIRECTORY_MODE).map_err(failed)
-        }
-        Err(errno) => Err(failed(errno)),
-    }
-}
-
-/// Another sysfs belongs to another network namespace. In the host's own the superblock is the host's,
-/// and the kernel refuses it where it is mounted already (EBUSY): there a copy of that one mount does
-/// the same, without what the host has mounted below (debugfs, tracefs, bpf).
-fn sysfs(fresh: bool) -> Result<(), Failure> {
-    own_directory(device::SYSFS_MOUNT_POINT)?;
-    let failed = |errno| Failure::at("mount sysfs at", device::SYSFS_MOUNT_POINT.to_bytes())(errno);
-    let flags = INERT.and(MountFlags::READ_ONLY);
-    if fresh {
-        match mount::mount_filesystem(c"sysfs", device::SYSFS_MOUNT_POINT, flags, None) {
-            Err(Errno::EBUSY) => {}
-            answer => return answer.map_err(failed),
-        }
-    }
-    let tree = mount::clone_tree(None, path(device::SYSFS_MOUNT_POINT), false).map_err(failed)?;
-    mount::restrict_tree(tree.as_fd(), flags, MountFlags::NONE, false).map_err(failed)?;
-    mount::attach_tree_at(tree.as_fd(), path(device::SYSFS_MOUNT_POINT)).map_err(failed)
-}
-
-fn read_only(target: &CStr) -> Result<(), Failure> {
-    let failed = |errno| Failure::at("make read-only", target.to_bytes())(errno);
-    let tree = match mount::clone_tree(None, path(target), false) {
-        Ok(tree) => tree,
-        Err(Errno::ENOENT) => return Ok(()),
-        Err(errno) => return Err(failed(errno)),
-    };
-    mount::restrict_tree(
-        tree.as_fd(),
-        INERT.and(MountFlags::READ_ONLY),
-        MountFlags::NONE,
-        false,
-    )
-    .map_err(failed)?;
-    mount::attach_tree_at(tree.as_fd(), path(target)).map_err(failed)
 }
 
 /// `mkdir -p` in a directory that is ours alone.
