@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::coordinator::Flight;
+use crate::coordinator::{Confirm, Flight};
 use crate::input::{Answer, Refusal, Ticket};
 use crate::node::Node;
 use crate::planted::PlantedBug;
@@ -84,7 +84,7 @@ impl Node {
     }
 
     /// A quorum has to say that it still obeys, after this was asked.
-    pub(crate) fn confirm(&mut self, ticket: Ticket) {
+    pub(crate) fn confirm(&mut self, ticket: Ticket, elects: bool) {
         let end = self.state.learned;
         let me = self.state.member.replica;
         let Some(coordinator) = self.coordinator.as_mut().filter(|c| c.is_leading()) else {
@@ -96,11 +96,16 @@ impl Node {
         }
         coordinator.beat += 1;
         let beat = coordinator.beat;
-        coordinator.confirms.push_back((ticket, beat, end));
+        coordinator.confirms.push_back(Confirm {
+            ticket,
+            beat,
+            end,
+            elects,
+        });
         if let Some(own) = coordinator.peers.get_mut(&me) {
             own.beat = beat;
         }
-        if self.planted.has(PlantedBug::ConfirmAlone) {
+        if self.planted.has(PlantedBug::ConfirmAlone) && !elects {
             coordinator.confirms.pop_back();
             return self.answer(ticket, Answer::Confirmed { end });
         }
@@ -122,11 +127,24 @@ impl Node {
             return;
         };
         let mut done = Vec::new();
-        while let Some((ticket, _, end)) = coordinator.confirms.pop_front_if(|(_, beat, _)| *beat <= back) {
-            done.push((ticket, end));
+        let ballot = coordinator.ballot;
+        while coordinator.confirms.front().is_some_and(|c| c.beat <= back)
+            && let Some(confirm) = coordinator.confirms.pop_front()
+        {
+            done.push(confirm);
         }
-        for (ticket, end) in done {
-            self.answer(ticket, Answer::Confirmed { end });
+        for Confirm {
+            ticket, end, elects, ..
+        } in done
+        {
+            // What was appended since is its own.
+            let position = self.state.learned;
+            let answer = if elects {
+                Answer::Elected { position, ballot }
+            } else {
+                Answer::Confirmed { end }
+            };
+            self.answer(ticket, answer);
         }
     }
 }

@@ -19,6 +19,8 @@ pub(crate) struct Candidate {
     pub learned: Position,
     pub replaces: Option<Incarnation>,
     pub at: Millis,
+    /// Of this replica's own, when it answered one.
+    pub round: u64,
 }
 
 impl Node {
@@ -39,16 +41,19 @@ impl Node {
                 learned: hello.learned,
                 replaces: hello.replaces,
                 at: now,
+                round: if hello.answer { hello.round } else { 0 },
             },
         );
         self.change_step();
-        self.stand_in();
     }
 
     /// A member's number whose disk was lost, now back with another disk and close behind.
     pub(crate) fn to_readmit(&self) -> Option<Member> {
+        self.to_readmit_within(self.settings.bounds.lag)
+    }
+
+    pub(crate) fn to_readmit_within(&self, lag: usize) -> Option<Member> {
         let membership = self.state.membership.as_ref()?;
-        let lag = self.settings.bounds.lag;
         let fits = |c: &&Candidate| {
             let now = membership.member(c.member.replica);
             let same = now.map(|m| m.incarnation) == c.replaces || self.planted.has(PlantedBug::AdmitAnyDisk);
@@ -64,9 +69,13 @@ impl Node {
         self.candidates.get(&replica)
     }
 
-    /// Nobody writes, and a replica waits to be let in: do that, and only that.
-    fn stand_in(&mut self) {
-        if self.to_readmit().is_some() && !self.hears_coordinator() {
+    /// Nobody writes, a quorum says so, and a replica waits to be let in: do that, and only that.
+    pub(crate) fn stand_in(&mut self) {
+        let Some(membership) = &self.state.membership else {
+            return;
+        };
+        let quiet = 1 + self.in_silence(membership);
+        if quiet >= membership.quorum() && !self.hears_coordinator() && self.to_readmit().is_some() {
             self.elect(None, 0, true);
         }
     }

@@ -30,6 +30,7 @@ pub(crate) struct Catchup {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Fetch {
     of: ReplicaId,
+    first: Position,
     deadline: Millis,
 }
 
@@ -86,14 +87,9 @@ impl Node {
         };
         let deadline = self.after(self.settings.timing.fetch);
         self.catchup.last = of;
-        self.catchup.fetch = Some(Fetch { of, deadline });
-        self.say_to(
-            of,
-            None,
-            Message::Fetch {
-                first: learned.next(),
-            },
-        );
+        let first = learned.next();
+        self.catchup.fetch = Some(Fetch { of, first, deadline });
+        self.say_to(of, None, Message::Fetch { first });
     }
 
     pub(crate) fn catchup_tick(&mut self) {
@@ -159,9 +155,9 @@ impl Node {
     // ---- the one that asked
 
     pub(crate) fn on_fetched(&mut self, from: Member, fetched: Fetched) {
-        if self.catchup.fetch.as_ref().is_some_and(|f| f.of == from.replica) {
-            self.catchup.fetch = None;
-        }
+        // One answer asks for one more piece, however often the network repeats it.
+        let asked = |f: &mut Fetch| f.of == from.replica && f.first == fetched.first;
+        self.catchup.fetch.take_if(asked);
         if let Some(membership) = &fetched.membership {
             self.take_over(membership);
         }

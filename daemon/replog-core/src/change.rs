@@ -35,14 +35,31 @@ enum Put {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Stage {
     /// Appends pause until `barrier`; when it passes in vain, they go on and a new attempt is made after `pause`.
+    /// Only what was written back with `beat` counts: what a replica had once says nothing of its disk now.
     Waiting {
         barrier: Option<Millis>,
+        fresh: Fresh,
         pause: Millis,
     },
     Proposed,
     Completing {
         at: Position,
     },
+}
+
+/// What has to come back: beats from members, rounds of hellos from newcomers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Fresh {
+    beat: u64,
+    round: u64,
+}
+
+impl Fresh {
+    const ANY: Self = Self { beat: 0, round: 0 };
+    const NEVER: Self = Self {
+        beat: u64::MAX,
+        round: u64::MAX,
+    };
 }
 
 impl Node {
@@ -99,6 +116,7 @@ impl Node {
         let deadline = Millis(self.now.0 + self.settings.timing.patience.0);
         let stage = Stage::Waiting {
             barrier: None,
+            fresh: Fresh::NEVER,
             pause: self.now,
         };
         if let Some(coordinator) = &mut self.coordinator {
@@ -140,7 +158,15 @@ impl Node {
             return;
         };
         match changing.stage {
-            Stage::Waiting { barrier, pause } => self.try_change(&changing, barrier, pause),
+            Stage::Waiting {
+                barrier,
+                fresh,
+                pause,
+            } => {
+                if pause <= self.now {
+                    self.try_change(&changing, barrier.is_some(), fresh);
+                }
+            }
             Stage::Proposed => {}
             Stage::Completing { at } => self.try_complete(at),
         }
@@ -163,7 +189,7 @@ impl Node {
         }
     }
 
-    fn try_change(&mut self, changing: &Changing, barrier: Option<Millis>, pause: Millis) {
+    fn try_change(&mut self, changing: &Changing, barred: bool, fresh: Fresh) {
         let Some(membership) = self.state.membership.clone() else {
             return;
         };
@@ -186,38 +212,49 @@ impl Node {
         };
         let members = membership.changed(changing.out, newcomer);
         let blind = self.planted.has(PlantedBug::ChangeWithoutCatchUp);
-        let near = self.count(&members, |at| at.plus(lag) >= learned);
+        let near = self.count(&members, Fresh::ANY, |at| at.plus(lag) >= learned);
         let quorum = members.len() / 2 + 1;
-        if pause > self.now || (near < quorum && !blind) {
+        if near < quorum && !blind {
             return;
         }
         let drained = self.state.end() == learned;
-        let durable = self.count(&members, |at| at >= learned) >= quorum || blind;
-        let known = self.count(&membership.members, |at| at >= membership.since) >= membership.quorum()
+        let durable = self.count(&members, fresh, |at| at >= learned) >= quorum || blind;
+        let known = self.count(&membership.members, Fresh::ANY, |at| at >= membership.since)
+            >= membership.quorum()
             || self.planted.has(PlantedBug::TwoChangesAtOnce);
         if drained && durable && known {
             return self.propose_members_entry(members);
         }
-        if barrier.is_none() {
+        if !barred {
             let until = Millis(self.now.0 + self.settings.timing.barrier.0);
+            let Some(coordinator) = &mut self.coordinator else {
+                return;
+            };
+            coordinator.beat += 1;
+            let beat = coordinator.beat;
+            let round = newcomer.map_or(0, |member| self.ask_one(member));
             self.set_stage(Stage::Waiting {
                 barrier: Some(until),
-                pause,
+                fresh: Fresh { beat, round },
+                pause: self.now,
             });
             self.beat_all(true);
         }
     }
 
-    fn count(&self, members: &[Member], fits: impl Fn(Position) -> bool) -> usize {
+    /// Members that were heard late enough and have learned enough.
+    fn count(&self, members: &[Member], fresh: Fresh, fits: impl Fn(Position) -> bool) -> usize {
         let Some(coordinator) = &self.coordinator else {
             return 0;
         };
         let learned = |member: &Member| {
             let peer = coordinator.peers.get(&member.replica);
             let candidate = self.candidates.get(&member.replica);
-            peer.filter(|p| p.member == *member)
+            peer.filter(|p| p.member == *member && p.beat >= fresh.beat)
                 .map(|p| p.learned)
-                .or(candidate.filter(|c| c.member == *member).map(|c| c.learned))
+                .or(candidate
+                    .filter(|c| c.member == *member && c.round >= fresh.round)
+                    .map(|c| c.learned))
         };
         members.iter().filter_map(learned).filter(|at| fits(*at)).count()
     }
@@ -279,7 +316,7 @@ impl Node {
         let Some(membership) = self.state.membership.clone() else {
             return;
         };
-        let known = self.count(&membership.members, |learned| learned >= at);
+        let known = self.count(&membership.members, Fresh::ANY, |learned| learned >= at);
         if known < membership.quorum() && !self.planted.has(PlantedBug::TwoChangesAtOnce) {
             return;
         }
@@ -298,9 +335,15 @@ impl Node {
         let Some(changing) = &mut coordinator.changing else {
             return self.change_step();
         };
-        if let Stage::Waiting { barrier, pause } = &mut changing.stage {
+        if let Stage::Waiting {
+            barrier,
+            fresh,
+            pause,
+        } = &mut changing.stage
+        {
             if barrier.is_some_and(|until| until <= now) {
                 *barrier = None;
+                *fresh = Fresh::NEVER;
                 *pause = Millis(now.0 + self.settings.timing.barrier.0);
             }
             if changing.deadline <= now {

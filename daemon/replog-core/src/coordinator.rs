@@ -49,6 +49,17 @@ pub(crate) struct Flight {
     pub weight: usize,
 }
 
+/// Somebody wants to know whether this is still the writer.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Confirm {
+    pub ticket: Ticket,
+    /// Has to come back from a quorum.
+    pub beat: u64,
+    pub end: Position,
+    /// Asked to be elected, which it was already.
+    pub elects: bool,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Coordinator {
     pub ballot: Ballot,
@@ -65,8 +76,7 @@ pub(crate) struct Coordinator {
     pub flight_bytes: usize,
     pub queue: VecDeque<(Ticket, Value)>,
     pub beat: u64,
-    /// (ticket, beat that has to come back, answer)
-    pub confirms: VecDeque<(Ticket, u64, Position)>,
+    pub confirms: VecDeque<Confirm>,
     pub changing: Option<Changing>,
     pub old_members: Option<Arc<Membership>>,
     pub next_beat: Millis,
@@ -346,7 +356,9 @@ impl Node {
             return;
         };
         let mut answers = Vec::new();
-        while let Some(flight) = coordinator.flight.pop_front_if(|f| f.at <= learned) {
+        while coordinator.flight.front().is_some_and(|f| f.at <= learned)
+            && let Some(flight) = coordinator.flight.pop_front()
+        {
             coordinator.flight_bytes = coordinator.flight_bytes.saturating_sub(flight.weight);
             let position = flight.at;
             let answer = if flight.truncates {
@@ -436,8 +448,12 @@ impl Node {
         for (ticket, _) in coordinator.queue {
             self.refuse(ticket, Refusal::NotWriter);
         }
-        for (ticket, _, _) in coordinator.confirms {
-            self.refuse(ticket, Refusal::NotWriter);
+        for confirm in coordinator.confirms {
+            if confirm.elects {
+                self.answer(confirm.ticket, Answer::NotElected(why.clone()));
+            } else {
+                self.refuse(confirm.ticket, Refusal::NotWriter);
+            }
         }
         if let Some(changing) = coordinator.changing {
             self.change_lost(changing, by);
@@ -453,7 +469,7 @@ impl Node {
             .coordinator
             .as_ref()
             .is_some_and(|c| c.caretaker && c.is_leading() && c.changing.is_none());
-        if done && self.to_readmit().is_none() {
+        if done && self.to_readmit_within(usize::MAX).is_none() {
             self.stop_coordinating(None);
         }
     }

@@ -26,13 +26,12 @@ impl Node {
                 .into_iter()
                 .for_each(|t| self.refuse(t, Refusal::NotVoting { status }));
         }
-        let position = self.state.learned;
         if let Some(coordinator) = &mut self.coordinator {
             coordinator.caretaker &= caretaker;
             let Some(ticket) = ticket else { return };
-            let ballot = coordinator.ballot;
             if coordinator.is_leading() {
-                return self.answer(ticket, Answer::Elected { position, ballot });
+                // It may have been shut out without knowing.
+                return self.confirm(ticket, true);
             }
             if coordinator.starters.len() < STARTERS_MAX {
                 return coordinator.starters.push(ticket);
@@ -216,6 +215,8 @@ impl Node {
         let change = values.iter().position(|v| matches!(v, Value::Membership(_)));
         match change {
             Some(at) => values.truncate(at + 1),
+            // An inherited one serves as well: so elections that fail do not let the tail grow.
+            None if values.last() == Some(&Value::Nop) => {}
             None => values.push(Value::Nop),
         }
         let settle = learned.plus(values.len());

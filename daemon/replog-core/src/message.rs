@@ -62,6 +62,8 @@ pub struct Hello {
     pub proposal: Option<Arc<Proposal>>,
     pub membership: Option<Arc<Membership>>,
     pub learned: Position,
+    /// A coordinator was heard of late.
+    pub hears: bool,
     /// Of a replica whose disk was lost: the incarnation that the membership has for its number. It is replaced only if
     /// that is still so when it comes to it: a late message of an earlier disk changes nothing.
     pub replaces: Option<Incarnation>,

@@ -25,7 +25,8 @@ pub struct Start {
     pub settings: Settings,
     /// The fold of the records on the disk; `None` when there are none.
     pub stored: Option<State>,
-    /// Records that had been durable are missing or unreadable: the replica must not vote on the strength of the rest.
+    /// Records that had been durable are missing or unreadable: the replica must not vote on the strength of the rest. To be
+    /// said at every start until [`Record::Reborn`] is durable.
     pub damaged: bool,
     /// Drawn at random, never used before: becomes the disk's when it is fresh or damaged.
     pub incarnation: Incarnation,
@@ -106,7 +107,8 @@ impl Node {
             catchup: Catchup::default(),
             coordinator: None,
             candidates: BTreeMap::new(),
-            heard: None,
+            // There may be one: a replica that just started knows nothing of silence.
+            heard: Some(now),
             highest: Ballot::default(),
             mark_due: None,
             halted: false,
@@ -167,7 +169,7 @@ impl Node {
             Input::Resign => self.resign(),
             Input::Append { entries } => self.append(entries),
             Input::Truncate { ticket, to } => self.truncate(ticket, to),
-            Input::Confirm { ticket } => self.confirm(ticket),
+            Input::Confirm { ticket } => self.confirm(ticket, false),
             Input::CatchUp { ticket } => self.catch_up(ticket),
             Input::Change { ticket, change } => self.change(ticket, change),
             Input::Initialize => {

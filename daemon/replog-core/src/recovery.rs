@@ -82,6 +82,16 @@ impl Node {
         round
     }
 
+    /// A hello to one; gives its round.
+    pub(crate) fn ask_one(&mut self, member: Member) -> u64 {
+        self.recovery.round += 1;
+        self.recovery.heard.clear();
+        let round = self.recovery.round;
+        let hello = self.hello(round, false);
+        self.say(member, hello);
+        round
+    }
+
     fn hello(&self, round: u64, answer: bool) -> Message {
         let me = self.state.member;
         let replaces = self
@@ -99,6 +109,7 @@ impl Node {
             proposal: self.state.proposal.clone(),
             membership: self.state.membership.clone(),
             learned: self.state.learned,
+            hears: self.hears_coordinator(),
             replaces,
         }))
     }
@@ -119,6 +130,7 @@ impl Node {
             self.recovery.heard.insert(from.replica, (from, hello));
             self.initialise();
             self.confirm_configuration();
+            self.stand_in();
         }
         self.pursue();
     }
@@ -185,6 +197,13 @@ impl Node {
             return self.vote_first(observed);
         }
         self.propose_members(observed);
+    }
+
+    /// Members that said in this round that they hear no coordinator.
+    pub(crate) fn in_silence(&self, membership: &Membership) -> usize {
+        let heard = self.recovery.heard.values();
+        let quiet = heard.filter(|(member, hello)| membership.contains(*member) && !hello.hears);
+        quiet.count()
     }
 
     fn all_propose(&self, observed: &[Member]) -> bool {

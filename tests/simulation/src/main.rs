@@ -1,49 +1,160 @@
-//! `simulation NAME [--seeds N] [--from SEED] | NAME --replay SEED`
+//! `simulation NAME [--seeds N] [--from SEED] | NAME --replay SEED | log --bugs [--seeds N]`
 
 use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use simulation::agent_world;
+use replog_core::PlantedBug;
+use simulation::{agent_world, log_world};
 
-const USAGE: &str =
-    "usage: scripts/sim agent [--seeds N] [--from SEED]\n       scripts/sim agent --replay SEED";
+const USAGE: &str = "usage: scripts/sim agent|log [--seeds N] [--from SEED]
+       scripts/sim agent|log --replay SEED
+       scripts/sim log --bugs [--seeds N]            how many worlds each planted bug survives
+       scripts/sim log --replay SEED --bug NAME      the world that catches it";
+
+/// A world that went wrong.
+struct Failure {
+    seed: u64,
+    at_ms: u64,
+    message: String,
+}
+
+/// Runs one world; with `true` its event log is kept.
+type World = fn(u64, bool) -> (Result<(), Failure>, Option<String>);
+
+fn agent(seed: u64, log: bool) -> (Result<(), Failure>, Option<String>) {
+    let (result, text) = agent_world::run(seed, log);
+    let result = result.map_err(|v| Failure {
+        seed,
+        at_ms: v.at_ms,
+        message: v.message,
+    });
+    (result, text)
+}
+
+fn log(seed: u64, log: bool) -> (Result<(), Failure>, Option<String>) {
+    log_with(seed, log, None)
+}
+
+fn log_with(seed: u64, log: bool, bug: Option<PlantedBug>) -> (Result<(), Failure>, Option<String>) {
+    let (result, text) = log_world::run(seed, log, bug);
+    let result = result.map(|_| ()).map_err(|v| Failure {
+        seed,
+        at_ms: v.at_ms,
+        message: format!("{}: {}", v.invariant, v.message),
+    });
+    (result, text)
+}
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let value = |flag: &str| {
+    let text = |flag: &str| {
         let at = arguments.iter().position(|a| a == flag)?;
-        arguments.get(at + 1)?.parse::<u64>().ok()
+        arguments.get(at + 1).cloned()
     };
-    if arguments.first().map(String::as_str) != Some("agent") {
-        eprintln!("{USAGE}");
-        return ExitCode::from(2);
+    let value = |flag: &str| text(flag)?.parse::<u64>().ok();
+    let (name, world): (&str, World) = match arguments.first().map(String::as_str) {
+        Some("agent") => ("agent", agent),
+        Some("log") => ("log", log),
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    let from = value("--from").unwrap_or(1);
+    if arguments.iter().any(|a| a == "--bugs") {
+        return hunt(from, value("--seeds").unwrap_or(3_000));
     }
     if let Some(seed) = value("--replay") {
-        let (result, log) = agent_world::run(seed, true);
-        print!("{}", log.unwrap_or_default());
-        return report(seed, result);
+        let named = text("--bug");
+        let bug = PlantedBug::ALL
+            .iter()
+            .copied()
+            .find(|bug| named.as_ref().is_some_and(|n| *n == format!("{bug:?}")));
+        let (result, events) = match bug {
+            Some(bug) => log_with(seed, true, Some(bug)),
+            None => world(seed, true),
+        };
+        print!("{}", events.unwrap_or_default());
+        return match result {
+            Ok(()) => {
+                println!("seed {seed}: no invariant violated");
+                ExitCode::SUCCESS
+            }
+            Err(failure) => report(name, &failure),
+        };
     }
-    let from = value("--from").unwrap_or(1);
-    let seeds = value("--seeds").unwrap_or(10_000);
-    for seed in from..from + seeds {
-        let (result, _) = agent_world::run(seed, false);
-        if result.is_err() {
-            return report(seed, result);
-        }
-    }
-    println!("{seeds} worlds from seed {from}: no invariant violated");
-    ExitCode::SUCCESS
+    sweep(name, world, from, value("--seeds").unwrap_or(10_000))
 }
 
-fn report(seed: u64, result: Result<(), agent_world::Violation>) -> ExitCode {
-    match result {
-        Ok(()) => {
-            println!("seed {seed}: no invariant violated");
+/// All worlds from `from` on, on all processors; tells the failing one with the lowest seed.
+fn sweep(name: &str, world: World, from: u64, seeds: u64) -> ExitCode {
+    let next = AtomicU64::new(from);
+    let first: Mutex<Option<Failure>> = Mutex::new(None);
+    let work = || {
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= from + seeds {
+                return;
+            }
+            if let (Err(failure), _) = world(seed, false) {
+                next.fetch_max(from + seeds, Ordering::Relaxed);
+                let mut first = first.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+                if first.as_ref().is_none_or(|known| known.seed > failure.seed) {
+                    *first = Some(failure);
+                }
+            }
+        }
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(work);
+        }
+    });
+    match first
+        .into_inner()
+        .unwrap_or_else(|poisoned| poisoned.into_inner())
+    {
+        Some(failure) => report(name, &failure),
+        None => {
+            println!("{seeds} worlds from seed {from}: no invariant violated");
             ExitCode::SUCCESS
         }
-        Err(violation) => {
-            println!("seed {seed}, after {} ms: {}", violation.at_ms, violation.message);
-            println!("replay with: scripts/sim agent --replay {seed}");
-            ExitCode::FAILURE
+    }
+}
+
+fn report(name: &str, failure: &Failure) -> ExitCode {
+    println!(
+        "seed {}, after {} ms: {}",
+        failure.seed, failure.at_ms, failure.message
+    );
+    println!("replay with: scripts/sim {name} --replay {}", failure.seed);
+    ExitCode::FAILURE
+}
+
+/// How many worlds it takes to catch each planted bug.
+fn hunt(from: u64, seeds: u64) -> ExitCode {
+    let mut needed: Vec<u64> = Vec::new();
+    let mut survivors = 0;
+    for bug in PlantedBug::ALL {
+        let caught = log_world::hunt(*bug, from, seeds);
+        match caught {
+            Some((count, violation)) => {
+                needed.push(count);
+                println!(
+                    "{count:>6}  {bug:?}: seed {}: {}",
+                    violation.seed, violation.invariant
+                );
+            }
+            None => {
+                survivors += 1;
+                println!("     -  {bug:?}: not caught in {seeds} worlds: {}", bug.text());
+            }
         }
     }
+    needed.sort_unstable();
+    let median = needed.get(needed.len() / 2).copied().unwrap_or_default();
+    println!("{} caught, {survivors} not; median {median} worlds", needed.len());
+    ExitCode::from(u8::from(survivors > 0))
 }

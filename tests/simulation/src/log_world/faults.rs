@@ -1,0 +1,72 @@
+//! What goes wrong in a world, and how often.
+
+use crate::random::Random;
+
+/// Chances are "one in so many" per message, flush or action; 0 is never.
+#[derive(Debug, Clone)]
+pub struct Faults {
+    pub loss: u64,
+    pub duplicate: u64,
+    pub delay_min: u64,
+    pub delay_max: u64,
+    /// A message takes this much longer, and so is overtaken by many.
+    pub straggle: u64,
+    pub straggle_max: u64,
+    pub flush_max: u64,
+    pub persist_fails: u64,
+    // Per action of the world:
+    pub crash: u64,
+    pub lose_disk: u64,
+    pub damage_disk: u64,
+    pub partition: u64,
+    pub clock_jump: u64,
+    pub elect: u64,
+    pub change: u64,
+    pub truncate: u64,
+}
+
+impl Faults {
+    /// Worlds differ in what plagues them: many faults at once hide what one of them alone would show.
+    pub fn draw(random: &mut Random) -> Self {
+        let mut rate = |rates: &[u64]| rates[random.below(rates.len() as u64) as usize];
+        Self {
+            loss: rate(&[0, 0, 50, 10, 4]),
+            duplicate: rate(&[0, 50, 8]),
+            delay_min: rate(&[0, 1, 5]),
+            delay_max: rate(&[2, 10, 60, 300]),
+            straggle: rate(&[0, 0, 60, 15]),
+            straggle_max: rate(&[500, 5_000, 20_000]),
+            flush_max: rate(&[0, 3, 30, 300]),
+            persist_fails: rate(&[0, 0, 0, 300]),
+            crash: rate(&[0, 12, 6, 3]),
+            lose_disk: rate(&[0, 0, 12, 5]),
+            damage_disk: rate(&[0, 0, 20]),
+            partition: rate(&[0, 15, 5]),
+            clock_jump: rate(&[0, 0, 10]),
+            elect: rate(&[20, 6, 3]),
+            change: rate(&[0, 0, 10, 5]),
+            truncate: rate(&[0, 20, 8]),
+        }
+    }
+
+    pub fn none() -> Self {
+        Self {
+            loss: 0,
+            duplicate: 0,
+            delay_min: 1,
+            delay_max: 5,
+            straggle: 0,
+            straggle_max: 0,
+            flush_max: 3,
+            persist_fails: 0,
+            crash: 0,
+            lose_disk: 0,
+            damage_disk: 0,
+            partition: 0,
+            clock_jump: 0,
+            elect: 0,
+            change: 0,
+            truncate: 0,
+        }
+    }
+}
