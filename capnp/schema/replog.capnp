@@ -66,6 +66,7 @@ struct Hello {
   membership @6 :Membership;    # null: none
   learned @7 :UInt64;
   replaces :union { nothing @8 :Void; incarnation @9 :UInt64; }
+  hears @10 :Bool;              # a coordinator, of late
 }
 
 struct Prepare {

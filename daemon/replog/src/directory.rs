@@ -34,7 +34,7 @@ pub trait File {
 }
 
 /// A real directory.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct DiskDirectory {
     path: PathBuf,
 }

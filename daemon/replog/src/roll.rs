@@ -14,42 +14,28 @@ use crate::store::{Damage, Part, Recovered, Store};
 const SPARE: &str = "spare";
 
 impl<D: Directory> Store<D> {
-    /// Whether [`make_spare`] is due: the active segment is half full.
+    /// Whether a spare is due: the active segment is half full.
     pub fn wants_spare(&self) -> bool {
         self.end > self.sectors / 2
     }
 
-    /// Makes the file that the next segment will use. Takes as long as writing it; without it the append that needs
-    /// the next segment waits for that.
-    pub fn make_spare(&self) -> Result<(), StoreError> {
-        let names = self
-            .directory
-            .list()
-            .map_err(StoreError::io("list", "the directory"))?;
-        if names.iter().any(|name| name == SPARE) {
-            return Ok(());
+    /// What makes the next segment's file while others write to this one.
+    pub fn spare_maker(&self) -> SpareMaker<D>
+    where
+        D: Clone,
+    {
+        SpareMaker {
+            directory: self.directory.clone(),
+            bytes: self.segment_bytes(),
         }
-        self.allocate("spare.tmp")?;
-        self.directory
-            .rename("spare.tmp", SPARE)
-            .map_err(StoreError::io("rename", SPARE))
     }
 
-    fn allocate(&self, name: &str) -> Result<D::File, StoreError> {
-        let bytes = u64::from(self.options.sectors()) * SECTOR_BYTES as u64;
-        self.directory.create(name, bytes).map_err(|source| {
-            // What was made so far would keep the room from whoever is to make some.
-            let _ = self.directory.remove(name);
-            StoreError::Full {
-                file: name.to_owned(),
-                bytes,
-                source,
-            }
-        })
+    fn segment_bytes(&self) -> u64 {
+        u64::from(self.options.sectors()) * SECTOR_BYTES as u64
     }
 
     fn take_spare(&self) -> Result<D::File, StoreError> {
-        let bytes = u64::from(self.options.sectors()) * SECTOR_BYTES as u64;
+        let bytes = self.segment_bytes();
         match self.directory.open(SPARE).and_then(|file| file.length()) {
             Ok(length) if length == bytes => {
                 self.directory
@@ -64,9 +50,9 @@ impl<D: Directory> Store<D> {
                 self.directory
                     .remove(SPARE)
                     .map_err(StoreError::io("remove", SPARE))?;
-                self.allocate("next.tmp")
+                allocate(&self.directory, "next.tmp", bytes)
             }
-            Err(_) => self.allocate("next.tmp"),
+            Err(_) => allocate(&self.directory, "next.tmp", bytes),
         }
     }
 
@@ -262,4 +248,41 @@ impl<D: Directory> Store<D> {
         let bytes = self.directory.read(&number.next().file_name()).ok()?;
         read_head(&bytes).map(|(head, _)| head.first_batch)
     }
+}
+
+/// Makes a spare segment; may be used on another thread than the store's.
+#[derive(Clone, Debug)]
+pub struct SpareMaker<D> {
+    directory: D,
+    bytes: u64,
+}
+
+impl<D: Directory> SpareMaker<D> {
+    /// Makes the file that the next segment will use. Takes as long as writing it; without it the append that needs the
+    /// next segment waits for that.
+    pub fn make(&self) -> Result<(), StoreError> {
+        let names = self
+            .directory
+            .list()
+            .map_err(StoreError::io("list", "the directory"))?;
+        if names.iter().any(|name| name == SPARE) {
+            return Ok(());
+        }
+        allocate(&self.directory, "spare.tmp", self.bytes)?;
+        self.directory
+            .rename("spare.tmp", SPARE)
+            .map_err(StoreError::io("rename", SPARE))
+    }
+}
+
+fn allocate<D: Directory>(directory: &D, name: &str, bytes: u64) -> Result<D::File, StoreError> {
+    directory.create(name, bytes).map_err(|source| {
+        // What was made so far would keep the room from whoever is to make some.
+        let _ = directory.remove(name);
+        StoreError::Full {
+            file: name.to_owned(),
+            bytes,
+            source,
+        }
+    })
 }

@@ -33,7 +33,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("client", &["model", "wire", "net"]),
-    ("replog", &["replog-core", "wire"]),
+    ("replog", &["model", "replog-core", "wire", "net"]),
     ("master-core", &["model"]),
     ("cli", &["model", "client", "net", "api"]),
     ("bulkhead", &["agent", "cli"]),
@@ -43,7 +43,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 const DOORS: &[(&str, &[&str])] = &[
     ("async-task", &["net"]),
     ("capnp", &["wire", "net", "client", "agent", "replog"]),
-    ("capnp-rpc", &["net", "client", "agent"]),
+    ("capnp-rpc", &["net", "client", "agent", "replog"]),
     ("capnpc", &["wire"]),
     ("caps", &["kernel"]),
     ("cgroups-rs", &[]),

@@ -118,6 +118,7 @@ fn put_hello(value: &Hello, mut builder: hello::Builder<'_>) {
         put_membership(membership, builder.reborrow().init_membership());
     }
     builder.set_learned(value.learned.0);
+    builder.set_hears(value.hears);
     match value.replaces {
         None => builder.get_replaces().set_nothing(()),
         Some(incarnation) => builder.get_replaces().set_incarnation(incarnation.0),
@@ -279,6 +280,7 @@ fn get_hello(reader: hello::Reader<'_>) -> Result<Hello> {
             None
         },
         learned: Position(reader.get_learned()),
+        hears: reader.get_hears(),
         replaces,
     })
 }

@@ -70,14 +70,14 @@ fn hello() -> impl Strategy<Value = Message> {
         .prop_map(|(generation, members)| Arc::new(Proposal { generation, members }));
     let initial = proptest::collection::btree_set(any::<u64>().prop_map(ReplicaId), 0..5);
     (
-        (any::<u64>(), any::<bool>(), status(), position()),
+        (any::<u64>(), any::<bool>(), status(), position(), any::<bool>()),
         proptest::option::of(initial.prop_map(|ids: BTreeSet<_>| Arc::new(ids))),
         proptest::option::of(proposal),
         proptest::option::of(membership()),
         proptest::option::of(any::<u64>().prop_map(Incarnation)),
     )
         .prop_map(
-            |((round, answer, status, learned), initial, proposal, membership, replaces)| {
+            |((round, answer, status, learned, hears), initial, proposal, membership, replaces)| {
                 Message::Hello(Box::new(Hello {
                     round,
                     answer,
@@ -86,6 +86,7 @@ fn hello() -> impl Strategy<Value = Message> {
                     proposal,
                     membership,
                     learned,
+                    hears,
                     replaces,
                 }))
             },

@@ -25,7 +25,7 @@ fn every_crash(seed: u64) -> usize {
     let mut models = vec![Model::default()];
     for (operation, batch) in batches.iter().enumerate() {
         if store.wants_spare() && operation % 3 == 0 {
-            store.make_spare().unwrap();
+            store.spare_maker().make().unwrap();
         }
         store.append(&entries(batch)).unwrap();
         disk.mark(operation + 1);

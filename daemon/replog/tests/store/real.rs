@@ -22,7 +22,7 @@ fn a_real_directory_holds_what_the_model_holds_over_many_starts() {
         assert_eq!(Model::of(&store), model, "round {round}");
         for batch in batches {
             if store.wants_spare() {
-                store.make_spare().unwrap();
+                store.spare_maker().make().unwrap();
             }
             store.append(&entries(batch)).unwrap();
             model.apply(batch);

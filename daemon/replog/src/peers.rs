@@ -1,0 +1,179 @@
+//! Links to the other replicas. What can't be sent is dropped, as a network may: the core says again what matters.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::net::ToSocketAddrs;
+use std::time::Duration;
+
+use net::queue::{Receiver, Sender, bounded};
+use net::rpc::RpcLimits;
+use replog_core::{Envelope, ReplicaId};
+use wire::replog_capnp::peer;
+
+use crate::codec;
+use crate::replica::Replica;
+
+/// Messages that wait for a peer.
+const QUEUE: usize = 4096;
+/// Messages of one call.
+const TOGETHER: usize = 256;
+/// Pauses between attempts to connect.
+const PAUSE_FIRST: Duration = Duration::from_millis(50);
+const PAUSE_LAST: Duration = Duration::from_secs(2);
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// What the largest message needs: a promise with its tail.
+pub fn limits() -> RpcLimits {
+    RpcLimits {
+        message_bytes_max: 64 << 20,
+        open_bytes_max: 128 << 20,
+        ..RpcLimits::default()
+    }
+}
+
+pub struct Peers {
+    links: RefCell<BTreeMap<ReplicaId, Link>>,
+}
+
+struct Link {
+    queue: Sender<Envelope>,
+    _task: net::Task<()>,
+}
+
+impl Peers {
+    pub fn new(own: ReplicaId, addresses: &BTreeMap<ReplicaId, String>) -> Self {
+        let others = addresses.iter().filter(|(id, _)| **id != own);
+        let links = others.map(|(id, address)| {
+            let (queue, waiting) = bounded(QUEUE);
+            let task = net::spawn(keep_linked(*id, address.clone(), waiting));
+            (*id, Link { queue, _task: task })
+        });
+        Self {
+            links: RefCell::new(links.collect()),
+        }
+    }
+
+    pub fn send(&self, envelope: Envelope) {
+        if let Some(link) = self.links.borrow().get(&envelope.to) {
+            let _ = link.queue.try_push(envelope);
+        }
+    }
+
+    /// Ends all links.
+    pub fn stop(&self) {
+        self.links.borrow_mut().clear();
+    }
+}
+
+async fn keep_linked(id: ReplicaId, address: String, mut waiting: Receiver<Envelope>) {
+    let mut pause = PAUSE_FIRST;
+    let mut told = false;
+    loop {
+        match net::timeout(CONNECT, connect(&address))
+            .await
+            .unwrap_or_else(|_| Err("no answer".to_owned()))
+        {
+            Ok((client, connection)) => {
+                tracing::debug!("log: linked to replica {id} at {address}");
+                (pause, told) = (PAUSE_FIRST, false);
+                if !deliver(&client, connection, &mut waiting).await {
+                    return;
+                }
+            }
+            Err(error) => {
+                if !told {
+                    tracing::info!("log: replica {id} at {address} can't be reached: {error}; trying on");
+                    told = true;
+                }
+            }
+        }
+        net::sleep(pause).await;
+        pause = (pause * 2).min(PAUSE_LAST);
+        // What was said meanwhile is of the past.
+        while waiting.try_pop().is_some() {}
+    }
+}
+
+type Connecting = (peer::Client, net::Task<()>);
+
+async fn connect(address: &str) -> Result<Connecting, String> {
+    let resolved = address
+        .to_socket_addrs()
+        .map_err(|error| error.to_string())?
+        .next()
+        .ok_or_else(|| "the name has no address".to_owned())?;
+    let stream = net::TcpStream::connect(resolved)
+        .await
+        .map_err(|error| error.to_string())?;
+    let (connection, client): (_, peer::Client) = net::rpc::connect(stream, &limits());
+    let task = net::spawn(async move {
+        let reason = connection.await;
+        tracing::debug!("log: link ended: {reason}");
+    });
+    Ok((client, task))
+}
+
+/// Until the link breaks. `false`: nobody sends any more.
+async fn deliver(client: &peer::Client, connection: net::Task<()>, waiting: &mut Receiver<Envelope>) -> bool {
+    loop {
+        let Some(first) = waiting.pop().await else {
+            return false;
+        };
+        let mut together = vec![first];
+        while together.len() < TOGETHER {
+            match waiting.try_pop() {
+                Some(envelope) => together.push(envelope),
+                None => break,
+            }
+        }
+        if connection.is_finished() {
+            return true;
+        }
+        let mut request = client.deliver_request();
+        let mut list = request.get().init_envelopes(together.len() as u32);
+        for (at, envelope) in (0..).zip(&together) {
+            codec::encode_envelope(envelope, list.reborrow().get(at));
+        }
+        if request.send().await.is_err() {
+            return true;
+        }
+    }
+}
+
+/// The other end.
+pub struct PeerService(pub Replica);
+
+impl peer::Server for PeerService {
+    async fn deliver(
+        self: capnp::capability::Rc<Self>,
+        params: peer::DeliverParams,
+    ) -> Result<(), capnp::Error> {
+        let envelopes = codec::decode_envelopes(params.get()?.get_envelopes()?)
+            .map_err(|error| capnp::Error::failed(format!("message of a replica: {error}")))?;
+        for envelope in envelopes {
+            self.0.receive(envelope);
+        }
+        Ok(())
+    }
+}
+
+/// Serves peers on `listener` until it breaks.
+pub async fn serve(
+    replica: Replica,
+    listener: net::TcpListener,
+    limit: net::ConnectionLimit,
+) -> std::io::Error {
+    let tasks = net::TaskSet::new();
+    net::accept_loop(&listener, &limit, |stream, guard| {
+        // A peer may send what is large from the start.
+        guard.handle().protect();
+        let service: peer::Client = capnp_rpc::new_client(PeerService(replica.clone()));
+        let connection = net::rpc::serve_limited(stream, service.client, &limits(), guard.handle());
+        tasks.spawn(async move {
+            let _guard = guard;
+            let reason = connection.await;
+            tracing::debug!("log: a peer left: {reason}");
+        });
+    })
+    .await
+}

@@ -1,0 +1,505 @@
+//! One replica at work: the core, its disk and its peers on an event loop.
+//!
+//! Records that are wished while a flush is on its way wait for the next one, which makes all of them durable at once.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use model::Millis;
+use net::queue::{OneshotSender, oneshot};
+use replog_core::{
+    Answer, Ballot, Change, Halt, Incarnation, Input, Membership, Node, Notice, Position, Record, Refusal,
+    ReplicaId, Settings, Start, StartError, Status, Ticket, Token, Value, Wish,
+};
+
+use crate::directory::DiskDirectory;
+use crate::error::StoreError;
+use crate::ledger::Ledger;
+use crate::peers::Peers;
+use crate::store::Options;
+
+/// Bytes of values in one answer to a peer that catches up.
+const LOAD_BYTES_MAX: usize = 4 << 20;
+
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub settings: Settings,
+    /// Where the other replicas listen.
+    pub peers: BTreeMap<ReplicaId, String>,
+    /// Where the segments are.
+    pub directory: PathBuf,
+    pub segment_bytes: u64,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("log replica does not start: {0}")]
+    Core(#[from] StartError),
+    #[error("log replica: cannot use {path}: {source}")]
+    Directory {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("log replica: {0}")]
+    Worker(String),
+}
+
+/// Why something asked of a replica was not done.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LogError {
+    #[error("not elected: {0:?}")]
+    NotElected(replog_core::NotElected),
+    /// Another writer took over. Whether this was appended is not known.
+    #[error("another writer took over; whether this was appended is not known")]
+    Lost,
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    #[error("the replica has stopped: {0}")]
+    Halted(String),
+}
+
+/// How a replica is.
+#[derive(Debug, Clone)]
+pub struct ReplicaStatus {
+    pub id: ReplicaId,
+    pub status: Status,
+    pub begin: Position,
+    pub learned: Position,
+    pub end: Position,
+    pub promised: Ballot,
+    /// The ballot of the writer on this replica.
+    pub writer: Option<Ballot>,
+    pub membership: Option<Arc<Membership>>,
+    pub halted: Option<String>,
+}
+
+type Shared = Arc<Mutex<Ledger<DiskDirectory>>>;
+
+struct Inner {
+    node: RefCell<Node>,
+    epoch: Instant,
+    ledger: Shared,
+    /// One thread: records are written in their order.
+    writer: net::Pool,
+    /// Reads and preparations that nobody's promise waits for.
+    helper: net::Pool,
+    unwritten: RefCell<(Vec<Record>, Token)>,
+    writing: Cell<bool>,
+    making_spare: Cell<bool>,
+    tickets: RefCell<HashMap<Ticket, OneshotSender<Answer>>>,
+    next_ticket: Cell<u64>,
+    appends: RefCell<Vec<(Ticket, Arc<[u8]>)>>,
+    peers: Peers,
+    halted: RefCell<Option<String>>,
+    /// The deadline may have changed.
+    changed: net::Notify,
+}
+
+/// A handle; clones are the same replica. The replica ends with [`Replica::stop`] or the loop.
+#[derive(Clone)]
+pub struct Replica(Rc<Inner>);
+
+impl Replica {
+    /// Reads the disk and begins. Blocks on the disk; has to be called on an event loop.
+    pub fn open(config: Config) -> Result<Self, OpenError> {
+        let wrong = |source| OpenError::Directory {
+            path: config.directory.clone(),
+            source,
+        };
+        let directory = DiskDirectory::open(&config.directory).map_err(wrong)?;
+        let random = |what: &'static str| {
+            let mut bytes = [0; 16];
+            std::fs::File::open("/dev/urandom")
+                .and_then(|mut file| std::io::Read::read_exact(&mut file, &mut bytes))
+                .map_err(|error| OpenError::Worker(format!("no random bytes for {what}: {error}")))?;
+            Ok::<_, OpenError>(u128::from_le_bytes(bytes))
+        };
+        let options = Options {
+            segment_bytes: config.segment_bytes,
+            new_id: random("the identity of the disk")?,
+        };
+        let (ledger, found) = Ledger::open(directory, options)?;
+        if found.details.torn {
+            tracing::info!("log: a write that was not finished when this replica stopped was cut off");
+        }
+        let start = Start {
+            settings: config.settings.clone(),
+            stored: found.state.clone(),
+            damaged: found.damaged,
+            incarnation: Incarnation(random("an incarnation")? as u64),
+            seed: random("pauses")? as u64,
+        };
+        let epoch = net::now();
+        let mut node = Node::start(Millis(0), start)?;
+        let mut wishes: Vec<Wish> = std::iter::from_fn(|| node.poll()).collect();
+        let ledger = if found.damaged {
+            tracing::error!(damage = ?found.details.damage, "log: the disk is damaged; this replica joins anew and learns from the others");
+            let records: Vec<Record> = wishes.iter().flat_map(records_of).cloned().collect();
+            let (ledger, _) = ledger.repair(&found.details, &records)?;
+            // Durable with the repair.
+            let tokens: Vec<Token> = wishes.iter().filter_map(token_of).collect();
+            wishes.retain(|wish| token_of(wish).is_none());
+            for token in tokens {
+                node.handle(Millis(0), Input::Persisted { token });
+                wishes.extend(std::iter::from_fn(|| node.poll()));
+            }
+            ledger
+        } else {
+            ledger
+        };
+        let pool =
+            |threads| net::Pool::new(threads, 1024).map_err(|error| OpenError::Worker(error.to_string()));
+        let inner = Rc::new(Inner {
+            node: RefCell::new(node),
+            epoch,
+            ledger: Arc::new(Mutex::new(ledger)),
+            writer: pool(1)?,
+            helper: pool(1)?,
+            unwritten: RefCell::default(),
+            writing: Cell::new(false),
+            making_spare: Cell::new(false),
+            tickets: RefCell::default(),
+            next_ticket: Cell::new(1),
+            appends: RefCell::default(),
+            peers: Peers::new(config.settings.replica, &config.peers),
+            halted: RefCell::new(None),
+            changed: net::Notify::new(),
+        });
+        let replica = Self(inner);
+        replica.fulfil(wishes);
+        net::spawn(keep_time(Rc::downgrade(&replica.0))).detach();
+        Ok(replica)
+    }
+
+    pub fn status(&self) -> ReplicaStatus {
+        let node = self.0.node.borrow();
+        let state = node.state();
+        ReplicaStatus {
+            id: state.member.replica,
+            status: state.status,
+            begin: state.begin,
+            learned: state.learned,
+            end: state.end(),
+            promised: state.promised,
+            writer: node.writer(),
+            membership: state.membership.clone(),
+            halted: self.0.halted.borrow().clone(),
+        }
+    }
+
+    /// Becomes the writer; every earlier one is shut out. `at_least` is a term from outside, 0 when there is none.
+    pub async fn elect(&self, at_least: u64) -> Result<(Position, Ballot), LogError> {
+        match self.ask(|ticket| Input::Elect { ticket, at_least }).await? {
+            Answer::Elected { position, ballot } => Ok((position, ballot)),
+            answer => Err(error_of(answer)),
+        }
+    }
+
+    /// Appends; ready when a quorum has it on disk. Those that are called together share messages and flushes.
+    pub async fn append(&self, bytes: impl Into<Arc<[u8]>>) -> Result<Position, LogError> {
+        let (ticket, answer) = self.ticket();
+        let first = {
+            let mut appends = self.0.appends.borrow_mut();
+            appends.push((ticket, bytes.into()));
+            appends.len() == 1
+        };
+        if first {
+            let replica = self.clone();
+            net::spawn(async move {
+                net::yield_now().await;
+                let entries = replica.0.appends.take();
+                replica.give(Input::Append { entries });
+            })
+            .detach();
+        }
+        match self.wait(answer).await? {
+            Answer::Appended { position } => Ok(position),
+            answer => Err(error_of(answer)),
+        }
+    }
+
+    /// Entries before `to` are not needed any more.
+    pub async fn truncate(&self, to: Position) -> Result<Position, LogError> {
+        match self.ask(|ticket| Input::Truncate { ticket, to }).await? {
+            Answer::Truncated { position } => Ok(position),
+            answer => Err(error_of(answer)),
+        }
+    }
+
+    /// The end of the log, if this is still the writer.
+    pub async fn confirm(&self) -> Result<Position, LogError> {
+        match self.ask(|ticket| Input::Confirm { ticket }).await? {
+            Answer::Confirmed { end } => Ok(end),
+            answer => Err(error_of(answer)),
+        }
+    }
+
+    /// Learns what a quorum knows to be agreed.
+    pub async fn catch_up(&self) -> Result<Position, LogError> {
+        match self.ask(|ticket| Input::CatchUp { ticket }).await? {
+            Answer::CaughtUp { end } => Ok(end),
+            answer => Err(error_of(answer)),
+        }
+    }
+
+    pub async fn change(&self, change: Change) -> Result<Arc<Membership>, LogError> {
+        match self.ask(|ticket| Input::Change { ticket, change }).await? {
+            Answer::Changed(membership) => Ok(membership),
+            answer => Err(error_of(answer)),
+        }
+    }
+
+    /// Permission to initialise by hand.
+    pub fn initialize(&self) {
+        self.give(Input::Initialize);
+    }
+
+    /// Agreed entries as this replica knows them, `first` being the first of the answer; as many as fit.
+    pub async fn read(&self, first: Position, last: Position) -> Result<Vec<Value>, LogError> {
+        let mut values = self.stored(first, last).await?;
+        // That the newest are agreed is not on the disk yet: it rides with the next record.
+        let node = self.0.node.borrow();
+        let state = node.state();
+        let mut next = first.plus(values.len());
+        while next <= last.min(state.learned) && next >= state.in_memory_from() {
+            let Some(value) = state.value(next) else { break };
+            values.push(value.clone());
+            next = next.next();
+        }
+        Ok(values)
+    }
+
+    /// Those that the disk says are agreed.
+    async fn stored(&self, first: Position, last: Position) -> Result<Vec<Value>, LogError> {
+        let ledger = self.0.ledger.clone();
+        let read = self
+            .0
+            .helper
+            .run(move || locked(&ledger).load(first, last, LOAD_BYTES_MAX))
+            .await;
+        read.map_err(|error| LogError::Halted(error.to_string()))
+    }
+
+    /// A message of a peer.
+    pub fn receive(&self, envelope: replog_core::Envelope) {
+        self.give(Input::Message(envelope));
+    }
+
+    /// Says and writes nothing more.
+    pub fn stop(&self) {
+        self.halt("stopped".to_owned());
+    }
+
+    fn ticket(&self) -> (Ticket, net::queue::OneshotReceiver<Answer>) {
+        let ticket = Ticket(self.0.next_ticket.replace(self.0.next_ticket.get() + 1));
+        let (sender, receiver) = oneshot();
+        self.0.tickets.borrow_mut().insert(ticket, sender);
+        (ticket, receiver)
+    }
+
+    async fn ask(&self, input: impl FnOnce(Ticket) -> Input) -> Result<Answer, LogError> {
+        let (ticket, answer) = self.ticket();
+        self.give(input(ticket));
+        self.wait(answer).await
+    }
+
+    async fn wait(&self, answer: net::queue::OneshotReceiver<Answer>) -> Result<Answer, LogError> {
+        let halted = || LogError::Halted(self.0.halted.borrow().clone().unwrap_or_default());
+        answer.await.map_err(|_| halted())
+    }
+
+    fn give(&self, input: Input) {
+        if self.0.halted.borrow().is_some() {
+            // Nobody answers any more: the sender's drop is the answer.
+            self.0.tickets.borrow_mut().clear();
+            return;
+        }
+        let wishes = {
+            let mut node = self.0.node.borrow_mut();
+            node.handle(self.0.time(), input);
+            std::iter::from_fn(|| node.poll()).collect()
+        };
+        self.fulfil(wishes);
+    }
+
+    fn fulfil(&self, wishes: Vec<Wish>) {
+        for wish in wishes {
+            match wish {
+                Wish::Persist { records, token } => {
+                    let mut unwritten = self.0.unwritten.borrow_mut();
+                    unwritten.0.extend(records);
+                    unwritten.1 = token;
+                }
+                Wish::Send(envelope) => self.0.peers.send(envelope),
+                Wish::Answer { ticket, answer } => {
+                    if let Some(sender) = self.0.tickets.borrow_mut().remove(&ticket) {
+                        // Whoever asked may have left.
+                        let _ = sender.send(answer);
+                    }
+                }
+                Wish::Load { to, first, last } => self.load(to, first, last),
+                // The store removes segments by itself as the log's beginning moves.
+                Wish::Discard { .. } => {}
+                Wish::Notice(notice) => tell(&notice),
+                Wish::Halt(halt) => return self.halted(&halt),
+            }
+        }
+        if !self.0.unwritten.borrow().0.is_empty() && !self.0.writing.replace(true) {
+            net::spawn(write(self.clone())).detach();
+        }
+        self.0.changed.set();
+    }
+
+    fn load(&self, to: replog_core::Member, first: Position, last: Position) {
+        let replica = self.clone();
+        net::spawn(async move {
+            let values = replica.stored(first, last).await.unwrap_or_default();
+            replica.give(Input::Loaded { to, first, values });
+        })
+        .detach();
+    }
+
+    fn halted(&self, halt: &Halt) {
+        tracing::error!("log: this replica stops: {halt}");
+        self.halt(halt.to_string());
+    }
+
+    fn halt(&self, why: String) {
+        self.0.halted.borrow_mut().get_or_insert(why);
+        self.0.peers.stop();
+        self.0.tickets.borrow_mut().clear();
+        self.0.changed.set();
+    }
+}
+
+impl Inner {
+    fn time(&self) -> Millis {
+        Millis(u64::try_from((net::now() - self.epoch).as_millis()).unwrap_or(u64::MAX))
+    }
+}
+
+/// Writes until nothing is left to be written.
+async fn write(replica: Replica) {
+    loop {
+        let (records, token) = replica.0.unwritten.take();
+        if records.is_empty() || replica.0.halted.borrow().is_some() {
+            replica.0.writing.set(false);
+            return;
+        }
+        let ledger = replica.0.ledger.clone();
+        let job = move || {
+            let mut ledger = locked(&ledger);
+            let written = ledger.persist(&records);
+            (written, ledger.store().wants_spare())
+        };
+        match replica.0.writer.run(job).await {
+            Ok((Ok(()), wants_spare)) => {
+                if wants_spare {
+                    make_spare(&replica);
+                }
+                replica.give(Input::Persisted { token });
+            }
+            Ok((Err(error), _)) => replica.give(Input::PersistFailed {
+                reason: error.to_string(),
+            }),
+            Err(error) => replica.give(Input::PersistFailed {
+                reason: error.to_string(),
+            }),
+        }
+    }
+}
+
+/// The next segment's file, before an append has to wait for it.
+fn make_spare(replica: &Replica) {
+    if replica.0.making_spare.replace(true) {
+        return;
+    }
+    let replica = replica.clone();
+    net::spawn(async move {
+        let maker = locked(&replica.0.ledger).store().spare_maker();
+        match replica.0.helper.run(move || maker.make()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!("{error}"),
+            Err(error) => tracing::warn!("log: {error}"),
+        }
+        replica.0.making_spare.set(false);
+    })
+    .detach();
+}
+
+async fn keep_time(inner: std::rc::Weak<Inner>) {
+    loop {
+        let Some(strong) = inner.upgrade() else { return };
+        if strong.halted.borrow().is_some() {
+            return;
+        }
+        strong.changed.clear();
+        let deadline = strong.node.borrow().deadline();
+        let changed = strong.changed.wait();
+        let now = strong.time();
+        match deadline {
+            Some(deadline) if deadline <= now => {
+                Replica(strong).give(Input::Tick);
+                continue;
+            }
+            Some(deadline) => {
+                // Rounded up: waking before the deadline would only make another round.
+                let pause = Duration::from_millis(deadline.0 - now.0);
+                drop(strong);
+                let _ = net::timeout(pause, changed).await;
+            }
+            None => {
+                drop(strong);
+                changed.await;
+            }
+        }
+    }
+}
+
+fn records_of(wish: &Wish) -> &[Record] {
+    match wish {
+        Wish::Persist { records, .. } => records,
+        _ => &[],
+    }
+}
+
+fn token_of(wish: &Wish) -> Option<Token> {
+    match wish {
+        Wish::Persist { token, .. } => Some(*token),
+        _ => None,
+    }
+}
+
+fn error_of(answer: Answer) -> LogError {
+    match answer {
+        Answer::NotElected(why) => LogError::NotElected(why),
+        Answer::Refused(refusal) => LogError::Refused(refusal),
+        _ => LogError::Lost,
+    }
+}
+
+fn tell(notice: &Notice) {
+    match notice {
+        Notice::Status { from, to } => tracing::info!("log: this replica is {to:?}, was {from:?}"),
+        Notice::Membership(membership) => {
+            let ids: Vec<_> = membership.members.iter().map(|member| member.replica.0).collect();
+            tracing::info!(
+                "log: the members are {ids:?}, since position {}",
+                membership.since
+            );
+        }
+        Notice::Demoted { by } => tracing::warn!("log: another writer has taken over, with ballot {by}"),
+        notice => tracing::warn!("log: {notice:?}"),
+    }
+}
+
+fn locked(ledger: &Shared) -> std::sync::MutexGuard<'_, Ledger<DiskDirectory>> {
+    ledger.lock().unwrap_or_else(PoisonError::into_inner)
+}
