@@ -48,15 +48,15 @@ impl AgentCore {
             let fault = Fault::new(FaultKind::Exhausted, message);
             return self.refuse(ticket, fault.remedy("end some, or raise --max-containers"));
         }
-        if let Some(name) = &spec.name {
-            if let Some(owner) = self.names.get(name) {
-                let message = format!("{name:?} is in use by container {owner}", name = name.as_str());
-                let fault = Fault::new(FaultKind::Conflict, message).field("name");
-                return self.refuse(
-                    ticket,
-                    fault.remedy("choose another name, or kill that container"),
-                );
-            }
+        if let Some(name) = &spec.name
+            && let Some(owner) = self.names.get(name)
+        {
+            let message = format!("{name:?} is in use by container {owner}", name = name.as_str());
+            let fault = Fault::new(FaultKind::Conflict, message).field("name");
+            return self.refuse(
+                ticket,
+                fault.remedy("choose another name, or kill that container"),
+            );
         }
         if let Err(fault) = self.assign_ids(&mut spec) {
             return self.refuse(ticket, fault);

@@ -52,7 +52,7 @@ const ID_MAX: u64 = u32::MAX as u64 - 1;
 /// Why a text is not a range of ids.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IdRangeError {
-    #[error("is not BASE:COUNT, two numbers such as 1879048192:65536")]
+    #[error("is not BASE:COUNT, two numbers such as 2000224256:65536")]
     Form,
     #[error("has no ids")]
     Empty,

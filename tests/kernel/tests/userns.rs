@@ -63,14 +63,27 @@ fn its_ids_are_shown_and_are_those_of_its_processes() {
     let words: Vec<&str> = map.split_whitespace().collect();
     assert_eq!(words, ["0", base.to_string().as_str(), "65536"]);
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("its status");
-    assert!(status.contains(&format!("Uid:\t{base}\t{base}\t{base}\t{base}")), "{status}");
+    assert!(
+        status.contains(&format!("Uid:\t{base}\t{base}\t{base}\t{base}")),
+        "{status}"
+    );
     let text = agent.cli(&["inspect", "one"]).success().stdout;
-    assert!(text.contains(&format!("{base} to {} on the host", base + 65535)), "{text}");
+    assert!(
+        text.contains(&format!("{base} to {} on the host", base + 65535)),
+        "{text}"
+    );
     let host = agent.cli(&["inspect", "--host", "-o", "json"]).json();
     let lines = host["isolators"].as_array().expect("lines");
-    let line = lines.iter().find(|line| line["name"] == "user namespaces").expect("told");
+    let line = lines
+        .iter()
+        .find(|line| line["name"] == "user namespaces")
+        .expect("told");
     assert_eq!(line["active"], Value::Bool(true));
-    assert!(line["mechanism"].as_str().is_some_and(|m| m.contains("pool of ids 1879048192:")));
+    assert!(
+        line["mechanism"]
+            .as_str()
+            .is_some_and(|m| m.contains("pool of ids 2000224256:"))
+    );
     // Without the flag, none.
     run_detached(&agent, "plain", &[], "sleep 100");
     let plain = agent.cli(&["inspect", "plain", "-o", "json"]).json();
@@ -124,7 +137,13 @@ fn two_of_them_have_nothing_in_common() {
         .map(str::to_owned)
         .collect();
     assert!(as_host_id(bases[0], &["kill", "-0", &own[0]]));
-    assert_eq!(agent.cli(&["exec", "right", "--", "cat", "file"]).success().stdout, "secret\n");
+    assert_eq!(
+        agent
+            .cli(&["exec", "right", "--", "cat", "file"])
+            .success()
+            .stdout,
+        "secret\n"
+    );
 }
 
 #[test]
@@ -135,7 +154,12 @@ fn a_pool_that_is_used_up_says_so_and_gives_again() {
     let agent = Agent::start_with(&[SMALL_POOL], &[]);
     let too_many = agent.cli(&["run", "--userns", "--", "true"]);
     assert_eq!(too_many.status, 125);
-    assert!(too_many.stderr.contains("65536 ids are more than the whole pool 2000000000:3000"), "{too_many:?}");
+    assert!(
+        too_many
+            .stderr
+            .contains("65536 ids are more than the whole pool 2000000000:3000"),
+        "{too_many:?}"
+    );
     let mut bases: Vec<u64> = ["c1", "c2", "c3"]
         .into_iter()
         .map(|name| {
@@ -177,7 +201,10 @@ fn ids_stay_reserved_while_no_agent_is_there() {
     run_detached(&agent, "new", &["--userns=1000"], "sleep 100");
     let new = base_of(&agent, "new");
     assert!(new >= base + 2000 || new + 1000 <= base, "{base} {new}");
-    let again = agent.cli(&["exec", "old", "--", "cat", "/proc/self/uid_map"]).success().stdout;
+    let again = agent
+        .cli(&["exec", "old", "--", "cat", "/proc/self/uid_map"])
+        .success()
+        .stdout;
     assert_eq!(again.split_whitespace().nth(1), Some(base.to_string().as_str()));
     agent.cli(&["kill", "old", "--grace", "0s"]).success();
     assert_eq!(agent.cli(&["wait", "old"]).success().stdout, "137\n");
@@ -195,7 +222,9 @@ fn volumes_of_a_host_keep_their_owners() {
     chown(data.path().join("users"), Some(1000), Some(1000)).expect("its owner");
     let spec = format!("{}:/srv", data.path().display());
     let script = "stat -c '%u %g' users && echo >> users && touch roots && chown 33:34 roots && cat users";
-    let answer = agent.cli(&["run", "--userns", "-v", &spec, "-w", "/srv", "--", "sh", "-c", script]);
+    let answer = agent.cli(&[
+        "run", "--userns", "-v", &spec, "-w", "/srv", "--", "sh", "-c", script,
+    ]);
     if answer.stderr.contains("no mounts with mapped ids") {
         eprintln!("SKIPPED: {}", answer.stderr);
         return;
@@ -212,7 +241,16 @@ fn what_can_not_map_ids_is_refused_before_anything_is_made() {
         return;
     }
     let agent = Agent::start();
-    let answer = agent.cli(&["run", "--name", "x", "--userns", "-v", "/proc/fs:/srv:ro", "--", "true"]);
+    let answer = agent.cli(&[
+        "run",
+        "--name",
+        "x",
+        "--userns",
+        "-v",
+        "/proc/fs:/srv:ro",
+        "--",
+        "true",
+    ]);
     assert_eq!(answer.status, 125);
     assert!(
         answer.stderr.contains("/proc/fs") && answer.stderr.contains("mapped ids"),
@@ -241,7 +279,10 @@ fn ids_of_somebody_else_are_never_given() {
             .output()
             .expect("the agent");
         let text = String::from_utf8_lossy(&refused.stderr).into_owned();
-        assert!(!refused.status.success() && text.contains("own accounts"), "{text}");
+        assert!(
+            !refused.status.success() && text.contains("own accounts"),
+            "{text}"
+        );
         return;
     };
     let agent = Agent::start_with(&[&format!("--userns-range={high}:65536")], &[]);
@@ -258,22 +299,34 @@ fn a_real_service_serves_and_owners_change_as_package_managers_change_them() {
     let script = "umask 022; mkdir -p usr/bin var/cache; cp /bin/true usr/bin/tool; chown -R 100:101 var; \
          chmod 4755 usr/bin/tool; tar cf all.tar usr var; mkdir copy; tar xpf all.tar -C copy --same-owner; \
          stat -c '%u:%g %a' copy/var copy/usr/bin/tool; rm -r usr var copy";
-    let owners = agent.cli(&["run", "--rm", "--userns", "--mem", "64MB", "--pids", "20", "--", "sh", "-c", script]);
+    let owners = agent.cli(&[
+        "run", "--rm", "--userns", "--mem", "64MB", "--pids", "20", "--", "sh", "-c", script,
+    ]);
     assert_eq!(owners.success().stdout, "100:101 755\n0:0 4755\n");
     if !Path::new("/usr/bin/python3").exists() {
         eprintln!("SKIPPED: no python3");
         return;
     }
     let serve = "echo served > index.html; exec python3 -u -m http.server 8000 --bind 127.0.0.1";
-    run_detached(&agent, "web", &["--userns", "--network", "none", "--mem", "128MB"], serve);
-    let fetch = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:8000/').read().decode(), end='')";
+    run_detached(
+        &agent,
+        "web",
+        &["--userns", "--network", "none", "--mem", "128MB"],
+        serve,
+    );
+    let fetch =
+        "import urllib.request as r; print(r.urlopen('http://127.0.0.1:8000/').read().decode(), end='')";
     let page = eventually("it serves", || {
         let answer = agent.cli(&["exec", "web", "--", "python3", "-c", fetch]);
         (answer.status == 0).then_some(answer.stdout)
     });
     assert_eq!(page, "served\n");
     let usage = agent.cli(&["stats", "web", "-o", "json"]).json();
-    assert!(usage[0]["statistics"]["mem_total_bytes"].as_u64().is_some_and(|bytes| bytes > 0));
+    assert!(
+        usage[0]["statistics"]["mem_total_bytes"]
+            .as_u64()
+            .is_some_and(|bytes| bytes > 0)
+    );
     let ended = agent.cli(&["kill", "web", "--grace", "1s"]);
     assert_eq!(ended.status, 0, "{ended:?}");
 }
@@ -289,6 +342,17 @@ fn limits_hold_in_it() {
     assert_eq!(eaten.status, 137, "{eaten:?}");
     assert!(eaten.stderr.contains("memory limit"), "{eaten:?}");
     let forks = "for i in 1 2 3 4 5 6 7 8 9; do sleep 5 & done; wait";
-    let refused = agent.cli(&["run", "--userns", "--pids", "5", "--timeout", "1s", "--", "sh", "-c", forks]);
+    let refused = agent.cli(&[
+        "run",
+        "--userns",
+        "--pids",
+        "5",
+        "--timeout",
+        "1s",
+        "--",
+        "sh",
+        "-c",
+        forks,
+    ]);
     assert!(refused.stderr.to_lowercase().contains("fork"), "{refused:?}");
 }
