@@ -82,7 +82,8 @@ pub enum Wish {
         ticket: Ticket,
         answer: Answer,
     },
-    /// Read agreed values from `first` up to at most `last` from the store (as far as one message reaches).
+    /// Read agreed values from `first` up to at most `last` (as far as one message reaches), as all records that were wished
+    /// so far leave them, flushed or not: an accepted value may just have been replaced by the agreed one.
     Load {
         to: Member,
         first: Position,

@@ -149,6 +149,8 @@ impl Content {
 #[derive(Debug, Clone, Default)]
 pub struct Disk {
     pub durable: Content,
+    /// With all that was written: what the process itself reads.
+    pub written: Content,
     /// Written, not flushed.
     pending: VecDeque<(Token, Vec<Record>)>,
     /// Number of this disk; another one is put in when it is lost.
@@ -164,6 +166,9 @@ impl Disk {
     }
 
     pub fn write(&mut self, token: Token, records: Vec<Record>) {
+        for record in &records {
+            self.written.apply(record);
+        }
         self.pending.push_back((token, records));
     }
 

@@ -344,7 +344,7 @@ impl World {
                     return Ok(());
                 };
                 let values: Vec<Value> = (first.0..=last.0)
-                    .map_while(|at| site.disk.durable.entries.get(&at).cloned())
+                    .map_while(|at| site.disk.written.entries.get(&at).cloned())
                     .collect();
                 let at = self.now + self.random.below(3);
                 self.later(at, Event::Input(id, life, Input::Loaded { to, first, values }));

@@ -68,6 +68,7 @@ impl World {
         };
         site.life += 1;
         site.flush_at = now;
+        site.disk.written = site.disk.durable.clone();
         let start = Start {
             settings: Settings {
                 replica: ReplicaId(id),
