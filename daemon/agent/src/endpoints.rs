@@ -227,6 +227,12 @@ const SERIES: &[Series] = &[
     ("io_written_bytes_total", "counter", |u| {
         u.io_write_bytes.map(|v| v as f64)
     }),
+    ("disk_used_bytes", "gauge", |u| {
+        u.disk_used_bytes.map(|v| v as f64)
+    }),
+    ("disk_limit_bytes", "gauge", |u| {
+        u.disk_limit_bytes.map(|v| v as f64)
+    }),
     // cAdvisor's words: waiting, at least one task; stalled, all of them.
     ("pressure_cpu_waiting_seconds_total", "counter", |u| {
         waiting(u.cpu_pressure)

@@ -24,6 +24,7 @@ pub struct AgentMetrics {
     pub launch_failures: Counter,
     pub ended: Counter,
     pub memory_limit_kills: Counter,
+    pub disk_limit_kills: Counter,
     pub cleanup_retries: Counter,
     pub removals_succeeded: Counter,
     pub removals_failed: Counter,
@@ -43,6 +44,7 @@ impl AgentMetrics {
                 match reason {
                     Reason::LaunchFailed => self.launch_failures.increment(),
                     Reason::MemoryLimit => self.memory_limit_kills.increment(),
+                    Reason::DiskLimit => self.disk_limit_kills.increment(),
                     _ => {}
                 }
             }
@@ -85,6 +87,7 @@ pub fn snapshot(shell: &Shell) -> Vec<(String, f64)> {
         ("bulkhead/containers_launched", count(&m.launched)),
         ("bulkhead/containers_ended", count(&m.ended)),
         ("bulkhead/memory_limit_kills", count(&m.memory_limit_kills)),
+        ("bulkhead/disk_limit_kills", count(&m.disk_limit_kills)),
         ("bulkhead/rpc_connections", count(&m.connections)),
         ("bulkhead/rpc_calls", count(&m.calls)),
         ("bulkhead/http_requests", count(&m.http_requests)),

@@ -211,6 +211,33 @@ fn a_container_that_starves_its_own_measuring_does_not_get_away() {
     );
 }
 
+#[test]
+fn output_without_end_takes_what_its_policy_allows() {
+    if skip_unless_root() {
+        return;
+    }
+    let agent = Agent::start();
+    detach(
+        &agent,
+        "c",
+        &["--log-size", "64KB", "--log-files", "2"],
+        "head -c 20000000 /dev/zero | tr '\\0' x; head -c 20000000 /dev/zero | tr '\\0' y >&2",
+    );
+    let c = ended(&agent, "c");
+    assert_eq!(c["exit_status"], 0, "{c}");
+    let output = agent
+        .work_dir()
+        .join("output")
+        .join(c["id"].as_str().expect("an id"));
+    let sizes: Vec<u64> = std::fs::read_dir(output)
+        .expect("its output")
+        .flatten()
+        .map(|file| file.metadata().expect("a size").len())
+        .collect();
+    assert_eq!(sizes.len(), 4, "two files of each stream");
+    assert!(sizes.iter().sum::<u64>() <= 4 * (64 << 10), "{sizes:?}");
+}
+
 fn run(program: &str, arguments: &[&str]) -> bool {
     Command::new(program)
         .args(arguments)
