@@ -4,6 +4,7 @@
 mod agent;
 mod eventually;
 mod host;
+pub mod traces;
 
 pub use agent::{Agent, Answer, bulkhead};
 pub use eventually::{eventually, patience};

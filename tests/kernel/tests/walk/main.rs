@@ -195,6 +195,7 @@ fn victim(stage: &Stage, who: Who) -> Victim {
 }
 
 /// Starts an agent that is traced from its first instruction: a shell waits to be traced, then becomes the agent.
+#[expect(clippy::zombie_processes, reason = "the tracer reaps it")]
 fn start_traced(stage: &mut Stage, number: u32) -> Tracer {
     let _ = std::fs::remove_file(stage.agent.socket());
     let program = stage.agent.start_command();

@@ -471,7 +471,7 @@ impl Operation for Recover {
     }
 
     fn is_done(&self, stage: &Stage) -> bool {
-        let left = crate::stage::entries(&stage.agent.runtime_dir().join("containers"));
+        let left = support::traces::entries(&stage.agent.runtime_dir().join("containers"));
         left.len() == 1 && std::os::unix::net::UnixStream::connect(stage.agent.socket()).is_ok()
     }
 
@@ -489,7 +489,7 @@ impl Operation for Recover {
         }
         let what = "leak: only the lasting container is left";
         eventually(what, || {
-            let left = crate::stage::entries(&stage.agent.runtime_dir().join("containers"));
+            let left = support::traces::entries(&stage.agent.runtime_dir().join("containers"));
             (left.len() == 1).then_some(())
         });
     }

@@ -1,6 +1,6 @@
 //! One agent after the other on the same directories, and what must be true between them.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::fs;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
 use serde_json::Value;
+use support::traces::{Descriptors, children, descriptors, entries, groups, processes, read};
 use support::{Agent, Answer, patience};
 
 use crate::tracer::Tracer;
@@ -18,9 +19,6 @@ use crate::tracer::Tracer;
 const CLIENT_PATIENCE: u64 = 20;
 /// How long the agent may take to put everything in order.
 const ORDER_PATIENCE: u64 = 4;
-
-/// What a successor may have open: kinds of descriptors and their numbers.
-type Descriptors = BTreeMap<String, usize>;
 
 pub struct Stage {
     pub agent: Agent,
@@ -317,33 +315,6 @@ impl Client {
     }
 }
 
-fn read(path: &str) -> String {
-    fs::read(path)
-        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-        .unwrap_or_default()
-}
-
-pub fn entries(path: &Path) -> Vec<String> {
-    fs::read_dir(path)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|e| e.file_name().to_string_lossy().into_owned())
-        .collect()
-}
-
-fn children(pid: i32) -> Vec<i32> {
-    entries(Path::new(&format!("/proc/{pid}/task")))
-        .iter()
-        .flat_map(|thread| {
-            let text = read(&format!("/proc/{pid}/task/{thread}/children"));
-            text.split_whitespace()
-                .filter_map(|p| p.parse().ok())
-                .collect::<Vec<i32>>()
-        })
-        .collect()
-}
-
 /// Every thread is in a call that waits for others.
 fn waits(pid: i32) -> bool {
     use nix::libc::{SYS_epoll_pwait, SYS_epoll_wait, SYS_futex};
@@ -354,56 +325,4 @@ fn waits(pid: i32) -> bool {
             let number = text.split(' ').next().and_then(|n| n.parse::<i64>().ok());
             number.is_some_and(|n| [SYS_epoll_pwait, SYS_epoll_wait, SYS_futex].contains(&n))
         })
-}
-
-/// By kind: a file's path, or what precedes the number of an object without one.
-fn descriptors(pid: i32) -> Descriptors {
-    let mut kinds = Descriptors::new();
-    let directory = PathBuf::from(format!("/proc/{pid}/fd"));
-    for number in entries(&directory) {
-        let Ok(target) = fs::read_link(directory.join(number)) else {
-            continue;
-        };
-        let text = target.to_string_lossy();
-        let kind = match text.split_once('[') {
-            Some((kind @ ("socket:" | "pipe:" | "net:" | "mnt:" | "pid:"), _)) => kind,
-            _ => &text,
-        };
-        *kinds.entry(kind.to_owned()).or_default() += 1;
-    }
-    kinds
-}
-
-/// Groups of containers of this instance, in any hierarchy.
-fn groups(instance: &str) -> Vec<PathBuf> {
-    let root = Path::new("/sys/fs/cgroup");
-    let name = format!("bulkhead-{instance}");
-    let hierarchies = entries(root).into_iter().map(|h| root.join(h).join(&name));
-    let mut found = Vec::new();
-    for place in hierarchies.chain([root.join(&name)]) {
-        found.extend(
-            entries(&place)
-                .into_iter()
-                .map(|entry| place.join(entry))
-                .filter(|path| path.is_dir()),
-        );
-    }
-    found
-}
-
-/// Processes that carry the instance's name in their arguments, or live in its groups. Not those that have ended: what
-/// an agent leaves when it dies is reaped by the host's init, in its own time.
-fn processes(instance: &str) -> BTreeSet<i32> {
-    let own = std::process::id() as i32;
-    entries(Path::new("/proc"))
-        .iter()
-        .filter_map(|name| name.parse().ok())
-        .filter(|pid| {
-            *pid != own
-                && !read(&format!("/proc/{pid}/stat")).contains(") Z ")
-                && ["cmdline", "cgroup"]
-                    .iter()
-                    .any(|file| read(&format!("/proc/{pid}/{file}")).contains(instance))
-        })
-        .collect()
 }
