@@ -143,7 +143,11 @@ impl AgentCore {
             return;
         };
         let attempt = c.kill_attempts;
-        c.status.waits_for = Some(message.clone());
+        // Nobody checkpoints a kill without a grace, as it is over at once. This one is not: a successor has to know.
+        if c.status.waits_for.replace(message.clone()).is_none() {
+            c.writing += 1;
+            self.wishes.push_back(Wish::Checkpoint { id: id.clone() });
+        }
         self.emit(now, id, EventKind::CleanupRetry { attempt, message });
     }
 

@@ -10,7 +10,7 @@ use model::{CgroupLayout, Fault, FaultKind, HostSupport};
 
 use crate::config::{CgroupPlace, Config};
 use crate::launch::failed;
-use crate::work_dir::{Directories, write_atomically};
+use crate::work_dir::{Directories, write_if_changed};
 
 /// Finds the place, moves this process into its leaf there if need be, and changes the facts to those of the place.
 /// Before any thread or child is made.
@@ -39,7 +39,7 @@ pub fn take(config: &Config, directories: &Directories, host: &mut HostSupport) 
         }
     }
     let noted = directories.cgroup_place();
-    write_atomically(&noted, place.as_os_str().as_encoded_bytes()).map_err(|e| failed(&e))
+    write_if_changed(&noted, place.as_os_str().as_encoded_bytes()).map_err(|e| failed(&e))
 }
 
 fn refuse_elsewhere(config: &Config, host: &HostSupport) -> Result<(), Fault> {
