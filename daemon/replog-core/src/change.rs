@@ -67,11 +67,10 @@ impl Node {
         let Some(membership) = self.state.membership.clone() else {
             return self.refuse(ticket, Refusal::NotWriter);
         };
-        let two_at_once = self.planted.has(PlantedBug::TwoChangesAtOnce);
         let Some(coordinator) = self.coordinator.as_ref().filter(|c| c.is_leading()) else {
             return self.refuse(ticket, Refusal::NotWriter);
         };
-        if coordinator.changing.is_some() && !two_at_once {
+        if coordinator.changing.is_some() {
             return self.refuse(ticket, Refusal::ChangeUnderWay);
         }
         let (mut out, put) = match change {

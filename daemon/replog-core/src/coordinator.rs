@@ -174,6 +174,7 @@ impl Node {
         let bounds = &self.settings.bounds;
         let (batch, ahead) = (bounds.batch.max(1), bounds.window.saturating_mul(2));
         let (end, available) = (self.state.end(), self.state.in_memory_from());
+        let pieces = self.planted.has(PlantedBug::AdoptInPieces);
         loop {
             let Some(coordinator) = &mut self.coordinator else {
                 return;
@@ -187,7 +188,7 @@ impl Node {
             if peer.member == self.state.member || first > end || first < available || sent >= ahead {
                 return;
             }
-            let whole = settle.next().since(first);
+            let whole = if pieces { 0 } else { settle.next().since(first) };
             let count = end.next().since(first).min(batch.max(whole));
             peer.next = first.plus(count);
             let to = peer.member;
@@ -277,7 +278,6 @@ impl Node {
         let now = self.now;
         let pause = self.settings.timing.heartbeat.0 / 8;
         let end = self.state.end();
-        let any_disk = self.planted.has(PlantedBug::CountAnyDisk);
         let Some(coordinator) = &mut self.coordinator else {
             return;
         };
@@ -287,7 +287,7 @@ impl Node {
         let Some(peer) = coordinator.peers.get_mut(&from.replica) else {
             return;
         };
-        if peer.member != from && !any_disk {
+        if peer.member != from {
             return;
         }
         peer.matched = peer.matched.max(written.matched.min(end));

@@ -321,8 +321,13 @@ impl Node {
     }
 
     pub(crate) fn record(&mut self, record: Record) {
-        let begin = self.state.begin;
+        let (begin, promised) = (self.state.begin, self.state.promised);
         self.state.apply(&record);
+        if self.planted.has(PlantedBug::MembershipPromisesNothing)
+            && matches!(record, Record::Membership(_) | Record::Learned { .. })
+        {
+            self.state.promised = promised;
+        }
         self.outbox.record(record);
         self.discard_since(begin);
     }
@@ -396,12 +401,15 @@ impl Node {
     // ---- status and membership
 
     pub(crate) fn is_voting(&self) -> bool {
-        match self.state.status {
-            Status::Voting => true,
-            Status::Empty => self.planted.has(PlantedBug::AnswerWhileEmpty),
-            Status::Starting => self.planted.has(PlantedBug::VoteWhileStarting),
-            Status::Recovering => self.planted.has(PlantedBug::VoteWhileRecovering),
-        }
+        self.state.status == Status::Voting
+            || self.state.status == Status::Recovering && self.planted.has(PlantedBug::VoteWhileRecovering)
+    }
+
+    /// `was`: the status when the message came.
+    pub(crate) fn may_vote(&self, was: Status) -> bool {
+        self.is_voting()
+            || was == Status::Empty && self.planted.has(PlantedBug::AnswerWhileEmpty)
+            || was == Status::Starting && self.planted.has(PlantedBug::VoteWhileStarting)
     }
 
     pub(crate) fn set_status(&mut self, to: Status) {
@@ -419,11 +427,7 @@ impl Node {
     pub(crate) fn take_over(&mut self, membership: &Arc<Membership>) {
         let known = self.state.membership.as_ref().map(|m| m.since);
         if known.is_none_or(|known| known < membership.since) {
-            let promised = self.state.promised;
             self.record(Record::Membership(Arc::clone(membership)));
-            if self.planted.has(PlantedBug::MembershipPromisesNothing) {
-                self.state.promised = promised;
-            }
             self.notice(Notice::Membership(Arc::clone(membership)));
             self.follow_membership();
         }

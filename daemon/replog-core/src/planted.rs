@@ -47,8 +47,8 @@ bugs! {
     PromiseQuorumOneLess,
     /// Writes are counted among the members before the last change.
     QuorumOfOldMembers,
-    /// A vote counts whichever disk of the replica gave it.
-    CountAnyDisk,
+    /// A coordinator keeps the promises it has when the members change.
+    KeepPromisesOverChange,
     /// A second change of members begins before the first is known to a quorum.
     TwoChangesAtOnce,
     /// Members change although a quorum of the new ones lacks entries.

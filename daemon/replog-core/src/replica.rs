@@ -11,11 +11,12 @@ use crate::value::Value;
 impl Node {
     pub(crate) fn on_prepare(&mut self, from: Member, prepare: &Prepare) {
         let ballot = prepare.ballot;
+        let was = self.state.status;
         self.take_over(&prepare.membership);
         let Some(membership) = self.state.membership.clone() else {
             return;
         };
-        if !self.is_voting() {
+        if !self.may_vote(was) {
             let status = self.state.status;
             return self.say(from, Message::NotVoting { ballot, status });
         }
@@ -27,6 +28,9 @@ impl Node {
         let promised = self.state.promised;
         if ballot < promised && !self.planted.has(PlantedBug::PromiseLower) {
             return self.say(from, Message::Rejected { ballot, promised });
+        }
+        if ballot < promised {
+            self.state.promised = ballot; // planted: PromiseLower
         }
         if prepare.caretaker && ballot > promised && self.hears_coordinator() {
             return self.say(from, Message::Occupied { ballot });
@@ -73,11 +77,12 @@ impl Node {
 
     pub(crate) fn on_write(&mut self, from: Member, write: Write) {
         let ballot = write.ballot;
+        let was = self.state.status;
         self.take_over(&write.membership);
         let Some(membership) = self.state.membership.clone() else {
             return;
         };
-        if !self.is_voting() {
+        if !self.may_vote(was) {
             let status = self.state.status;
             self.note_learned(from.replica, write.committed);
             self.pursue();

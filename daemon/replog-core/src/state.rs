@@ -89,7 +89,7 @@ impl State {
                 self.member = *member;
                 self.status = Status::Recovering;
                 self.proposal = None;
-                self.promised = Ballot::default();
+                self.promised = self.membership.as_ref().map_or(Ballot::default(), |m| m.ballot);
                 self.accepted = Epoch::default();
                 self.tail.clear();
             }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use replog_core::{Ballot, Member, Membership, Message, Node, Record, ReplicaId, Status, Value};
+use replog_core::{Ballot, Member, Membership, Message, Node, Record, ReplicaId, Status, Value, Write};
 
 use super::disk::Content;
 
@@ -67,6 +67,8 @@ pub struct Books {
     held: BTreeMap<Member, u64>,
     /// Serial number of the disk that an identity belongs to.
     disks: BTreeMap<Member, u64>,
+    /// The highest ballot that each disk has durably promised.
+    promised: BTreeMap<Member, Ballot>,
     gone: BTreeSet<Member>,
     /// The process (site, life) that used a ballot first.
     ballots: BTreeMap<Ballot, (u64, u64)>,
@@ -162,6 +164,7 @@ impl Books {
                 self.learned(member, at, value)?;
             }
         }
+        self.promised.insert(member, after.promised);
         let held = self.held.entry(member).or_default();
         *held = (*held).max(after.learned);
         Ok(())
@@ -425,6 +428,12 @@ impl Books {
                 self.learned(state.member, at, value)?;
             }
         }
+        if let Some(membership) = state.membership.as_ref().filter(|m| m.ballot > state.promised) {
+            return breach(
+                "who knows members promises nothing below their ballot",
+                format!("{:?} promised {}, {membership:?}", state.member, state.promised),
+            );
+        }
         if state.begin.0 > self.cut + 1 {
             return breach(
                 "only what was truncated by agreement is gone",
@@ -464,6 +473,7 @@ impl Books {
                 }
                 self.may_vote(from, disk, promise.ballot)
             }
+            Message::Write(write) => self.may_write(from, write),
             Message::Written(written) => {
                 if disk.end() < written.matched.0
                     || disk.learned < written.learned.0
@@ -475,6 +485,20 @@ impl Books {
             }
             _ => Ok(()),
         }
+    }
+
+    /// The proposer of a change goes on under it without asking again: who knows the new members has promised.
+    fn may_write(&self, from: Member, write: &Write) -> Check {
+        let members = &write.membership;
+        let promised = |m: &&Member| self.promised.get(m).is_some_and(|p| *p >= write.ballot);
+        let count = members.members.iter().filter(promised).count();
+        if members.ballot == write.ballot || count >= members.quorum() {
+            return Ok(());
+        }
+        breach(
+            "a coordinator writes by the promises of a quorum",
+            format!("{from:?} at {}: {count} of {members:?}", write.ballot),
+        )
     }
 
     fn may_vote(&self, from: Member, disk: &Content, ballot: Ballot) -> Check {

@@ -40,7 +40,7 @@ impl Content {
                 self.member = *member;
                 self.status = Status::Recovering;
                 self.proposal = None;
-                self.promised = Ballot::default();
+                self.promised = self.membership.as_ref().map_or(Ballot::default(), |m| m.ballot);
                 self.accepted = Epoch::default();
                 self.entries.split_off(&(self.learned + 1));
             }

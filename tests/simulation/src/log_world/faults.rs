@@ -28,8 +28,9 @@ pub struct Faults {
 impl Faults {
     /// Worlds differ in what plagues them: many faults at once hide what one of them alone would show.
     pub fn draw(random: &mut Random) -> Self {
+        let members = random.one_in(5);
         let mut rate = |rates: &[u64]| rates[random.below(rates.len() as u64) as usize];
-        Self {
+        let drawn = Self {
             loss: rate(&[0, 0, 50, 10, 4]),
             duplicate: rate(&[0, 50, 8]),
             delay_min: rate(&[0, 1, 5]),
@@ -46,6 +47,19 @@ impl Faults {
             elect: rate(&[20, 6, 3]),
             change: rate(&[0, 0, 10, 5]),
             truncate: rate(&[0, 20, 8]),
+        };
+        if !members {
+            return drawn;
+        }
+        // Members change back and forth, writers compete, and groups of replicas do not hear each other.
+        Self {
+            loss: 0,
+            crash: rate(&[0, 12]),
+            lose_disk: rate(&[0, 30]),
+            partition: rate(&[3, 5]),
+            elect: rate(&[2, 4]),
+            change: rate(&[2, 4]),
+            ..drawn
         }
     }
 

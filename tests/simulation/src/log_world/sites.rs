@@ -215,8 +215,8 @@ impl World {
         };
         let content = &site.disk.durable;
         let member = content.member;
-        let votes = content.status == Status::Voting
-            || self.books.membership().is_none_or(|m| m.contains(member));
+        let votes =
+            content.status == Status::Voting || self.books.membership().is_none_or(|m| m.contains(member));
         // A disk that is lost while another member is taken out may be one too many: that is the operator's to avoid.
         let too_many = votes && !self.books.may_lose(member, self.initial.len());
         if too_many || self.clients.changing() || !content.written {
