@@ -14,6 +14,7 @@ const END_WITHIN: Duration = Duration::from_secs(30);
 
 pub struct RunningAgent {
     child: Child,
+    directory: PathBuf,
     socket: PathBuf,
     work_dir: PathBuf,
 }
@@ -26,21 +27,12 @@ impl RunningAgent {
         let directory = scratch.join("agent");
         let socket = directory.join("agent.sock");
         fs::create_dir_all(&directory)?;
-        let log = fs::File::create(directory.join("agent.log"))?;
         // The sandboxes lie on a disk as they do in production; what the agent keeps of a running container on tmpfs.
         let work_dir = own.with_file_name(format!("bench-work-{}", std::process::id()));
-        let child = Command::new(&binary)
-            .arg("agent")
-            .arg(format!("--work_dir={}", work_dir.display()))
-            .arg(format!("--runtime_dir={}", directory.join("run").display()))
-            .arg(format!("--socket={}", socket.display()))
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()
-            .map_err(|cause| io::Error::new(cause.kind(), format!("start {}: {cause}", binary.display())))?;
+        let child = spawn(&binary, &directory, &socket, &work_dir)?;
         let mut agent = Self {
             child,
+            directory: directory.clone(),
             socket,
             work_dir,
         };
@@ -68,6 +60,21 @@ impl RunningAgent {
         Ok(())
     }
 
+    /// Kills it as a crash would and starts a successor on the same directories. Gives the moment of the start; nobody has
+    /// waited for it to serve.
+    pub fn restart_hard(&mut self) -> io::Result<Instant> {
+        self.child.kill()?;
+        self.child.wait()?;
+        let binary = std::env::current_exe()?.with_file_name("bulkhead");
+        let start = Instant::now();
+        self.child = spawn(&binary, &self.directory, &self.socket, &self.work_dir)?;
+        Ok(start)
+    }
+
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -77,6 +84,24 @@ impl RunningAgent {
         let own = std::env::current_exe()?;
         Helper::start(Command::new(own).arg("drive").arg(&self.socket).arg(network))
     }
+}
+
+fn spawn(binary: &Path, directory: &Path, socket: &Path, work_dir: &Path) -> io::Result<Child> {
+    let mut options = fs::OpenOptions::new();
+    let log = options
+        .create(true)
+        .append(true)
+        .open(directory.join("agent.log"))?;
+    Command::new(binary)
+        .arg("agent")
+        .arg(format!("--work_dir={}", work_dir.display()))
+        .arg(format!("--runtime_dir={}", directory.join("run").display()))
+        .arg(format!("--socket={}", socket.display()))
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .spawn()
+        .map_err(|cause| io::Error::new(cause.kind(), format!("start {}: {cause}", binary.display())))
 }
 
 impl Drop for RunningAgent {

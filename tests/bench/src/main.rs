@@ -10,6 +10,7 @@ mod ping_net;
 mod ping_tokio;
 mod proc;
 mod product;
+mod recover;
 mod report;
 mod rpc;
 mod sample;
@@ -40,6 +41,11 @@ enum What {
     },
     /// Statistics, memory and processor time of a thousand idle containers.
     Stats {
+        #[command(flatten)]
+        how: How,
+    },
+    /// From the start of an agent to its first answer: with a thousand running containers to take over, and with none.
+    Recover {
         #[command(flatten)]
         how: How,
     },
@@ -87,6 +93,7 @@ fn main() -> ExitCode {
             reported("launch", &how, |report| launch::run(report, &options))
         }
         What::Stats { how } => reported("stats", &how, |report| stats::run(report, how.quick)),
+        What::Recover { how } => reported("recover", &how, |report| recover::run(report, how.quick)),
         What::Rpc { how } => reported("rpc", &how, |report| rpc::run(report, how.quick)),
         What::PingServer { event_loop, address } => match event_loop {
             EventLoop::Net => ping_net::serve(&address),
