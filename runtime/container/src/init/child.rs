@@ -236,7 +236,13 @@ fn give_sandbox(plan: &ProcessPlan, credentials: &Credentials) -> Result<(), Fai
     else {
         return Ok(());
     };
-    let failed = |errno| Failure::at("give the sandbox to the user", sandbox.as_os_str().as_bytes())(errno);
+    let failed = |errno| {
+        let failure = Failure::at("give the sandbox to the user", sandbox.as_os_str().as_bytes())(errno);
+        match (errno, plan.ids) {
+            (Errno::EACCES, Some(_)) => failure.because(own_ids::CLOSED),
+            _ => failure,
+        }
+    };
     let place = mount::locate(None, sandbox, Walk::NoLinks).map_err(failed)?;
     kernel::account::give(place.as_fd(), credentials.uid, credentials.gid).map_err(failed)
 }
