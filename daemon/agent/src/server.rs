@@ -147,7 +147,7 @@ fn lock_instance(isolators: &IsolatorSet, config: &Config) -> Result<Vec<std::fs
     for path in isolators.roots() {
         let directory = std::fs::File::open(&path)
             .map_err(|e| Fault::failed(format!("open control group {}: {e}", path.display())))?;
-        match directory.try_lock() {
+        match crate::work_dir::lock_soon(&directory) {
             Ok(()) => locks.push(directory),
             Err(std::fs::TryLockError::WouldBlock) => {
                 let message = format!("another agent uses the control group {}", path.display());

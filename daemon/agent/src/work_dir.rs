@@ -301,6 +301,20 @@ pub fn write_once(path: &Path, content: &[u8]) -> Result<(), DirectoryError> {
         })
 }
 
+/// A lock goes with the last copy of its descriptor, and a process that an agent was just making has copies of all until
+/// it executes its own program. So a killed agent's lock may outlive it by a moment.
+pub fn lock_soon(file: &File) -> Result<(), fs::TryLockError> {
+    const TRIES: u32 = 100;
+    const PAUSE: std::time::Duration = std::time::Duration::from_millis(10);
+    for _ in 1..TRIES {
+        match file.try_lock() {
+            Err(fs::TryLockError::WouldBlock) => std::thread::sleep(PAUSE),
+            result => return result,
+        }
+    }
+    file.try_lock()
+}
+
 fn lock(directory: &Path) -> Result<File, DirectoryError> {
     let path = directory.join("lock");
     let lock = OpenOptions::new()
@@ -313,7 +327,7 @@ fn lock(directory: &Path) -> Result<File, DirectoryError> {
             path: path.clone(),
             source,
         })?;
-    match lock.try_lock() {
+    match lock_soon(&lock) {
         Ok(()) => Ok(lock),
         Err(fs::TryLockError::WouldBlock) => Err(DirectoryError::Locked {
             path: directory.to_owned(),

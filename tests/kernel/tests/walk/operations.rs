@@ -447,7 +447,8 @@ impl Operation for Recover {
     }
 
     fn prepare(&mut self, stage: &mut Stage) {
-        if self.lasting.is_none() {
+        let there = |name: &String| stage.is_running(name);
+        if !self.lasting.as_ref().is_some_and(there) {
             let name = stage.name("lasting");
             run(stage, &name, "while :; do echo more; sleep 0.2; done");
             self.lasting = Some(name);
