@@ -195,12 +195,18 @@ async fn follow_reports(shell: &Rc<Shell>, id: &ContainerId, resources: &Rc<Reso
         };
         match channel.read_with(|fd| channel::receive_report(fd.as_fd())).await {
             Ok(Some((Report::Ready, _))) => {}
-            Ok(Some((Report::Pty, Some(master)))) => {
+            // Once, and only where one was asked for: what comes later is not the init's.
+            Ok(Some((Report::Pty, Some(master)))) if awaits_terminal(shell, id, resources) => {
                 if let Err(error) = adopt_terminal(resources, master) {
                     tracing::error!(container = %id, "take over the terminal: {error}");
                 }
             }
-            Ok(Some((Report::Started, _))) => shell.input(Input::Started { id: id.clone() }),
+            // An init says nothing more. Its end of the channel is not waited for: a command that may trace could keep a
+            // copy of it, and the container would never seem to end.
+            Ok(Some((Report::Started, _))) => {
+                shell.input(Input::Started { id: id.clone() });
+                break;
+            }
             Ok(Some((report @ Report::Failed { .. }, _))) => {
                 shell.input(Input::StartFailed {
                     id: id.clone(),
@@ -216,6 +222,11 @@ async fn follow_reports(shell: &Rc<Shell>, id: &ContainerId, resources: &Rc<Reso
         }
     }
     resources.channel.borrow_mut().take();
+}
+
+fn awaits_terminal(shell: &Shell, id: &ContainerId, resources: &Resources) -> bool {
+    let asked = shell.core().spec(id).is_some_and(|spec| spec.terminal.is_some());
+    asked && resources.terminal.borrow().is_none()
 }
 
 fn adopt_terminal(resources: &Resources, master: OwnedFd) -> io::Result<()> {

@@ -152,6 +152,23 @@ mod tests {
     }
 
     #[test]
+    fn the_unit_file_grants_the_same() {
+        let unit = include_str!("../../../packaging/bulkhead-agent.service");
+        let lines = unit
+            .lines()
+            .filter_map(|line| line.strip_prefix("CapabilityBoundingSet="));
+        let names: Vec<&str> = lines.flat_map(str::split_whitespace).collect();
+        assert!(
+            names.iter().all(|name| capability::number(name).is_some()),
+            "{names:?}"
+        );
+        assert_eq!(
+            CapabilitySet::of(&names).describe(),
+            kept(&[]).unwrap().describe()
+        );
+    }
+
+    #[test]
     fn an_operator_can_keep_more() {
         let time = capability::number("SYS_TIME").unwrap();
         assert!(super::kept(&["cap_sys_time".to_owned()]).unwrap().contains(time));

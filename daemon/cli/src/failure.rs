@@ -94,7 +94,8 @@ impl Failure {
             failure: fault.into(),
             about: what.as_deref(),
         };
-        serde_json::to_string(&told).ok().or_else(|| self.line(verb))
+        let text = serde_json::to_string(&told).ok();
+        text.map(crate::output::plain_json).or_else(|| self.line(verb))
     }
 
     pub fn status(&self, verb: &str) -> u8 {

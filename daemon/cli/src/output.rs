@@ -32,13 +32,26 @@ pub(crate) fn print_table(table: &Table) -> Result<(), Failure> {
 /// One value over several lines.
 pub(crate) fn print_json<T: Serialize>(value: &T) -> Result<(), Failure> {
     let text = serde_json::to_string_pretty(value).map_err(|error| unwritable(&error))?;
-    print(&(text + "\n"))
+    print(&(plain_json(text) + "\n"))
 }
 
 /// One value of a stream on a line of its own.
 pub(crate) fn print_json_line<T: Serialize>(value: &T) -> Result<(), Failure> {
     let text = serde_json::to_string(value).map_err(|error| unwritable(&error))?;
-    print(&(text + "\n"))
+    print(&(plain_json(text) + "\n"))
+}
+
+/// JSON lets the upper control characters stand as they are (RFC 8259, section 7), and terminals obey them as they obey
+/// an escape: U+009B begins a sequence. In JSON they can only be inside of a string.
+pub(crate) fn plain_json(text: String) -> String {
+    let obeyed = |c: char| ('\u{7f}'..='\u{9f}').contains(&c);
+    if !text.contains(obeyed) {
+        return text;
+    }
+    let escaped = |c: char| format!("\\u{:04x}", u32::from(c));
+    text.chars()
+        .map(|c| if obeyed(c) { escaped(c) } else { c.to_string() })
+        .collect()
 }
 
 fn unwritable(error: &serde_json::Error) -> Failure {
@@ -74,4 +87,17 @@ pub(crate) fn label_of(status: &ContainerStatus) -> &str {
         .name
         .as_ref()
         .map_or_else(|| short_id(status.id.as_str()), |name| name.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_control_character_is_left_in_json() {
+        let value = "a\u{9b}6n\u{7f}\u{1b}[2Jä";
+        let text = plain_json(serde_json::to_string(value).unwrap());
+        assert!(!text.chars().any(char::is_control), "{text:?}");
+        assert_eq!(serde_json::from_str::<String>(&text).unwrap(), value);
+    }
 }

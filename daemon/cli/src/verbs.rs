@@ -12,7 +12,7 @@ use model::{Fault, FaultKind};
 use crate::args::{Cli, Format, Global, Verb, format_of, verb_of};
 use crate::completions::completions;
 use crate::failure::{Failure, Outcome, STATUS_BULKHEAD, STATUS_USAGE, runs_a_command};
-use crate::output::write_failure;
+use crate::output::{complain, write_failure};
 use crate::{
     attach, drain, events, exec, gc, inspect, kill, logs, ps, run, stats, top, update, version, wait,
 };
@@ -49,6 +49,13 @@ pub fn usage_error(error: &clap::Error, args: &[OsString]) -> ExitCode {
     match format(format_of(args)) {
         Ok(Format::Json) if error.use_stderr() => {
             usage_fault(error).tell(verb.unwrap_or_default(), Format::Json);
+        }
+        // It quotes what somebody typed, or what a container is called: nothing that a terminal obeys.
+        _ if args.iter().any(|word| word.to_string_lossy().contains(char::is_control)) => {
+            let text = error.render().to_string();
+            text.trim_end()
+                .lines()
+                .for_each(|line| complain(&crate::human::one_line(line)));
         }
         // Nothing can be done when nobody reads it.
         _ => drop(error.print()),

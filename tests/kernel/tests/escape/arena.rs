@@ -68,7 +68,8 @@ impl Arena {
 
     #[track_caller]
     pub fn host_is_unchanged(&self) {
-        self.canary.assert_unchanged(self.agent.pid(), &[self.canary_file()]);
+        self.canary
+            .assert_unchanged(self.agent.pid(), &[self.canary_file()]);
     }
 
     /// A root file system with the host's programs in it. `prepare` may spoil it.

@@ -45,7 +45,10 @@ impl Canary {
             seen.insert(path.to_owned(), state(Path::new(path), false));
         }
         for path in beside {
-            seen.insert(path.display().to_string(), format!("{} {}", state(path, true), content(path)));
+            seen.insert(
+                path.display().to_string(),
+                format!("{} {}", state(path, true), content(path)),
+            );
         }
         // By the running agent: builds replace the file behind the name.
         let program = PathBuf::from(format!("/proc/{agent}/exe"));

@@ -2,7 +2,7 @@
 
 use crate::arena::Arena;
 
-const MAKE: &str = "
+pub const MAKE: &str = "
 disks = [(254, 0), (8, 0), (259, 0), (7, 0)]
 for directory in ['/tmp', '/dev', '/dev/shm', os.environ['BULKHEAD_SANDBOX'], '/run']:
     for major, minor in disks:

@@ -39,10 +39,7 @@ fn spoiled(arena: &Arena, name: &str, prepare: impl FnOnce(&Path)) -> Option<Str
 fn kernel_directories_that_are_links_are_refused() {
     let Some(arena) = Arena::new() else { return };
     for name in ["proc", "dev", "sys"] {
-        for (index, to) in ["/etc", "etc", "/", ".", "/proc/1/root", "/nowhere"]
-            .iter()
-            .enumerate()
-        {
+        for (index, to) in ["/etc", ".", "/nowhere"].iter().enumerate() {
             let refused = spoiled(&arena, &format!("{name}-{index}"), |root| {
                 symlink(to, root.join(name)).expect("a link");
             });

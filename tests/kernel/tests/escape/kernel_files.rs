@@ -5,7 +5,7 @@ use crate::arena::Arena;
 
 /// Not a single file of the kernel's outside of the container's own processes takes a byte. Each is opened and written an
 /// empty line, which no interface acts upon.
-const WRITE_ALL: &str = "
+pub const WRITE_ALL: &str = "
 for top in ['/proc', '/sys']:
     for directory, below, files in os.walk(top):
         if directory == '/proc':
@@ -17,6 +17,59 @@ for top in ['/proc', '/sys']:
                 write(path)
             except OSError: continue
             print('DONE', path)
+";
+
+pub const CONTROL_GROUPS: &str = "
+found = 0
+for directory, below, files in os.walk('/sys/fs/cgroup'):
+    for name in files:
+        found += 1
+        path = os.path.join(directory, name)
+        if name in ('release_agent', 'notify_on_release', 'cgroup.procs', 'tasks', 'cgroup.subtree_control', 'devices.allow', 'memory.max'):
+            attempt(path, lambda: write(path, b'1'))
+    attempt('mkdir in ' + directory, lambda: os.mkdir(os.path.join(directory, 'evil')))
+    attempt('release_agent in ' + directory, lambda: os.stat(os.path.join(directory, 'release_agent')))
+    for up in ['../cgroup.procs', '../../cgroup.procs', '../tasks']:
+        attempt(up, lambda: write(os.path.join(directory, up), b'0'))
+assert found > 0
+for line in open('/proc/self/cgroup'): assert '..' not in line, line
+for kind, options in [(b'cgroup', b'memory'), (b'cgroup', b'rdma'), (b'cgroup', b'none,name=evil'), (b'cgroup2', b'')]:
+    attempt('mount %s %s' % (kind, options), lambda: call(165, b'x', b'/tmp', kind, 0, options))
+for flags in [0x10000000, 0x12000000, 0x02000000, 0x00020000, 0x12020000]:
+    attempt('unshare %x' % flags, lambda: call(272, flags))
+";
+
+pub const MOUNT: &str = "
+for target in [b'/proc/self/attr', b'/proc/sys', b'/proc', b'/sys', b'/tmp', b'/etc', b'/dev/null']:
+    attempt('tmpfs over %s' % target, lambda: call(165, b'x', target, b'tmpfs', 0, 0))
+    attempt('bind over %s' % target, lambda: call(165, b'/tmp', target, 0, 4096, 0))
+    attempt('remount %s' % target, lambda: call(165, b'none', target, 0, 32 | 4096, 0))
+    attempt('umount %s' % target, lambda: call(166, target, 2))
+    attempt('open_tree %s' % target, lambda: call(428, -100, target, 1))
+for kind in [b'proc', b'sysfs', b'devtmpfs', b'debugfs', b'tracefs', b'bpf', b'securityfs', b'configfs']:
+    attempt('mount %s' % kind, lambda: call(165, b'x', b'/tmp', kind, 0, 0))
+    attempt('fsopen %s' % kind, lambda: call(430, kind, 0))
+attempt('pivot', lambda: call(155, b'/tmp', b'/tmp'))
+attempt('mount_setattr', lambda: call(442, -100, b'/proc/sys', 0, b'\\0' * 32, 32))
+";
+
+/// For who may mount in a namespace of its own: what covers the kernel's files can not be taken away, and a fresh
+/// procfs or sysfs not be had (mount_namespaces(7), "Restrictions on mount namespaces").
+pub const COVERS_STAY: &str = "
+for target in [b'/proc/sys', b'/proc', b'/sys', b'/sys/fs/cgroup', b'/proc/irq', b'/dev']:
+    attempt('umount %s' % target, lambda: call(166, target, 2))
+    attempt('remount %s' % target, lambda: call(165, b'none', target, 0, 32 | 4096, 0))
+    attempt('setattr %s' % target, lambda: call(442, -100, target, 0, struct.pack('QQQQ', 0, 1, 0, 0), 32))
+def through(kind):
+    os.makedirs('/tmp/fresh', exist_ok=True)
+    call(165, b'x', b'/tmp/fresh', kind, 0, 0)
+    return write('/tmp/fresh/sys/kernel/core_pattern' if kind == b'proc' else '/tmp/fresh/kernel/uevent_helper')
+for kind in [b'proc', b'sysfs']: attempt('fresh %s' % kind, lambda: through(kind))
+def bound():
+    call(165, b'/proc', b'/tmp', 0, 4096 | 16384, 0)
+    return write('/tmp/sys/kernel/core_pattern')
+attempt('bind procfs', bound)
+attempt('core_pattern', lambda: write('/proc/sys/kernel/core_pattern'))
 ";
 
 #[test]
@@ -46,47 +99,15 @@ attempt('host name', lambda: socket.sethostname('evil'))
 #[test]
 fn control_groups_are_read_only_and_nobody_elses() {
     let Some(arena) = Arena::new() else { return };
-    let attack = "
-found = 0
-for directory, below, files in os.walk('/sys/fs/cgroup'):
-    for name in files:
-        found += 1
-        path = os.path.join(directory, name)
-        if name in ('release_agent', 'notify_on_release', 'cgroup.procs', 'tasks', 'cgroup.subtree_control', 'devices.allow', 'memory.max'):
-            attempt(path, lambda: write(path, b'1'))
-    attempt('mkdir in ' + directory, lambda: os.mkdir(os.path.join(directory, 'evil')))
-    attempt('release_agent in ' + directory, lambda: os.stat(os.path.join(directory, 'release_agent')))
-    for up in ['../cgroup.procs', '../../cgroup.procs', '../tasks']:
-        attempt(up, lambda: write(os.path.join(directory, up), b'0'))
-assert found > 0
-for line in open('/proc/self/cgroup'): assert '..' not in line, line
-for kind, options in [(b'cgroup', b'memory'), (b'cgroup', b'rdma'), (b'cgroup', b'none,name=evil'), (b'cgroup2', b'')]:
-    attempt('mount %s %s' % (kind, options), lambda: call(165, b'x', b'/tmp', kind, 0, options))
-for flags in [0x10000000, 0x12000000, 0x02000000, 0x00020000, 0x12020000]:
-    attempt('unshare %x' % flags, lambda: call(272, flags))
-";
-    arena.attack_everywhere(&[], attack);
+    arena.attack_everywhere(&[], CONTROL_GROUPS);
 }
 
 #[test]
 fn nothing_can_be_mounted_or_uncovered() {
     let Some(arena) = Arena::new() else { return };
-    let attack = "
-for target in [b'/proc/self/attr', b'/proc/sys', b'/proc', b'/sys', b'/tmp', b'/etc', b'/dev/null']:
-    attempt('tmpfs over %s' % target, lambda: call(165, b'x', target, b'tmpfs', 0, 0))
-    attempt('bind over %s' % target, lambda: call(165, b'/tmp', target, 0, 4096, 0))
-    attempt('remount %s' % target, lambda: call(165, b'none', target, 0, 32 | 4096, 0))
-    attempt('umount %s' % target, lambda: call(166, target, 2))
-    attempt('open_tree %s' % target, lambda: call(428, -100, target, 1))
-for kind in [b'proc', b'sysfs', b'devtmpfs', b'debugfs', b'tracefs', b'bpf', b'securityfs', b'configfs']:
-    attempt('mount %s' % kind, lambda: call(165, b'x', b'/tmp', kind, 0, 0))
-    attempt('fsopen %s' % kind, lambda: call(430, kind, 0))
-attempt('pivot', lambda: call(155, b'/tmp', b'/tmp'))
-attempt('mount_setattr', lambda: call(442, -100, b'/proc/sys', 0, b'\\0' * 32, 32))
-";
-    arena.attack_everywhere(&[], attack);
+    arena.attack_everywhere(&[], MOUNT);
     // The filter is not all: without it SYS_ADMIN is missing still.
-    arena.attack(&["--seccomp", "unconfined"], attack);
+    arena.attack(&["--seccomp", "unconfined"], MOUNT);
 }
 
 #[test]

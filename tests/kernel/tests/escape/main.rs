@@ -34,6 +34,7 @@ mod images;
 mod kernel_files;
 mod mount_races;
 mod names;
+mod own_ids;
 mod own_program;
 mod processes;
 mod reach;

@@ -47,7 +47,11 @@ fn the_agents_directories_are_reached_by_no_path() {
 #[track_caller]
 fn nothing_was_made(arena: &Arena) {
     for directory in [arena.agent.work_dir(), arena.agent.runtime_dir()] {
-        assert!(!directory.join("evil").exists(), "a container wrote to {}", directory.display());
+        assert!(
+            !directory.join("evil").exists(),
+            "a container wrote to {}",
+            directory.display()
+        );
     }
 }
 

@@ -79,7 +79,19 @@ fn tables_and_messages_carry_no_escape_sequences() {
     let env = format!("E={SEQUENCE}");
     agent
         .cli(&[
-            "run", "-d", "--name", "held", "--label", &label, "--env", &env, "--", "sh", "-c", "sleep 1000", SEQUENCE,
+            "run",
+            "-d",
+            "--name",
+            "held",
+            "--label",
+            &label,
+            "--env",
+            &env,
+            "--",
+            "sh",
+            "-c",
+            "sleep 1000",
+            SEQUENCE,
         ])
         .success();
     for command in [
