@@ -148,3 +148,40 @@ interface Peer {
   # One way: what is lost is said again by whoever needs it.
   deliver @0 (envelopes :List(Envelope)) -> stream;
 }
+
+# ---- what people and programs ask of one replica
+
+struct LogStatus {
+  replica @0 :UInt64;
+  status @1 :Status;
+  begin @2 :UInt64;
+  learned @3 :UInt64;
+  end @4 :UInt64;
+  promised @5 :Ballot;
+  writer @6 :Ballot;            # null: this replica is not the writer
+  membership @7 :Membership;    # null: not known
+  halted @8 :Text;              # empty: it works
+}
+
+struct ChangeRequest {
+  union {
+    add @0 :UInt64;
+    remove @1 :UInt64;
+    replace :group { out @2 :UInt64; by @3 :UInt64; }
+  }
+}
+
+interface Log extends(Peer) {
+  status @0 () -> (status :LogStatus);
+  # Makes this replica the writer, with a ballot of at least this term.
+  elect @1 (term :UInt64) -> (position :UInt64, ballot :Ballot);
+  # Answered when a quorum has all of them on disk.
+  append @2 (entries :List(Data)) -> (positions :List(UInt64));
+  truncate @3 (to :UInt64) -> (position :UInt64);
+  # As many as fit; from this replica, agreed.
+  read @4 (first :UInt64, last :UInt64) -> (entries :List(Entry));
+  catchUp @5 () -> (end :UInt64);
+  change @6 (request :ChangeRequest) -> (membership :Membership);
+  # Permission to begin a new log, where that is not automatic.
+  initialize @7 ();
+}

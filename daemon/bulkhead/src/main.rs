@@ -5,10 +5,15 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
-    let mut command = cli::accept_underscores(cli::command().subcommand(agent::command().display_order(0)));
+    let mut command = cli::accept_underscores(
+        cli::command()
+            .subcommand(agent::command().display_order(0))
+            .subcommand(replog::tool::command()),
+    );
     match command.try_get_matches_from_mut(&args) {
         Ok(matches) => match matches.subcommand() {
             Some(("agent", flags)) => agent::main(flags),
+            Some(("log", flags)) => replog::tool::main(flags),
             _ => cli::main(&matches, command),
         },
         Err(error) => cli::usage_error(&error, &args),

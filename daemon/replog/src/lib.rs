@@ -14,14 +14,16 @@ mod roll;
 pub mod scan;
 pub mod sector;
 mod segment;
+mod service;
 mod store;
+pub mod tool;
 
 pub use batch::Entry;
 pub use directory::{Directory, DiskDirectory, DiskFile, File};
 pub use error::StoreError;
 pub use ledger::{Found, Ledger};
-pub use peers::serve;
 pub use replica::{Config, LogError, OpenError, Replica, ReplicaStatus};
 pub use roll::SpareMaker;
 pub use segment::SegmentNumber;
+pub use service::serve;
 pub use store::{Damage, Options, Recovered, Store};

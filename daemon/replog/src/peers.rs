@@ -11,7 +11,6 @@ use replog_core::{Envelope, ReplicaId};
 use wire::replog_capnp::peer;
 
 use crate::codec;
-use crate::replica::Replica;
 
 /// Messages that wait for a peer.
 const QUEUE: usize = 4096;
@@ -138,42 +137,4 @@ async fn deliver(client: &peer::Client, connection: net::Task<()>, waiting: &mut
             return true;
         }
     }
-}
-
-/// The other end.
-pub struct PeerService(pub Replica);
-
-impl peer::Server for PeerService {
-    async fn deliver(
-        self: capnp::capability::Rc<Self>,
-        params: peer::DeliverParams,
-    ) -> Result<(), capnp::Error> {
-        let envelopes = codec::decode_envelopes(params.get()?.get_envelopes()?)
-            .map_err(|error| capnp::Error::failed(format!("message of a replica: {error}")))?;
-        for envelope in envelopes {
-            self.0.receive(envelope);
-        }
-        Ok(())
-    }
-}
-
-/// Serves peers on `listener` until it breaks.
-pub async fn serve(
-    replica: Replica,
-    listener: net::TcpListener,
-    limit: net::ConnectionLimit,
-) -> std::io::Error {
-    let tasks = net::TaskSet::new();
-    net::accept_loop(&listener, &limit, |stream, guard| {
-        // A peer may send what is large from the start.
-        guard.handle().protect();
-        let service: peer::Client = capnp_rpc::new_client(PeerService(replica.clone()));
-        let connection = net::rpc::serve_limited(stream, service.client, &limits(), guard.handle());
-        tasks.spawn(async move {
-            let _guard = guard;
-            let reason = connection.await;
-            tracing::debug!("log: a peer left: {reason}");
-        });
-    })
-    .await
 }

@@ -98,6 +98,7 @@ struct Inner {
     appends: RefCell<Vec<(Ticket, Arc<[u8]>)>>,
     peers: Peers,
     halted: RefCell<Option<String>>,
+    stopped: net::Notify,
     /// The deadline may have changed.
     changed: net::Notify,
 }
@@ -170,6 +171,7 @@ impl Replica {
             appends: RefCell::default(),
             peers: Peers::new(config.settings.replica, &config.peers),
             halted: RefCell::new(None),
+            stopped: net::Notify::new(),
             changed: net::Notify::new(),
         });
         let replica = Self(inner);
@@ -287,6 +289,17 @@ impl Replica {
         read.map_err(|error| LogError::Halted(error.to_string()))
     }
 
+    /// Why it stopped, when it has.
+    pub async fn halted(&self) -> String {
+        loop {
+            let stopped = self.0.stopped.wait();
+            if let Some(why) = &*self.0.halted.borrow() {
+                return why.clone();
+            }
+            stopped.await;
+        }
+    }
+
     /// A message of a peer.
     pub fn receive(&self, envelope: replog_core::Envelope) {
         self.give(Input::Message(envelope));
@@ -348,7 +361,7 @@ impl Replica {
                 // The store removes segments by itself as the log's beginning moves.
                 Wish::Discard { .. } => {}
                 Wish::Notice(notice) => tell(&notice),
-                Wish::Halt(halt) => return self.halted(&halt),
+                Wish::Halt(halt) => return self.stop_for(&halt),
             }
         }
         if !self.0.unwritten.borrow().0.is_empty() && !self.0.writing.replace(true) {
@@ -366,7 +379,7 @@ impl Replica {
         .detach();
     }
 
-    fn halted(&self, halt: &Halt) {
+    fn stop_for(&self, halt: &Halt) {
         tracing::error!("log: this replica stops: {halt}");
         self.halt(halt.to_string());
     }
@@ -374,6 +387,7 @@ impl Replica {
     fn halt(&self, why: String) {
         self.0.halted.borrow_mut().get_or_insert(why);
         self.0.peers.stop();
+        self.0.stopped.set();
         self.0.tickets.borrow_mut().clear();
         self.0.changed.set();
     }

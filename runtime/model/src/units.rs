@@ -245,7 +245,7 @@ impl FromStr for Millis {
 impl fmt::Display for Millis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ms = self.0;
-        if ms < 1000 || (ms < 60_000 && ms % 1000 != 0) {
+        if ms < 1000 || (ms < 60_000 && !ms.is_multiple_of(1000)) {
             return f.pad(&format!("{ms}ms"));
         }
         // What is less than a second is left out first: the rest may be whole minutes.

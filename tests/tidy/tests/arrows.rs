@@ -36,7 +36,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("replog", &["model", "replog-core", "wire", "net"]),
     ("master-core", &["model"]),
     ("cli", &["model", "client", "net", "api"]),
-    ("bulkhead", &["agent", "cli"]),
+    ("bulkhead", &["agent", "cli", "replog"]),
 ];
 
 /// Foreign crate → the crates of ours that may name it. Those not listed are vocabulary (serde, thiserror, tracing, ...).
@@ -47,7 +47,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("capnpc", &["wire"]),
     ("caps", &["kernel"]),
     ("cgroups-rs", &[]),
-    ("clap", &["cli", "agent", "bulkhead"]),
+    ("clap", &["cli", "agent", "bulkhead", "replog"]),
     ("clap_complete", &["cli"]),
     ("comfy-table", &["cli"]),
     ("crossterm", &["cli"]),

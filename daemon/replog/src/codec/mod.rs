@@ -2,10 +2,16 @@
 //! the bounds is a [`DecodeError`] that names the field; never a panic, never a guess.
 
 mod message;
+mod status;
 mod value;
 
 pub use message::{decode_envelope, decode_envelopes, encode_envelope};
-pub use value::{decode_entry, decode_meta, encode_entry, encode_meta};
+pub use status::{decode_status, encode_status};
+pub use value::{
+    decode_entry, decode_meta, encode_entry, encode_meta, get_ballot as decode_ballot,
+    get_entries as decode_entries, get_membership as decode_membership, put_ballot as encode_ballot,
+    put_entries as encode_entries, put_membership as encode_membership,
+};
 
 use capnp::message::ReaderOptions;
 
@@ -19,6 +25,8 @@ const IDS_MAX: u32 = 64;
 pub enum DecodeError {
     #[error("malformed: {0}")]
     Malformed(#[from] capnp::Error),
+    #[error("text is not UTF-8")]
+    Text(#[from] std::str::Utf8Error),
     #[error("{0}: of a kind that this program does not know")]
     Unknown(&'static str),
     #[error("{0} is missing")]

@@ -23,12 +23,12 @@ pub(super) fn get_member(reader: member::Reader<'_>) -> Member {
     }
 }
 
-pub(super) fn put_ballot(value: Ballot, mut builder: ballot::Builder<'_>) {
+pub fn put_ballot(value: Ballot, mut builder: ballot::Builder<'_>) {
     builder.set_term(value.term);
     builder.set_replica(value.replica.0);
 }
 
-pub(super) fn get_ballot(reader: ballot::Reader<'_>) -> Ballot {
+pub fn get_ballot(reader: ballot::Reader<'_>) -> Ballot {
     Ballot {
         term: reader.get_term(),
         replica: ReplicaId(reader.get_replica()),
@@ -58,14 +58,14 @@ fn get_members(list: capnp::struct_list::Reader<'_, member::Owned>) -> Result<Ve
     Ok(list.iter().map(get_member).collect())
 }
 
-pub(super) fn put_membership(value: &Membership, mut builder: membership::Builder<'_>) {
+pub fn put_membership(value: &Membership, mut builder: membership::Builder<'_>) {
     builder.set_since(value.since.0);
     put_ballot(value.ballot, builder.reborrow().init_ballot());
     put_members(&value.members, builder.init_members(value.members.len() as u32));
 }
 
 /// In order and each once, whatever the sender says: quorums are counted on it.
-pub(super) fn get_membership(reader: membership::Reader<'_>) -> Result<Arc<Membership>> {
+pub fn get_membership(reader: membership::Reader<'_>) -> Result<Arc<Membership>> {
     let mut members = get_members(reader.get_members()?)?;
     members.sort_unstable();
     members.dedup_by_key(|member| member.replica);
@@ -129,13 +129,13 @@ pub(super) fn get_entry(reader: entry::Reader<'_>) -> Result<Value> {
     })
 }
 
-pub(super) fn put_entries(values: &[Value], mut list: capnp::struct_list::Builder<'_, entry::Owned>) {
+pub fn put_entries(values: &[Value], mut list: capnp::struct_list::Builder<'_, entry::Owned>) {
     for (at, value) in (0..).zip(values) {
         put_entry(value, list.reborrow().get(at));
     }
 }
 
-pub(super) fn get_entries(list: capnp::struct_list::Reader<'_, entry::Owned>) -> Result<Vec<Value>> {
+pub fn get_entries(list: capnp::struct_list::Reader<'_, entry::Owned>) -> Result<Vec<Value>> {
     check("values", list.len(), VALUES_MAX)?;
     list.iter().map(get_entry).collect()
 }

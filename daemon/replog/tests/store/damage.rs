@@ -44,7 +44,7 @@ fn every_flipped_bit(bytes: std::ops::Range<usize>) {
     let content = disk.content(FIRST);
     assert_eq!(content.len(), 64 << 10);
     let flipped = Disk::default();
-    let undetected: Vec<_> = (bytes.start * 8..bytes.end * 8)
+    let undetected: Vec<usize> = (bytes.start * 8..bytes.end * 8)
         .filter(|bit| {
             flipped.set(FIRST, content.clone());
             flipped.change(FIRST, bit / 8, 1 << (bit % 8));
@@ -54,7 +54,7 @@ fn every_flipped_bit(bytes: std::ops::Range<usize>) {
             }
         })
         .collect();
-    assert_eq!(undetected, [], "of {} bits", bytes.len() * 8);
+    assert_eq!(undetected, Vec::<usize>::new(), "of {} bits", bytes.len() * 8);
 }
 
 #[test]

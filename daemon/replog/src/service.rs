@@ -1,0 +1,166 @@
+//! A replica as others see it: what peers say to it, and what is asked of it.
+
+use capnp::Error;
+use capnp::capability::Rc;
+use futures::future::try_join_all;
+use replog_core::{Change, Position, ReplicaId};
+use wire::replog_capnp::{log, peer};
+
+use crate::codec;
+use crate::replica::{LogError, Replica};
+
+/// Entries of one append.
+const ENTRIES_MAX: u32 = 16_384;
+
+pub struct LogService(pub Replica);
+
+impl peer::Server for LogService {
+    async fn deliver(self: Rc<Self>, params: peer::DeliverParams) -> Result<(), Error> {
+        let envelopes = codec::decode_envelopes(params.get()?.get_envelopes()?)
+            .map_err(|error| Error::failed(format!("message of a replica: {error}")))?;
+        for envelope in envelopes {
+            self.0.receive(envelope);
+        }
+        Ok(())
+    }
+}
+
+fn refused(error: LogError) -> Error {
+    Error::failed(error.to_string())
+}
+
+impl log::Server for LogService {
+    async fn status(
+        self: Rc<Self>,
+        _: log::StatusParams,
+        mut results: log::StatusResults,
+    ) -> Result<(), Error> {
+        codec::encode_status(&self.0.status(), results.get().init_status());
+        Ok(())
+    }
+
+    async fn elect(
+        self: Rc<Self>,
+        params: log::ElectParams,
+        mut results: log::ElectResults,
+    ) -> Result<(), Error> {
+        let term = params.get()?.get_term();
+        let (position, ballot) = self.0.elect(term).await.map_err(refused)?;
+        let mut builder = results.get();
+        builder.set_position(position.0);
+        codec::encode_ballot(ballot, builder.init_ballot());
+        Ok(())
+    }
+
+    async fn append(
+        self: Rc<Self>,
+        params: log::AppendParams,
+        mut results: log::AppendResults,
+    ) -> Result<(), Error> {
+        let entries = params.get()?.get_entries()?;
+        if entries.len() > ENTRIES_MAX {
+            return Err(Error::failed(format!(
+                "{} entries, {ENTRIES_MAX} are allowed",
+                entries.len()
+            )));
+        }
+        let mut appends = Vec::with_capacity(entries.len() as usize);
+        for entry in entries {
+            appends.push(self.0.append(entry?));
+        }
+        let positions = try_join_all(appends).await.map_err(refused)?;
+        let mut list = results.get().init_positions(positions.len() as u32);
+        for (at, position) in (0..).zip(&positions) {
+            list.set(at, position.0);
+        }
+        Ok(())
+    }
+
+    async fn truncate(
+        self: Rc<Self>,
+        params: log::TruncateParams,
+        mut results: log::TruncateResults,
+    ) -> Result<(), Error> {
+        let to = Position(params.get()?.get_to());
+        let position = self.0.truncate(to).await.map_err(refused)?;
+        results.get().set_position(position.0);
+        Ok(())
+    }
+
+    async fn read(
+        self: Rc<Self>,
+        params: log::ReadParams,
+        mut results: log::ReadResults,
+    ) -> Result<(), Error> {
+        let params = params.get()?;
+        let (first, last) = (Position(params.get_first()), Position(params.get_last()));
+        let values = self.0.read(first, last).await.map_err(refused)?;
+        codec::encode_entries(&values, results.get().init_entries(values.len() as u32));
+        Ok(())
+    }
+
+    async fn catch_up(
+        self: Rc<Self>,
+        _: log::CatchUpParams,
+        mut results: log::CatchUpResults,
+    ) -> Result<(), Error> {
+        let end = self.0.catch_up().await.map_err(refused)?;
+        results.get().set_end(end.0);
+        Ok(())
+    }
+
+    async fn change(
+        self: Rc<Self>,
+        params: log::ChangeParams,
+        mut results: log::ChangeResults,
+    ) -> Result<(), Error> {
+        use wire::replog_capnp::change_request as change;
+        let change = match params
+            .get()?
+            .get_request()?
+            .which()
+            .map_err(|_| Error::failed("unknown change".into()))?
+        {
+            change::Add(id) => Change::Add(ReplicaId(id)),
+            change::Remove(id) => Change::Remove(ReplicaId(id)),
+            change::Replace(replace) => Change::Replace {
+                out: ReplicaId(replace.get_out()),
+                by: ReplicaId(replace.get_by()),
+            },
+        };
+        let membership = self.0.change(change).await.map_err(refused)?;
+        codec::encode_membership(&membership, results.get().init_membership());
+        Ok(())
+    }
+
+    async fn initialize(
+        self: Rc<Self>,
+        _: log::InitializeParams,
+        _: log::InitializeResults,
+    ) -> Result<(), Error> {
+        self.0.initialize();
+        Ok(())
+    }
+}
+
+/// Serves peers and clients on `listener` until it breaks.
+pub async fn serve(
+    replica: Replica,
+    listener: net::TcpListener,
+    limit: net::ConnectionLimit,
+) -> std::io::Error {
+    let tasks = net::TaskSet::new();
+    net::accept_loop(&listener, &limit, |stream, guard| {
+        // A peer may send what is large from the start.
+        guard.handle().protect();
+        let service: log::Client = capnp_rpc::new_client(LogService(replica.clone()));
+        let connection =
+            net::rpc::serve_limited(stream, service.client, &crate::peers::limits(), guard.handle());
+        tasks.spawn(async move {
+            let _guard = guard;
+            let reason = connection.await;
+            tracing::debug!("log: a peer left: {reason}");
+        });
+    })
+    .await
+}

@@ -1,0 +1,72 @@
+//! Appends as fast as they are acknowledged.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
+
+use clap::Args;
+use futures::future::join_all;
+
+use super::remote::{append_all, connect, elect};
+
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    #[command(flatten)]
+    at: super::At,
+    /// Appends in flight.
+    #[arg(long, default_value_t = 1)]
+    writers: usize,
+    /// Bytes of an entry.
+    #[arg(long, default_value_t = 1024)]
+    bytes: usize,
+    /// How long.
+    #[arg(long, default_value_t = 5)]
+    seconds: u64,
+}
+
+/// Prints one JSON object.
+pub async fn run(args: BenchArgs) -> Result<(), String> {
+    let log = connect(&args.at.at).await?;
+    elect(&log).await?;
+    let took = Rc::new(RefCell::new(Vec::new()));
+    let failed = Rc::new(Cell::new(None));
+    let began = net::now();
+    let end = began + Duration::from_secs(args.seconds);
+    join_all((0..args.writers).map(|writer| {
+        let (log, took, failed) = (log.clone(), took.clone(), failed.clone());
+        let entry = [vec![writer as u8; args.bytes]];
+        async move {
+            while net::now() < end {
+                let asked = net::now();
+                if let Err(error) = append_all(&log, &entry).await {
+                    failed.set(Some(error));
+                    return;
+                }
+                took.borrow_mut().push((net::now() - asked).as_micros());
+            }
+        }
+    }))
+    .await;
+    if let Some(error) = failed.take() {
+        return Err(error);
+    }
+    let seconds = (net::now() - began).as_secs_f64();
+    let mut took = took.take();
+    took.sort_unstable();
+    let at = |part: f64| {
+        took.get(((took.len() as f64 - 1.0) * part) as usize)
+            .copied()
+            .unwrap_or_default() as u64
+    };
+    let result = serde_json::json!({
+        "writers": args.writers,
+        "entry_bytes": args.bytes,
+        "appends": took.len(),
+        "appends_per_second": took.len() as f64 / seconds,
+        "p50_us": at(0.5),
+        "p99_us": at(0.99),
+        "max_us": at(1.0),
+    });
+    println!("{result}");
+    Ok(())
+}
