@@ -26,13 +26,8 @@ fn a_full_runtime_directory_refuses_launches_and_loses_nothing_of_what_runs() {
 
     let refused = agent.cli(&["run", "--", "true"]);
     assert_eq!(refused.status, 125, "{refused:?}");
-    assert!(refused.stderr.contains("No space left"), "{refused:?}");
-    assert!(
-        refused
-            .stderr
-            .contains(&agent.runtime_dir().display().to_string()),
-        "{refused:?}"
-    );
+    let told = refused.stderr.to_lowercase();
+    assert!(told.contains("no space left"), "{refused:?}");
     // An update that can't be remembered may be refused, but never half in force.
     let update = agent.cli(&["update", "c", "--pids", "9"]);
     let limit = agent.container("c").expect("running")["limits"]["pids"].clone();
