@@ -70,6 +70,14 @@ impl Node {
         let Some(coordinator) = self.coordinator.as_ref().filter(|c| c.is_leading()) else {
             return self.refuse(ticket, Refusal::NotWriter);
         };
+        if self.planted.has(PlantedBug::TwoChangesAtOnce)
+            && matches!(&coordinator.changing, Some(c) if c.stage == Stage::Proposed)
+        {
+            if let Change::Remove(replica) = change {
+                self.propose_members_entry(membership.changed(Some(replica), None));
+            }
+            return self.refuse(ticket, Refusal::ChangeUnderWay);
+        }
         if coordinator.changing.is_some() {
             return self.refuse(ticket, Refusal::ChangeUnderWay);
         }
@@ -218,9 +226,8 @@ impl Node {
         }
         let drained = self.state.end() == learned;
         let durable = self.count(&members, fresh, |at| at >= learned) >= quorum || blind;
-        let known = self.count(&membership.members, Fresh::ANY, |at| at >= membership.since)
-            >= membership.quorum()
-            || self.planted.has(PlantedBug::TwoChangesAtOnce);
+        let known =
+            self.count(&membership.members, Fresh::ANY, |at| at >= membership.since) >= membership.quorum();
         if drained && durable && known {
             return self.propose_members_entry(members);
         }
@@ -316,7 +323,7 @@ impl Node {
             return;
         };
         let known = self.count(&membership.members, Fresh::ANY, |learned| learned >= at);
-        if known < membership.quorum() && !self.planted.has(PlantedBug::TwoChangesAtOnce) {
+        if known < membership.quorum() {
             return;
         }
         let changing = self.coordinator.as_mut().and_then(|c| c.changing.take());

@@ -262,6 +262,13 @@ impl Node {
             incarnation,
             message,
         } = envelope;
+        if self.planted.has(PlantedBug::AnswerWhileEmpty)
+            && self.state.status == Status::Empty
+            && matches!(message, Message::Prepare(_) | Message::Write(_))
+            && let Some(incarnation) = incarnation
+        {
+            self.state.member.incarnation = incarnation;
+        }
         let me = self.state.member;
         if to != me.replica || incarnation.is_some_and(|i| i != me.incarnation) {
             return;
@@ -403,13 +410,6 @@ impl Node {
     pub(crate) fn is_voting(&self) -> bool {
         self.state.status == Status::Voting
             || self.state.status == Status::Recovering && self.planted.has(PlantedBug::VoteWhileRecovering)
-    }
-
-    /// `was`: the status when the message came.
-    pub(crate) fn may_vote(&self, was: Status) -> bool {
-        self.is_voting()
-            || was == Status::Empty && self.planted.has(PlantedBug::AnswerWhileEmpty)
-            || was == Status::Starting && self.planted.has(PlantedBug::VoteWhileStarting)
     }
 
     pub(crate) fn set_status(&mut self, to: Status) {

@@ -19,10 +19,8 @@ macro_rules! bugs {
 }
 
 bugs! {
-    /// An EMPTY replica promises and accepts.
+    /// An EMPTY replica answers for the disk that it lost.
     AnswerWhileEmpty,
-    /// A STARTING replica promises and accepts.
-    VoteWhileStarting,
     /// A RECOVERING replica promises and accepts.
     VoteWhileRecovering,
     /// A write is accepted below the promised ballot.
@@ -49,7 +47,7 @@ bugs! {
     QuorumOfOldMembers,
     /// A coordinator keeps the promises it has when the members change.
     KeepPromisesOverChange,
-    /// A second change of members begins before the first is known to a quorum.
+    /// A second change of members is proposed before the first is agreed.
     TwoChangesAtOnce,
     /// Members change although a quorum of the new ones lacks entries.
     ChangeWithoutCatchUp,

@@ -11,12 +11,11 @@ use crate::value::Value;
 impl Node {
     pub(crate) fn on_prepare(&mut self, from: Member, prepare: &Prepare) {
         let ballot = prepare.ballot;
-        let was = self.state.status;
         self.take_over(&prepare.membership);
         let Some(membership) = self.state.membership.clone() else {
             return;
         };
-        if !self.may_vote(was) {
+        if !self.is_voting() {
             let status = self.state.status;
             return self.say(from, Message::NotVoting { ballot, status });
         }
@@ -77,12 +76,11 @@ impl Node {
 
     pub(crate) fn on_write(&mut self, from: Member, write: Write) {
         let ballot = write.ballot;
-        let was = self.state.status;
         self.take_over(&write.membership);
         let Some(membership) = self.state.membership.clone() else {
             return;
         };
-        if !self.may_vote(was) {
+        if !self.is_voting() {
             let status = self.state.status;
             self.note_learned(from.replica, write.committed);
             self.pursue();

@@ -3,6 +3,8 @@
 //! The world keeps its own simple books of what exists (processes, cgroups, checkpoints) and checks each
 //! wish against them: that is the specification; the core has to live up to it.
 
+mod invariants;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
@@ -10,57 +12,15 @@ use agent_core::{
     Adopted, AgentCore, Answer, CleanupOutcome, EndReport, Input, Now, Settings, Ticket, Which, Wish,
 };
 use model::{
-    ContainerId, ContainerState, Cpus, Event, EventKind, Fault, LaunchSpec, Limitation, Limits, Millis,
-    ProcessIdentity, Reason, Removed,
+    ContainerId, Cpus, Event, EventKind, Fault, LaunchSpec, Limitation, Limits, Millis, ProcessIdentity,
+    Reason, Removed,
 };
 
 use crate::own_ids;
 use crate::random::Random;
 
-/// Chances of faults, each "one in so many"; 0 is never.
-#[derive(Debug, Clone)]
-pub struct Faults {
-    pub prepare_fails: u64,
-    pub fork_fails: u64,
-    pub checkpoint_fails: u64,
-    pub start_fails: u64,
-    pub init_dies_early: u64,
-    pub start_never_told: u64,
-    pub memory_limit: u64,
-    pub kill_ignored: u64,
-    pub term_ignored: u64,
-    pub cleanup_busy: u64,
-    pub update_fails: u64,
-    pub removal_fails: u64,
-    pub asker_goes_away: u64,
-    /// The agent is killed between two requests, and a new one starts.
-    pub agent_dies: u64,
-    /// Longest delay of any answer, in milliseconds.
-    pub delay_max: u64,
-}
-
-impl Faults {
-    pub fn draw(random: &mut Random) -> Self {
-        let mut rate = |rates: &[u64]| rates[random.below(rates.len() as u64) as usize];
-        Self {
-            prepare_fails: rate(&[0, 30, 5]),
-            fork_fails: rate(&[0, 30, 5]),
-            checkpoint_fails: rate(&[0, 30, 5]),
-            start_fails: rate(&[0, 20, 4]),
-            init_dies_early: rate(&[0, 30, 6]),
-            start_never_told: rate(&[0, 0, 50]),
-            memory_limit: rate(&[0, 20, 4]),
-            kill_ignored: rate(&[0, 10, 2]),
-            term_ignored: rate(&[0, 4, 1]),
-            cleanup_busy: rate(&[0, 4, 2]),
-            update_fails: rate(&[0, 5]),
-            removal_fails: rate(&[0, 3]),
-            asker_goes_away: rate(&[0, 20]),
-            agent_dies: rate(&[0, 10, 3]),
-            delay_max: rate(&[1, 20, 3000]),
-        }
-    }
-}
+mod faults;
+pub use faults::Faults;
 
 /// What an invariant found wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -171,23 +131,7 @@ impl World {
             self.request()?;
         }
         // From here on nothing fails any more, and everything has to come to an end.
-        self.faults = Faults {
-            prepare_fails: 0,
-            fork_fails: 0,
-            checkpoint_fails: 0,
-            start_fails: 0,
-            init_dies_early: 0,
-            start_never_told: 0,
-            memory_limit: 0,
-            kill_ignored: 0,
-            term_ignored: 0,
-            cleanup_busy: 0,
-            update_fails: 0,
-            removal_fails: 0,
-            asker_goes_away: 0,
-            agent_dies: 0,
-            delay_max: 5,
-        };
+        self.faults = Faults::none();
         let ticket = self.ticket(Asked::Drain);
         self.feed(Input::Drain {
             ticket,
@@ -706,65 +650,6 @@ impl World {
             killing: reality.killing,
             alive,
         }))
-    }
-
-    fn invariants(&self) -> Result<(), Violation> {
-        let mut names = BTreeSet::new();
-        let mut living = 0;
-        for status in self.core.list(true) {
-            if status.state.is_over() {
-                if status.termination.is_none() {
-                    return self.violated(format!("{} is over without a termination", status.id));
-                }
-                continue;
-            }
-            if let Some(name) = &status.name
-                && !names.insert(name.clone())
-            {
-                return self.violated(format!("two living containers are named {name}"));
-            }
-            if status.state == ContainerState::Running
-                && !self.reality.get(&status.id).is_some_and(|r| r.command_ran)
-            {
-                return self.violated(format!("{} is running but its command never ran", status.id));
-            }
-        }
-        for status in self.core.list(false) {
-            living += 1;
-            if self.reality.get(&status.id).is_some_and(|r| r.forgotten) {
-                return self.violated(format!("{} was forgotten while it lived", status.id));
-            }
-        }
-        let living_specs = self.reality.iter().filter(|(_, r)| r.process && r.checkpointed);
-        if let Some(message) =
-            own_ids::conflict(living_specs.filter_map(|(id, r)| Some((id, r.spec.as_ref()?))))
-        {
-            return self.violated(message);
-        }
-        if living != self.core.living() {
-            return self.violated(format!("{living} live, the core counts {}", self.core.living()));
-        }
-        Ok(())
-    }
-
-    fn at_the_end(&self) -> Result<(), Violation> {
-        if self.core.living() != 0 {
-            let left: Vec<_> = self
-                .core
-                .list(false)
-                .map(|s| (s.id.to_string(), s.state))
-                .collect();
-            return self.violated(format!("these never ended: {left:?}"));
-        }
-        if let Some((ticket, asked)) = self.open.first_key_value() {
-            return self.violated(format!("{asked:?} {ticket:?} was never answered"));
-        }
-        for (id, reality) in &self.reality {
-            if reality.process || reality.groups || reality.checkpointed || reality.directory {
-                return self.violated(format!("{id} left something behind: {reality:?}"));
-            }
-        }
-        Ok(())
     }
 
     fn ticket(&mut self, asked: Asked) -> Ticket {

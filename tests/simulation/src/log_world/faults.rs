@@ -23,6 +23,8 @@ pub struct Faults {
     pub elect: u64,
     pub change: u64,
     pub truncate: u64,
+    /// This world is about changes of members.
+    pub members: bool,
 }
 
 impl Faults {
@@ -47,18 +49,24 @@ impl Faults {
             elect: rate(&[20, 6, 3]),
             change: rate(&[0, 0, 10, 5]),
             truncate: rate(&[0, 20, 8]),
+            members: false,
         };
         if !members {
             return drawn;
         }
         // Members change back and forth, writers compete, and groups of replicas do not hear each other.
         Self {
-            loss: 0,
+            loss: rate(&[0, 0, 50]),
+            delay_max: rate(&[5, 10, 60]),
+            straggle: rate(&[0, 60]),
+            flush_max: rate(&[0, 3]),
             crash: rate(&[0, 12]),
             lose_disk: rate(&[0, 30]),
             partition: rate(&[3, 5]),
+            clock_jump: 0,
             elect: rate(&[2, 4]),
-            change: rate(&[2, 4]),
+            change: rate(&[2, 3]),
+            members: true,
             ..drawn
         }
     }
@@ -81,6 +89,7 @@ impl Faults {
             elect: 0,
             change: 0,
             truncate: 0,
+            members: false,
         }
     }
 }

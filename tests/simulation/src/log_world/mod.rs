@@ -99,6 +99,7 @@ impl World {
         let faults = Faults::draw(&mut random);
         let sizes = [3, 3, 3, 3, 5, 5, 1, 2, 4];
         let size = sizes[random.below(sizes.len() as u64) as usize];
+        let size = if faults.members { size.max(3) } else { size };
         let initial: BTreeSet<ReplicaId> = (1..=size).map(ReplicaId).collect();
         let template = draw_settings(&mut random, &initial);
         Self {
@@ -134,7 +135,11 @@ impl World {
         let phases = 1 + self.random.below(2);
         for _ in 0..phases {
             let faults = self.faults.clone();
-            let actions = 15 + self.random.below(40);
+            let actions = if faults.members {
+                60 + self.random.below(60)
+            } else {
+                15 + self.random.below(40)
+            };
             for _ in 0..actions {
                 let pause = [20, 200, 1_500][self.random.below(3) as usize];
                 let until = self.now + self.random.below(pause);

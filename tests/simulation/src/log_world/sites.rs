@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use model::Millis;
-use replog_core::{Ballot, Incarnation, Member, Node, Record, ReplicaId, Settings, Start, Status, Token};
+use replog_core::{Ballot, Incarnation, Member, Node, Record, ReplicaId, Settings, Start, Token};
 
 use super::books::{Check, breach};
 use super::disk::Disk;
@@ -215,10 +215,8 @@ impl World {
         };
         let content = &site.disk.durable;
         let member = content.member;
-        let votes =
-            content.status == Status::Voting || self.books.membership().is_none_or(|m| m.contains(member));
         // A disk that is lost while another member is taken out may be one too many: that is the operator's to avoid.
-        let too_many = votes && !self.books.may_lose(member, self.initial.len());
+        let too_many = !self.books.may_lose(member, self.initial.len());
         if too_many || self.clients.changing() || !content.written {
             return Ok(());
         }
