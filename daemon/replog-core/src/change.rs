@@ -286,6 +286,11 @@ impl Node {
 
     /// An own change was agreed: from here on the new members count.
     pub(crate) fn members_agreed(&mut self) {
+        // To those that go out as well, for the last time: they need not find out by themselves.
+        if let Some(coordinator) = &mut self.coordinator {
+            coordinator.since = self.state.since();
+        }
+        self.beat_all(true);
         let Some(membership) = self.state.membership.clone() else {
             return;
         };
