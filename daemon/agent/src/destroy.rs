@@ -337,7 +337,14 @@ impl TakingDown {
         });
         // Not atomically: as long as half of it is there, so is the checkpoint.
         let path = self.directories.end_record(&self.id);
-        write_once(&path, &record).map_err(|e| crate::launch::failed(&e).to_string())?;
+        match write_once(&path, &record) {
+            // A full disk must not keep a container from ending.
+            Err(error) if error.is_full() => self
+                .directories
+                .write_end_over_status(&self.id, &record)
+                .map_err(|_| crate::launch::failed(&error).to_string())?,
+            written => written.map_err(|e| crate::launch::failed(&e).to_string())?,
+        }
         self.ended_at_ms = Some(at_ms);
         Ok(())
     }

@@ -280,6 +280,33 @@ pub fn write_atomically(path: &Path, content: &[u8]) -> Result<(), DirectoryErro
     })
 }
 
+impl DirectoryError {
+    /// There is no room for it.
+    pub fn is_full(&self) -> bool {
+        let source = std::error::Error::source(self).and_then(|source| source.downcast_ref::<io::Error>());
+        source.is_some_and(|error| {
+            matches!(
+                error.kind(),
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+            )
+        })
+    }
+}
+
+impl Directories {
+    /// Writes how it ended where there is no room: over the wait status, which has been read, and whose page is ours
+    /// since the launch. Most records fit into it; for others there has to be room.
+    pub fn write_end_over_status(&self, id: &ContainerId, record: &[u8]) -> io::Result<()> {
+        let path = self.end_record(id);
+        if self.status(id).exists() {
+            fs::rename(self.status(id), &path)?;
+        }
+        let mut file = OpenOptions::new().write(true).open(&path)?;
+        file.write_all(record)?;
+        file.set_len(record.len() as u64)
+    }
+}
+
 /// As [`write_atomically`], unless that is what is there: a full disk must not keep a successor from starting.
 pub fn write_if_changed(path: &Path, content: &[u8]) -> Result<(), DirectoryError> {
     match fs::read(path) {
