@@ -4,7 +4,7 @@ mod harness;
 
 use std::fs;
 use std::os::fd::AsFd;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 
 use harness::{Running, World, shell, spec, wait_until};
@@ -393,6 +393,26 @@ fn a_terminal_belongs_to_its_user_and_its_group() {
     }
 }
 
+/// A shell and a few programs with their libraries, by hard copies of the host's.
+fn fill_image(at: &Path) {
+    let libraries = Path::new("lib/x86_64-linux-gnu");
+    for directory in [Path::new("bin"), Path::new("etc"), Path::new("lib64"), libraries] {
+        fs::create_dir_all(at.join(directory)).unwrap();
+    }
+    fs::set_permissions(at, fs::Permissions::from_mode(0o755)).unwrap();
+    for program in ["sh", "cat", "ls", "touch", "stat", "chown", "mknod"] {
+        fs::copy(Path::new("/usr/bin").join(program), at.join("bin").join(program)).unwrap();
+    }
+    for library in ["libc.so.6", "libselinux.so.1", "libpcre2-8.so.0"] {
+        let from = Path::new("/").join(libraries).join(library);
+        if from.exists() {
+            fs::copy(from, at.join(libraries).join(library)).unwrap();
+        }
+    }
+    let loader = "lib64/ld-linux-x86-64.so.2";
+    fs::copy(Path::new("/").join(loader), at.join(loader)).unwrap();
+}
+
 #[test]
 fn an_image_is_seen_with_its_own_ids_and_stays_untouched() {
     let world = World::new();
@@ -403,30 +423,22 @@ fn an_image_is_seen_with_its_own_ids_and_stays_untouched() {
         eprintln!("SKIPPED: no overlay over mounts with mapped ids");
         return;
     }
-    for directory in ["etc", "bin", "home/app"] {
-        fs::create_dir_all(image.path().join(directory)).unwrap();
-    }
-    fs::set_permissions(image.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    // The host's programs, so that no library has to be copied.
-    symlink("/host/usr/bin/sh", image.path().join("bin/sh")).unwrap();
+    fill_image(image.path());
+    fs::create_dir_all(image.path().join("home/app")).unwrap();
     for (name, id) in [("etc/secret", 0), ("home/app/file", 1500)] {
         fs::write(image.path().join(name), name).unwrap();
         fs::set_permissions(image.path().join(name), fs::Permissions::from_mode(0o600)).unwrap();
         chown(image.path().join(name), Some(id), Some(id)).unwrap();
     }
-    for name in ["lib", "lib64", "usr"] {
-        symlink(
-            format!("/host/usr/{}", name.trim_start_matches("usr")),
-            image.path().join(name),
-        )
-        .unwrap();
-    }
+    let data = image.path().join("data");
+    fs::create_dir(&data).unwrap();
     let mut spec = own_ids(shell(
-        "PATH=/host/usr/bin; stat -c '%u %g' / /etc/secret /home/app/file; cat /etc/secret; echo changed > /etc/secret; \
-         chown 5:6 /home/app/file; touch /new /host/../beside; mknod /null c 1 3; ls /; stat -c '%u' /new /host",
+        "stat -c '%u %g' / /etc/secret /home/app/file; cat /etc/secret; echo changed > /etc/secret; \
+         chown 5:6 /home/app/file; touch /new /made/beside; mknod /null c 1 3; ls /; stat -c '%u' /new /made",
     ));
     spec.rootfs = Some(image.path().to_owned());
-    spec.volumes = vec![volume(Path::new("/usr"), "/host/usr", true)];
+    // Its mount point and the directory above are made in the container's root.
+    spec.volumes = vec![volume(&data, "/made/deep", false)];
     let mut running = world.start(&spec).unwrap();
     let upper = running.context.overlay_dir.clone().unwrap().join("upper");
     running.reap();
