@@ -273,9 +273,14 @@ impl AgentCore {
         }
     }
 
-    /// Its record goes with its directories, so that nobody looks for them in vain.
+    /// Its record goes with its directories, so that nobody looks for them in vain. Not that of one whose directories were
+    /// to go at its end: perhaps nobody has asked yet how it ended.
     fn forget_ended(&mut self, id: &ContainerId) {
-        if self.containers.get(id).is_some_and(|c| c.is_over()) {
+        if self
+            .containers
+            .get(id)
+            .is_some_and(|c| c.is_over() && !c.leaves_nothing())
+        {
             self.containers.remove(id);
             self.ended.retain(|ended| ended != id);
             self.wishes.push_back(Wish::Forget { id: id.clone() });
