@@ -213,7 +213,8 @@ impl Operation for LaunchAnyway {
         // It also finds out that the launcher is gone, and starts another.
         let next = stage.agent.cli(&["run", "--rm", "--", "sh", "-c", "exit 3"]);
         assert_eq!(next.status, 3, "other: the next launch: {next:?}");
-        stage.assert_in_order(stage.marks(name) > 0);
+        // One that was started and killed at once has perhaps not come to its mark.
+        stage.assert_in_order(found.is_some() || stage.marks(name) > 0);
     }
 }
 
