@@ -34,6 +34,7 @@ pub(crate) struct Peer {
     /// Accepted or agreed, and durable, up to here.
     pub matched: Position,
     pub learned: Position,
+    pub adopted: bool,
     pub beat: u64,
     /// `matched` at the last heartbeat.
     seen: Position,
@@ -108,6 +109,7 @@ impl Coordinator {
                 next,
                 matched: Position::ZERO,
                 learned: Position::ZERO,
+                adopted: false,
                 beat: 0,
                 seen: Position::ZERO,
                 rewound: Millis(0),
@@ -154,6 +156,7 @@ impl Node {
             ballot: coordinator.ballot,
             matched: self.state.end(),
             learned: self.outbox.marked(self.state.learned),
+            adopted: self.state.accepted.ballot == coordinator.ballot,
             beat: coordinator.beat,
             gap: false,
         });
@@ -292,6 +295,7 @@ impl Node {
         }
         peer.matched = peer.matched.max(written.matched.min(end));
         peer.learned = peer.learned.max(written.learned);
+        peer.adopted |= written.adopted;
         peer.beat = peer.beat.max(written.beat);
         peer.next = peer.next.max(peer.matched.next());
         if written.gap && peer.matched < end && peer.rewound.0 + pause <= now.0 {
@@ -299,6 +303,7 @@ impl Node {
             peer.next = peer.matched.next();
         }
         self.advance();
+        self.try_to_lead();
         self.feed(from.replica);
         self.settle_confirms();
         self.change_step();
@@ -377,14 +382,28 @@ impl Node {
             // The inheritance ended with a change of members: what lies behind it is known to the new ones only.
             return self.elect_again();
         }
-        if settled {
-            self.lead();
-        }
         if members_changed {
             self.members_agreed();
         }
         self.settle_catch_ups();
         self.pump();
+    }
+
+    /// What was inherited is agreed, and a quorum has taken it over: no older entry can come back. That the first entry is
+    /// agreed is not enough: it may have been so before, under another hand.
+    fn try_to_lead(&mut self) {
+        let (Some(coordinator), Some(membership)) = (&self.coordinator, &self.state.membership) else {
+            return;
+        };
+        let adopted = |m: &&Member| coordinator.peers.get(&m.replica).is_some_and(|p| p.adopted);
+        let count = membership.members.iter().filter(adopted).count();
+        if coordinator.stage == Stage::Settling
+            && coordinator.since == membership.since
+            && self.state.learned >= coordinator.settle
+            && (count >= membership.quorum() || self.planted.has(PlantedBug::LeadWithoutAdoption))
+        {
+            self.lead();
+        }
     }
 
     pub(crate) fn lead(&mut self) {

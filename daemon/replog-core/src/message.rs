@@ -111,6 +111,8 @@ pub struct Written {
     pub matched: Position,
     /// Known to be agreed, and that is durable.
     pub learned: Position,
+    /// Has taken over what the ballot's coordinator inherited, so that nothing older can come back from here.
+    pub adopted: bool,
     pub beat: u64,
     /// The write did not fit: something before it is missing.
     pub gap: bool,

@@ -91,6 +91,8 @@ bugs! {
     ConfirmAlone,
     /// An election is over before its first entry is agreed.
     ElectedBeforeSettled,
+    /// A coordinator leads when its first entry is agreed, by whomever.
+    LeadWithoutAdoption,
     /// A coordinator does not learn what its quorum knows to be agreed.
     ElectedWithoutCatchUp,
     /// A majority is enough to initialise.

@@ -128,6 +128,17 @@ impl Node {
             since: write.membership.since,
             ballot: write.ballot,
         };
+        if write.values.is_empty() && !continues && learned >= write.settle {
+            // All that it inherited is agreed and known here: what else stands here is void.
+            self.record(Record::Accepted {
+                epoch,
+                first: learned.next(),
+                values: Vec::new(),
+                replaces: true,
+                committed: learned,
+            });
+            return write.committed <= learned;
+        }
         if write.values.is_empty() {
             return write.committed <= learned.max(if continues { end } else { learned });
         }
@@ -216,6 +227,7 @@ impl Node {
             ballot: write.ballot,
             matched,
             learned: self.outbox.marked(self.state.learned),
+            adopted: self.accepted_at(write.ballot),
             beat: write.beat,
             gap,
         });

@@ -1,6 +1,7 @@
 //! Whole worlds from one seed: cores under faults, every step checked, every run repeatable.
 
 pub mod agent_world;
+pub mod log_model;
 pub mod log_world;
 pub mod own_ids;
 pub mod random;
