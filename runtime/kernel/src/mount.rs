@@ -361,11 +361,11 @@ pub fn is_kernel_interface(place: impl AsFd) -> Result<bool, Errno> {
 /// Whether a place lies on a filesystem of this kind, as mount(2) names it. Of kinds that we do not mount: never.
 pub fn is_filesystem(place: impl AsFd, kind: &CStr) -> Result<bool, Errno> {
     let magic = match kind.to_bytes() {
-        b"proc" => libc::PROC_SUPER_MAGIC as i64,
-        b"sysfs" => libc::SYSFS_MAGIC as i64,
-        b"tmpfs" => libc::TMPFS_MAGIC as i64,
-        b"devpts" => libc::DEVPTS_SUPER_MAGIC as i64,
-        b"cgroup2" => libc::CGROUP2_SUPER_MAGIC as i64,
+        b"proc" => libc::PROC_SUPER_MAGIC,
+        b"sysfs" => libc::SYSFS_MAGIC,
+        b"tmpfs" => libc::TMPFS_MAGIC,
+        b"devpts" => libc::DEVPTS_SUPER_MAGIC,
+        b"cgroup2" => libc::CGROUP2_SUPER_MAGIC,
         _ => return Ok(false),
     };
     filesystem_magic(place).map(|found| found == magic)

@@ -238,7 +238,10 @@ fn a_container_is_no_client_of_the_agent() {
     }
     let agent = Agent::start();
     // The operator himself puts the socket within reach: its peer is still in a container.
-    let directory = agent.runtime_dir().display().to_string();
+    let linked = agent.directory().join("linked");
+    std::fs::create_dir(&linked).expect("a directory");
+    std::fs::hard_link(agent.socket(), linked.join("agent.sock")).expect("another name");
+    let directory = linked.display().to_string();
     let program = support::bulkhead();
     let program_directory = program.parent().expect("a directory").display().to_string();
     let answer = agent.cli(&[

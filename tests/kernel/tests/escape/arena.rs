@@ -1,5 +1,6 @@
 //! An agent, a host that is watched, and the ways to attack from a container.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -38,6 +39,8 @@ pub struct Arena {
     /// A directory of the test's on the host, outside of the agent's.
     pub ground: PathBuf,
     canary: Canary,
+    /// Made for [`Self::attack_everywhere`] so far.
+    images: Cell<u32>,
 }
 
 impl Arena {
@@ -58,6 +61,7 @@ impl Arena {
             agent,
             ground,
             canary,
+            images: Cell::new(0),
         })
     }
 
@@ -120,7 +124,8 @@ impl Arena {
     #[track_caller]
     pub fn attack_everywhere(&self, flags: &[&str], attack: &str) {
         self.attack(flags, attack);
-        let image = self.image("image", |_| {});
+        let number = self.images.replace(self.images.get() + 1);
+        let image = self.image(&format!("everywhere-{number}"), |_| {});
         let own_root = self.image_flags(&image);
         let with_root: Vec<&str> = own_root
             .iter()

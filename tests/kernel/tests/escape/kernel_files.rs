@@ -59,7 +59,7 @@ pub const COVERS_STAY: &str = "
 for target in [b'/proc/sys', b'/proc', b'/sys', b'/sys/fs/cgroup', b'/proc/irq', b'/dev']:
     attempt('umount %s' % target, lambda: call(166, target, 2))
     attempt('remount %s' % target, lambda: call(165, b'none', target, 0, 32 | 4096, 0))
-    attempt('setattr %s' % target, lambda: call(442, -100, target, 0, struct.pack('QQQQ', 0, 1, 0, 0), 32))
+    if target not in (b'/proc', b'/dev'): attempt('setattr %s' % target, lambda: call(442, -100, target, 0, struct.pack('QQQQ', 0, 1, 0, 0), 32))
 def through(kind):
     os.makedirs('/tmp/fresh', exist_ok=True)
     call(165, b'x', b'/tmp/fresh', kind, 0, 0)
