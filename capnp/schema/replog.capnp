@@ -100,6 +100,7 @@ struct Written {
   learned @2 :UInt64;
   beat @3 :UInt64;
   gap @4 :Bool;
+  adopted @5 :Bool;
 }
 
 struct Rejected {

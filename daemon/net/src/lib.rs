@@ -8,6 +8,7 @@
 //! A panic in a task ends that task only ([`Task`] yields [`Panicked`], and it is logged). A panic of the root future is
 //! fatal and leaves [`run`]. The program has to be built with `panic = "unwind"`.
 
+mod chance;
 pub mod clock;
 mod executor;
 pub mod http;
@@ -24,6 +25,7 @@ mod timer;
 mod unix;
 mod worker;
 
+pub use chance::random;
 pub use clock::{now, wall_ms};
 pub use executor::{Panicked, Task, TaskSet, spawn};
 pub use limit::{

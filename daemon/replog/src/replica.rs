@@ -115,12 +115,8 @@ impl Replica {
             source,
         };
         let directory = DiskDirectory::open(&config.directory).map_err(wrong)?;
-        let random = |what: &'static str| {
-            let mut bytes = [0; 16];
-            std::fs::File::open("/dev/urandom")
-                .and_then(|mut file| std::io::Read::read_exact(&mut file, &mut bytes))
-                .map_err(|error| OpenError::Worker(format!("no random bytes for {what}: {error}")))?;
-            Ok::<_, OpenError>(u128::from_le_bytes(bytes))
+        let random = |what: &str| {
+            net::random().map_err(|error| OpenError::Worker(format!("no random number for {what}: {error}")))
         };
         let options = Options {
             segment_bytes: config.segment_bytes,

@@ -64,6 +64,7 @@ pub fn encode_envelope(value: &Envelope, mut builder: envelope::Builder<'_>) {
             builder.set_learned(written.learned.0);
             builder.set_beat(written.beat);
             builder.set_gap(written.gap);
+            builder.set_adopted(written.adopted);
         }
         Message::Rejected { ballot, promised } => {
             let mut builder = message.init_rejected();
@@ -186,6 +187,7 @@ pub fn decode_envelope(reader: envelope::Reader<'_>) -> Result<Envelope> {
                 learned: Position(written.get_learned()),
                 beat: written.get_beat(),
                 gap: written.get_gap(),
+                adopted: written.get_adopted(),
             })
         }
         kind::Rejected(rejected) => {

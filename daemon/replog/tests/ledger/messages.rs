@@ -126,12 +126,14 @@ fn message() -> impl Strategy<Value = Message> {
     );
     let written = (ballot(), position(), position(), any::<u64>(), any::<bool>()).prop_map(
         |(ballot, matched, learned, beat, gap)| {
+            let adopted = beat % 2 == 0;
             Message::Written(Written {
                 ballot,
                 matched,
                 learned,
                 beat,
                 gap,
+                adopted,
             })
         },
     );
