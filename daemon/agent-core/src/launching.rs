@@ -9,6 +9,7 @@ use crate::input::{Answer, Now, Ticket, Wish};
 
 impl AgentCore {
     pub(crate) fn launch(&mut self, now: Now, ticket: Ticket, id: ContainerId, mut spec: LaunchSpec) {
+        let left = self.is_leftover(&id);
         if let Some(known) = self.containers.get_mut(&id) {
             return if same_request(&known.spec, &spec) && !known.is_over() {
                 // A retry: it joins the launch under way, or learns that it has been done.
@@ -24,7 +25,11 @@ impl AgentCore {
             } else {
                 let state = known.status.state.as_str();
                 let message = format!("the id {id} belongs to another container ({state})");
-                self.refuse(ticket, Fault::new(FaultKind::Conflict, message).field("id"));
+                let mut fault = Fault::new(FaultKind::Conflict, message).field("id");
+                if left {
+                    fault = fault.remedy(format!("remove what it left with: bulkhead gc {id}"));
+                }
+                self.refuse(ticket, fault);
             };
         }
         if self.refuse_leftover(ticket, &id) {

@@ -358,8 +358,8 @@ fn an_id_is_free_again_when_its_sandbox_is_gone() {
     agent.kill_hard();
     agent.spawn();
     let refused = launch_as(&agent, "again", script).expect_err("a refusal");
-    let remedy = refused.remedy.unwrap_or_default();
-    assert!(remedy.contains("bulkhead gc again"), "{remedy}");
+    let remedy = refused.remedy.clone().unwrap_or_default();
+    assert!(remedy.contains("bulkhead gc again"), "{refused:?}");
     assert!(sandbox(&agent, "again").join("f").exists());
     agent.cli(&["gc", "--dry-run", "again"]).success();
     assert!(sandbox(&agent, "again").join("f").exists());
