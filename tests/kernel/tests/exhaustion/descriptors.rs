@@ -22,6 +22,8 @@ fn an_agent_with_few_descriptors_serves_as_many_as_it_can_and_recovers() {
         .cli(&["run", "-d", "--name", "c", "--", "sleep", "1000"])
         .success();
     let pid = pid_of(&agent, "c");
+    // Its statistics are opened at the first sample, which would else come in between.
+    agent.cli(&["stats", "c"]).success();
     let before = open_files(&agent);
     let idle: Vec<UnixStream> = (0..600)
         .map_while(|_| UnixStream::connect(agent.socket()).ok())
