@@ -100,7 +100,9 @@ pub fn reduce(allowed: &[String]) -> Result<(), Fault> {
     protect_from_oom_killer();
     let (_, permitted) = capability::own().map_err(failed("read own capabilities"))?;
     let gone = CapabilitySet(u64::MAX).without(kept);
-    capability::drop_bounding(gone).map_err(failed("drop capabilities from the bounding set"))?;
+    capability::drop_bounding(gone).map_err(|errno| {
+        failed("drop capabilities from the bounding set")(errno).remedy("the agent needs CAP_SETPCAP")
+    })?;
     let rest = CapabilitySet(permitted.0 & kept.0);
     capability::set(rest, rest, CapabilitySet::EMPTY).map_err(failed("drop capabilities"))
 }

@@ -41,7 +41,10 @@ pub fn run(config: Config) -> ExitCode {
     if let Err(error) = net::block_signals(&[Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]) {
         return refuse(&Fault::failed(format!("block signals: {error}")));
     }
-    // Before any of them too: threads have capabilities of their own.
+    if let Err(error) = kernel::host::require_root() {
+        return refuse(&failed(&error).remedy("start the agent with sudo"));
+    }
+    // Before any thread too: they have capabilities of their own.
     if let Err(fault) = crate::privileges::reduce(&config.allow_capabilities) {
         return refuse(&fault);
     }
@@ -58,7 +61,6 @@ fn refuse(fault: &Fault) -> ExitCode {
 }
 
 async fn serve(config: Config) -> Result<(), Fault> {
-    kernel::host::require_root().map_err(|e| failed(&e).remedy("start the agent with sudo"))?;
     let mut host = kernel::host::probe().map_err(|e| failed(&e))?;
     let descriptors = kernel::system::raise_descriptors()
         .map_err(|e| Fault::failed(format!("raise the limit of open files: {e}")))?;
