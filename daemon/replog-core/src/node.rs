@@ -18,6 +18,7 @@ use crate::record::{Record, Status};
 use crate::recovery::Recovery;
 use crate::settings::Settings;
 use crate::state::State;
+use crate::value::Value;
 
 /// What a replica is started with.
 #[derive(Debug, Clone)]
@@ -428,6 +429,14 @@ impl Node {
         let known = self.state.membership.as_ref().map(|m| m.since);
         if known.is_none_or(|known| known < membership.since) {
             self.record(Record::Membership(Arc::clone(membership)));
+            // All in front of a membership was agreed before it was proposed. Its proposer may be gone before anybody was
+            // told that the entry itself is agreed: who has accepted it knows now.
+            let at = membership.since;
+            if at > self.state.learned
+                && self.state.value(at) == Some(&Value::Membership(Arc::clone(membership)))
+            {
+                self.commit(at);
+            }
             self.notice(Notice::Membership(Arc::clone(membership)));
             self.follow_membership();
         }

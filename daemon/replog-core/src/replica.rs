@@ -15,14 +15,15 @@ impl Node {
         let Some(membership) = self.state.membership.clone() else {
             return;
         };
-        if !self.is_voting() {
-            let status = self.state.status;
-            return self.say(from, Message::NotVoting { ballot, status });
-        }
-        // A ballot is good for the members that it knows. A proposer that is no member any more is told so.
+        // A ballot is good for the members that it knows. A proposer that is no member any more is told so; and who went out
+        // tells it as well as who stayed.
         let outdated = prepare.membership.since < membership.since || !membership.contains(from);
         if outdated && !self.planted.has(PlantedBug::IgnoreMembershipOfBallot) {
             return self.say(from, Message::Outdated { ballot, membership });
+        }
+        if !self.is_voting() {
+            let status = self.state.status;
+            return self.say(from, Message::NotVoting { ballot, status });
         }
         let promised = self.state.promised;
         if ballot < promised && !self.planted.has(PlantedBug::PromiseLower) {
@@ -80,16 +81,16 @@ impl Node {
         let Some(membership) = self.state.membership.clone() else {
             return;
         };
+        if write.membership.since < membership.since
+            && !self.planted.has(PlantedBug::IgnoreMembershipOfBallot)
+        {
+            return self.say(from, Message::Outdated { ballot, membership });
+        }
         if !self.is_voting() {
             let status = self.state.status;
             self.note_learned(from.replica, write.committed);
             self.pursue();
             return self.say(from, Message::NotVoting { ballot, status });
-        }
-        if write.membership.since < membership.since
-            && !self.planted.has(PlantedBug::IgnoreMembershipOfBallot)
-        {
-            return self.say(from, Message::Outdated { ballot, membership });
         }
         let promised = self.state.promised;
         if ballot < promised && !self.planted.has(PlantedBug::IgnorePromiseOnWrite) {

@@ -9,8 +9,8 @@ use simulation::{agent_world, log_world};
 
 const USAGE: &str = "usage: scripts/sim agent|log [--seeds N] [--from SEED]
        scripts/sim agent|log --replay SEED
-       scripts/sim log --bugs [--seeds N]            how many worlds each planted bug survives
-       scripts/sim log --replay SEED --bug NAME      the world that catches it";
+       scripts/sim log --bugs [--seeds N] [--bug NAME]   how many worlds each planted bug survives
+       scripts/sim log --replay SEED --bug NAME          the world that catches it";
 
 /// A world that went wrong.
 struct Failure {
@@ -63,7 +63,8 @@ fn main() -> ExitCode {
     };
     let from = value("--from").unwrap_or(1);
     if arguments.iter().any(|a| a == "--bugs") {
-        return hunt(from, value("--seeds").unwrap_or(3_000));
+        let only = text("--bug");
+        return hunt(from, value("--seeds").unwrap_or(3_000), only.as_deref());
     }
     if let Some(seed) = value("--replay") {
         let named = text("--bug");
@@ -134,10 +135,11 @@ fn report(name: &str, failure: &Failure) -> ExitCode {
 }
 
 /// How many worlds it takes to catch each planted bug.
-fn hunt(from: u64, seeds: u64) -> ExitCode {
+fn hunt(from: u64, seeds: u64, only: Option<&str>) -> ExitCode {
     let mut needed: Vec<u64> = Vec::new();
     let mut survivors = 0;
-    for bug in PlantedBug::ALL {
+    let asked = |bug: &&PlantedBug| only.is_none_or(|only| only == format!("{bug:?}"));
+    for bug in PlantedBug::ALL.iter().filter(asked) {
         let caught = log_world::hunt(*bug, from, seeds);
         match caught {
             Some((count, violation)) => {

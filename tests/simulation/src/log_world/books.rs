@@ -69,6 +69,8 @@ pub struct Books {
     disks: BTreeMap<Member, u64>,
     /// The highest ballot that each disk has durably promised.
     promised: BTreeMap<Member, Ballot>,
+    /// The highest ballot at which each disk has accepted.
+    adopted: BTreeMap<Member, Ballot>,
     gone: BTreeSet<Member>,
     /// The process (site, life) that used a ballot first.
     ballots: BTreeMap<Ballot, (u64, u64)>,
@@ -90,6 +92,10 @@ impl Books {
 
     pub fn membership(&self) -> Option<&Arc<Membership>> {
         self.memberships.last()
+    }
+
+    pub fn members_ever_differed(&self, initial: &BTreeSet<ReplicaId>) -> bool {
+        self.memberships.iter().any(|m| m.ids() != *initial)
     }
 
     fn value(&self, at: u64) -> Option<&Value> {
@@ -165,6 +171,7 @@ impl Books {
             }
         }
         self.promised.insert(member, after.promised);
+        self.adopted.insert(member, after.accepted.ballot);
         let held = self.held.entry(member).or_default();
         *held = (*held).max(after.learned);
         Ok(())
@@ -519,7 +526,18 @@ impl Books {
 
     // ---- what clients are told
 
-    pub fn told_elected(&mut self, ballot: Ballot, position: u64, learned: u64) -> Check {
+    pub fn told_elected(&mut self, ballot: Ballot, position: u64, node: &Node) -> Check {
+        let learned = node.state().learned.0;
+        if let (false, Some(membership)) = (self.elected.contains_key(&ballot), &node.state().membership) {
+            let adopted = |m: &&Member| self.adopted.get(m).is_some_and(|b| *b >= ballot);
+            let count = membership.members.iter().filter(adopted).count();
+            if count < membership.quorum() {
+                return breach(
+                    "a quorum has taken over what an elected writer inherited",
+                    format!("{ballot}: {count} of {membership:?}"),
+                );
+            }
+        }
         if position > learned || position < self.acknowledged {
             return breach(
                 "an elected writer knows all that was acknowledged",

@@ -285,7 +285,10 @@ impl World {
         };
         match (asked, answer) {
             (Asked::Elect, Answer::Elected { position, ballot }) => {
-                self.books.told_elected(ballot, position.0, learned.0)
+                let Some(node) = self.sites.get(&id).and_then(|s| s.node.as_ref()) else {
+                    return Ok(());
+                };
+                self.books.told_elected(ballot, position.0, node)
             }
             (Asked::Elect, Answer::NotElected(_)) => Ok(()),
             (Asked::Append(entry), Answer::Appended { position }) => {

@@ -30,7 +30,7 @@ pub struct Faults {
 impl Faults {
     /// Worlds differ in what plagues them: many faults at once hide what one of them alone would show.
     pub fn draw(random: &mut Random) -> Self {
-        let members = random.one_in(5);
+        let members = random.one_in(4);
         let mut rate = |rates: &[u64]| rates[random.below(rates.len() as u64) as usize];
         let drawn = Self {
             loss: rate(&[0, 0, 50, 10, 4]),

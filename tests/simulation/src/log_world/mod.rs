@@ -359,7 +359,7 @@ impl World {
             Wish::Halt(replog_core::Halt::Disk { .. }) => Ok(()),
             // Started with the first members named, and they changed since: the next start names none.
             Wish::Halt(replog_core::Halt::MembersContradict { .. })
-                if self.books.membership().is_some_and(|m| m.ids() != self.initial) =>
+                if self.books.members_ever_differed(&self.initial) =>
             {
                 Ok(())
             }
