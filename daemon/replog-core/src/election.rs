@@ -181,7 +181,6 @@ impl Node {
         let Some(membership) = self.state.membership.clone() else {
             return;
         };
-        let any = self.planted.has(PlantedBug::KeepPromisesOverChange);
         let one_less = usize::from(self.planted.has(PlantedBug::PromiseQuorumOneLess));
         let blind = self.planted.has(PlantedBug::ElectedWithoutCatchUp);
         let learned = self.state.learned;
@@ -191,7 +190,7 @@ impl Node {
         if !coordinator.wants_facts() {
             return;
         }
-        let counts = |(member, _): &&(Member, Promise)| any || membership.contains(*member);
+        let counts = |(member, _): &&(Member, Promise)| membership.contains(*member);
         if coordinator.promises.values().filter(counts).count() < (membership.quorum() - one_less).max(1) {
             return;
         }

@@ -45,8 +45,6 @@ bugs! {
     PromiseQuorumOneLess,
     /// Writes are counted among the members before the last change.
     QuorumOfOldMembers,
-    /// A coordinator keeps the promises it has when the members change.
-    KeepPromisesOverChange,
     /// A second change of members is proposed before the first is agreed.
     TwoChangesAtOnce,
     /// Members change although a quorum of the new ones lacks entries.

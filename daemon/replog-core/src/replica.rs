@@ -129,7 +129,8 @@ impl Node {
             since: write.membership.since,
             ballot: write.ballot,
         };
-        if write.values.is_empty() && !continues && learned >= write.settle {
+        let lax = self.planted.has(PlantedBug::LeadWithoutAdoption);
+        if write.values.is_empty() && !continues && learned >= write.settle && !lax {
             // All that it inherited is agreed and known here: what else stands here is void.
             self.record(Record::Accepted {
                 epoch,

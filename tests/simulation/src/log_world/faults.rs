@@ -51,9 +51,19 @@ impl Faults {
             truncate: rate(&[0, 20, 8]),
             members: false,
         };
+        if !members && drawn.lose_disk > 0 && random.one_in(2) {
+            // What a lost disk once said arrives when there is another one.
+            return Self {
+                lose_disk: 3,
+                straggle: 10,
+                straggle_max: 5_000,
+                ..drawn
+            };
+        }
         if !members {
             return drawn;
         }
+        let mut rate = |rates: &[u64]| rates[random.below(rates.len() as u64) as usize];
         // Members change back and forth, writers compete, and groups of replicas do not hear each other.
         Self {
             loss: rate(&[0, 0, 50]),
