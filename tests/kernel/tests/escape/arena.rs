@@ -6,7 +6,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use futures::StreamExt as _;
-use model::{ContainerId, ExecSpec, Fault, LaunchSpec, Seccomp, Termination, Volume};
+use model::{ContainerId, ExecSpec, Fault, LaunchSpec, Termination, Volume};
 use support::{Agent, Answer};
 
 use crate::canary::Canary;
@@ -253,10 +253,4 @@ pub fn volume(source: &Path, target: &str, read_only: bool) -> Volume {
 /// The flag for the command line.
 pub fn volume_flag(source: &Path, target: &str) -> String {
     format!("{}:{target}", source.display())
-}
-
-/// The whole kernel within reach, as somebody may ask for it.
-pub fn unconfined(mut spec: LaunchSpec) -> LaunchSpec {
-    spec.seccomp = Seccomp::Unconfined;
-    spec
 }
