@@ -137,7 +137,8 @@ impl Figures {
         let by_itself = termination.exit_status == entry.code && truth.ends == 1;
         let right = by_itself
             || (entry.killed
-                && termination.reason == Reason::Killed
+                // An agent that died before it had written the kill down left its successor a signal from outside.
+                && matches!(termination.reason, Reason::Killed | Reason::Signaled)
                 && matches!(termination.exit_status, 137 | 143));
         // A kill that came before the command had written its first line.
         let started = truth.starts == 1 || entry.killed;

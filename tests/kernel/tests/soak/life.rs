@@ -18,6 +18,8 @@ use crate::book::{Book, End, Entry};
 /// Where a container sees the books.
 pub const INSIDE: &str = "/srv";
 const PATIENCE: Duration = Duration::from_secs(60);
+/// After the end of the soak, for whoever has begun a moment before it.
+const ANSWER: Duration = Duration::from_secs(40);
 
 /// SplitMix64 (Steele 2014).
 pub struct Random(u64);
@@ -175,7 +177,10 @@ async fn life(context: &Rc<Context>, number: u64, mut random: Random) {
     }
     let killed = Rc::new(Cell::new(false));
     let hand = net::spawn(meddle(context.clone(), fate.clone(), random, killed.clone()));
-    entry.end = Some(follow_to_the_end(context, &fate).await);
+    let asked = follow_to_the_end(context, &fate);
+    // What nobody kills in time is killed at the end of the soak: then no answer is long in coming.
+    let hangs = End::Lost(format!("no answer, followed {}, removed {}", fate.followed, fate.remove));
+    entry.end = Some(net::timeout(context.plan.time + ANSWER, asked).await.unwrap_or(hangs));
     drop(hand);
     entry.killed = killed.get();
     context.book.borrow_mut().enter(&fate.id, entry);
