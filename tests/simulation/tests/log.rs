@@ -55,3 +55,22 @@ fn one_position_is_searched_exhaustively() {
         assert!(searched.complete && searched.breach.is_none(), "{searched:?}");
     }
 }
+
+#[test]
+fn initialisation_is_searched_exhaustively() {
+    let budget = log_model::Budget {
+        rounds: [2, 1, 1],
+        ..log_model::Budget::NONE
+    };
+    let searched = log_model::initialisation(budget, 3_000_000, None);
+    println!("{searched:?}");
+    assert!(searched.complete && searched.breach.is_none(), "{searched:?}");
+    let budget = log_model::Budget {
+        rounds: [2, 2, 1],
+        lost_disks: 1,
+        ..log_model::Budget::NONE
+    };
+    let searched = log_model::initialisation(budget, 60_000, None);
+    println!("{searched:?}");
+    assert!(searched.breach.is_none(), "{searched:?}");
+}
