@@ -179,8 +179,15 @@ async fn life(context: &Rc<Context>, number: u64, mut random: Random) {
     let hand = net::spawn(meddle(context.clone(), fate.clone(), random, killed.clone()));
     let asked = follow_to_the_end(context, &fate);
     // What nobody kills in time is killed at the end of the soak: then no answer is long in coming.
-    let hangs = End::Lost(format!("no answer, followed {}, removed {}", fate.followed, fate.remove));
-    entry.end = Some(net::timeout(context.plan.time + ANSWER, asked).await.unwrap_or(hangs));
+    let hangs = End::Lost(format!(
+        "no answer, followed {}, removed {}",
+        fate.followed, fate.remove
+    ));
+    entry.end = Some(
+        net::timeout(context.plan.time + ANSWER, asked)
+            .await
+            .unwrap_or(hangs),
+    );
     drop(hand);
     entry.killed = killed.get();
     context.book.borrow_mut().enter(&fate.id, entry);
