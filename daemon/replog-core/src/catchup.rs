@@ -12,6 +12,7 @@ use crate::node::Node;
 use crate::planted::PlantedBug;
 use crate::position::Position;
 use crate::record::{Record, Status};
+use crate::replica::fitting;
 use crate::value::Value;
 
 const PEERS_MAX: usize = 4 * MEMBERS_MAX;
@@ -125,8 +126,9 @@ impl Node {
         if first < self.state.in_memory_from() {
             return self.wish_load(from, first, last);
         }
-        let values = (first.0..=last.0).filter_map(|at| self.state.value(Position(at)).cloned());
-        let values = values.collect();
+        let values = || (first.0..=last.0).filter_map(|at| self.state.value(Position(at)));
+        let count = fitting(values(), self.settings.bounds.batch_bytes);
+        let values = values().take(count).cloned().collect();
         self.hand_over(from, first, values);
     }
 

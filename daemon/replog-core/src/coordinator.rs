@@ -13,6 +13,7 @@ use crate::node::Node;
 use crate::planted::PlantedBug;
 use crate::position::{Ballot, Position};
 use crate::record::Record;
+use crate::replica::fitting;
 use crate::value::Value;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -175,7 +176,11 @@ impl Node {
     /// Sends what this peer has not been sent, as far as it may be ahead of what it acknowledged.
     fn feed(&mut self, replica: ReplicaId) {
         let bounds = &self.settings.bounds;
-        let (batch, ahead) = (bounds.batch.max(1), bounds.window.saturating_mul(2));
+        let (batch, bytes, ahead) = (
+            bounds.batch.max(1),
+            bounds.batch_bytes,
+            bounds.window.saturating_mul(2),
+        );
         let (end, available) = (self.state.end(), self.state.in_memory_from());
         let pieces = self.planted.has(PlantedBug::AdoptInPieces);
         loop {
@@ -193,11 +198,12 @@ impl Node {
             }
             let whole = if pieces { 0 } else { settle.next().since(first) };
             let count = end.next().since(first).min(batch.max(whole));
-            peer.next = first.plus(count);
+            let state = &self.state;
+            let values = || (first.0..first.0 + count as u64).filter_map(|at| state.value(Position(at)));
+            let count = fitting(values(), bytes).max(whole.min(count));
+            let values: Vec<Value> = values().take(count).cloned().collect();
+            peer.next = first.plus(values.len().max(1));
             let to = peer.member;
-            let values = (first.0..first.0 + count as u64)
-                .filter_map(|at| self.state.value(Position(at)).cloned())
-                .collect();
             self.send_write(to, first, values, false);
         }
     }

@@ -77,7 +77,7 @@ impl Node {
 
     fn start_planted(now: Millis, start: Start, planted: Planted) -> Result<Self, StartError> {
         let Start {
-            settings,
+            mut settings,
             stored,
             damaged,
             mut incarnation,
@@ -87,14 +87,21 @@ impl Node {
         if planted.has(PlantedBug::KeepIdentityOfLostDisk) {
             incarnation = Incarnation(settings.replica.0);
         }
+        // What one writer may leave in flight, another one has to take over whole.
+        let bounds = &mut settings.bounds;
+        bounds.tail = bounds.tail.max(bounds.window + 2);
+        bounds.tail_bytes = bounds
+            .tail_bytes
+            .max(2 * (bounds.window_bytes + bounds.value_bytes));
         let fresh = stored.is_none();
         let mut state = stored.unwrap_or_default();
-        state.recent_max = settings.bounds.recent;
+        state.recent_max = (settings.bounds.recent, settings.bounds.recent_bytes);
+        state.tail_bytes = state.tail.iter().map(Value::weight).sum();
         if planted.has(PlantedBug::LosePromiseOnRestart) {
             state.promised = Ballot::default();
         }
         if planted.has(PlantedBug::LoseTailOnRestart) {
-            state.tail.clear();
+            state.cut_tail(0);
         }
         let mut node = Self {
             recovery: Recovery::new(now, settings.auto_initialize),

@@ -174,6 +174,13 @@ impl Node {
         if self.planted.has(PlantedBug::AppendAgainOnRetry) && continues {
             values = write.values.clone();
         }
+        let kept = if continues { self.state.tail_bytes } else { 0 };
+        let left = self.settings.bounds.tail_bytes.saturating_sub(kept);
+        let room = if left == 0 {
+            0
+        } else {
+            room.min(fitting(&values, left))
+        };
         if values.len() > room {
             // An inheritance is taken whole or not at all; of what continues, as much as fits.
             if !continues {
@@ -238,4 +245,15 @@ impl Node {
         }
         self.say(to, written);
     }
+}
+
+/// How many of these fit into so many bytes; one always does.
+pub(crate) fn fitting<'a>(values: impl IntoIterator<Item = &'a Value>, bytes: usize) -> usize {
+    let mut sum = 0_usize;
+    let fits = values.into_iter().take_while(|value| {
+        let first = sum == 0;
+        sum = sum.saturating_add(value.weight());
+        first || sum <= bytes
+    });
+    fits.count()
 }

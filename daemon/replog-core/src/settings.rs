@@ -47,13 +47,17 @@ pub struct Bounds {
     pub window_bytes: usize,
     /// Accepted entries that a replica holds in memory; more are not accepted until some are agreed.
     pub tail: usize,
+    pub tail_bytes: usize,
     /// Appends that wait for the window.
     pub queue: usize,
     pub value_bytes: usize,
     /// Entries in one write or one piece of catching up.
     pub batch: usize,
+    /// A single entry may be larger.
+    pub batch_bytes: usize,
     /// Agreed entries that stay in memory for peers a little behind.
     pub recent: usize,
+    pub recent_bytes: usize,
     /// Messages that wait for the disk; beyond that incoming ones are dropped, as a network may.
     pub waiting: usize,
     /// How far behind a replica may be to be admitted.
@@ -94,10 +98,13 @@ impl Default for Bounds {
             window: 1_024,
             window_bytes: 8 << 20,
             tail: 4_096,
+            tail_bytes: 64 << 20,
             queue: 16_384,
             value_bytes: 1 << 20,
             batch: 512,
+            batch_bytes: 1 << 20,
             recent: 1_024,
+            recent_bytes: 16 << 20,
             waiting: 8_192,
             lag: 64,
         }

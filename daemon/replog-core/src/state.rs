@@ -28,9 +28,12 @@ pub struct State {
     pub learned: Position,
     /// Accepted, from `learned` + 1 on.
     pub tail: VecDeque<Value>,
+    pub tail_bytes: usize,
     /// The last agreed values, for peers that are a little behind. Empty after a restart.
     pub recent: VecDeque<Value>,
-    pub recent_max: usize,
+    pub recent_bytes: usize,
+    /// Entries and bytes of `recent`.
+    pub recent_max: (usize, usize),
 }
 
 impl Default for State {
@@ -45,8 +48,10 @@ impl Default for State {
             begin: Position::FIRST,
             learned: Position::ZERO,
             tail: VecDeque::new(),
+            tail_bytes: 0,
             recent: VecDeque::new(),
-            recent_max: 0,
+            recent_bytes: 0,
+            recent_max: (0, 0),
         }
     }
 }
@@ -91,7 +96,7 @@ impl State {
                 self.proposal = None;
                 self.promised = self.membership.as_ref().map_or(Ballot::default(), |m| m.ballot);
                 self.accepted = Epoch::default();
-                self.tail.clear();
+                self.cut_tail(0);
             }
             Record::Starting(proposal) => {
                 self.status = Status::Starting;
@@ -108,9 +113,12 @@ impl State {
                 committed,
             } => {
                 let keep = if *replaces { first.previous() } else { self.end() };
-                self.tail.truncate(keep.since(self.learned));
+                self.cut_tail(keep.since(self.learned));
                 let skip = self.end().next().since(*first);
-                self.tail.extend(values.iter().skip(skip).cloned());
+                for value in values.iter().skip(skip) {
+                    self.tail_bytes += value.weight();
+                    self.tail.push_back(value.clone());
+                }
                 self.accepted = *epoch;
                 self.promised = self.promised.max(epoch.ballot);
                 self.commit(*committed);
@@ -134,7 +142,7 @@ impl State {
 
     fn commit(&mut self, to: Position) {
         while self.learned < to {
-            let Some(value) = self.tail.pop_front() else { break };
+            let Some(value) = self.pop_tail() else { break };
             self.agreed(value);
         }
     }
@@ -142,7 +150,7 @@ impl State {
     fn learn(&mut self, first: Position, values: &[Value]) {
         let skip = self.learned.next().since(first);
         for value in values.iter().skip(skip) {
-            self.tail.pop_front();
+            self.pop_tail();
             self.agreed(value.clone());
         }
     }
@@ -154,21 +162,41 @@ impl State {
             Value::Truncate { to } => self.begin = self.begin.max((*to).min(self.learned)),
             Value::Nop | Value::Append(_) => {}
         }
-        if self.recent_max > 0 {
-            if self.recent.len() == self.recent_max {
-                self.recent.pop_front();
+        self.recent_bytes += value.weight();
+        self.recent.push_back(value);
+        let (entries, bytes) = self.recent_max;
+        while self.recent.len() > entries || self.recent_bytes > bytes {
+            let Some(oldest) = self.recent.pop_front() else {
+                break;
+            };
+            self.recent_bytes -= oldest.weight();
+        }
+    }
+
+    fn pop_tail(&mut self) -> Option<Value> {
+        let value = self.tail.pop_front()?;
+        self.tail_bytes = self.tail_bytes.saturating_sub(value.weight());
+        Some(value)
+    }
+
+    /// Keeps so many entries.
+    pub(crate) fn cut_tail(&mut self, keep: usize) {
+        while self.tail.len() > keep {
+            if let Some(value) = self.tail.pop_back() {
+                self.tail_bytes = self.tail_bytes.saturating_sub(value.weight());
             }
-            self.recent.push_back(value);
         }
     }
 
     fn begin_at(&mut self, begin: Position) {
         self.begin = self.begin.max(begin);
         if begin > self.learned.next() {
-            let gone = begin.previous().since(self.learned).min(self.tail.len());
-            self.tail.drain(..gone);
+            for _ in 0..begin.previous().since(self.learned).min(self.tail.len()) {
+                self.pop_tail();
+            }
             self.learned = begin.previous();
             self.recent.clear();
+            self.recent_bytes = 0;
         }
     }
 }

@@ -501,6 +501,9 @@ fn draw_settings(random: &mut Random, initial: &BTreeSet<ReplicaId>) -> Settings
         queue: rate(&[4, 64]) as usize,
         batch: rate(&[1, 3, 64]) as usize,
         recent: rate(&[0, 2, 64]) as usize,
+        batch_bytes: rate(&[60, 1_000]) as usize,
+        recent_bytes: rate(&[150, 10_000]) as usize,
+        tail_bytes: rate(&[8_000, 100_000]) as usize,
         waiting: rate(&[20, 500]) as usize,
         lag: rate(&[0, 2, 16]) as usize,
         ..Bounds::default()
