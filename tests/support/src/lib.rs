@@ -7,7 +7,7 @@ mod host;
 pub mod traces;
 
 pub use agent::{Agent, Answer, bulkhead};
-pub use eventually::{eventually, patience};
+pub use eventually::{eventually, patience, repetitions};
 pub use host::HostSnapshot;
 
 /// True when this test can't run here; says why, so that a skip is never mistaken for a pass.

@@ -12,7 +12,10 @@ use support::{Agent, Answer};
 use crate::canary::Canary;
 
 /// How often a race is run.
-pub const RACES: usize = 1000;
+pub fn races() -> usize {
+    support::repetitions(1000)
+}
+
 /// Launches or execs at one time.
 const AT_ONCE: usize = 6;
 
@@ -182,7 +185,7 @@ impl Arena {
         answer.stdout
     }
 
-    /// Launches [`RACES`] times, some at a time; `look` sees each answer.
+    /// Launches [`races`] times, some at a time; `look` sees each answer.
     pub fn race_launches(
         &self,
         spec: &LaunchSpec,
@@ -193,14 +196,14 @@ impl Arena {
                 let (launched, waiting) = connection.launch_and_wait(spec, None, false).await?;
                 Ok((launched.id, waiting.await?))
             };
-            let mut answers = futures::stream::iter((0..RACES).map(launch)).buffer_unordered(AT_ONCE);
+            let mut answers = futures::stream::iter((0..races()).map(launch)).buffer_unordered(AT_ONCE);
             while let Some(answer) = answers.next().await {
                 look(answer);
             }
         });
     }
 
-    /// Executes [`RACES`] times in a container.
+    /// Executes [`races`] times in a container.
     pub fn race_execs(&self, name: &str, spec: &ExecSpec, mut look: impl FnMut(Result<Termination, Fault>)) {
         self.connected(|connection| async move {
             let container = connection.container(name).await.expect("it runs");
@@ -209,7 +212,7 @@ impl Arena {
                 let execution = container.exec(spec, None).await?;
                 execution.process.wait().await
             };
-            let mut answers = futures::stream::iter((0..RACES).map(exec)).buffer_unordered(AT_ONCE);
+            let mut answers = futures::stream::iter((0..races()).map(exec)).buffer_unordered(AT_ONCE);
             while let Some(answer) = answers.next().await {
                 look(answer);
             }

@@ -2,7 +2,7 @@
 //!
 //! An attack prints a line `DONE name` when it worked; [`arena::Arena::attack`] fails then, and also when anything on
 //! the host is not as it was ([`canary::Canary`]). A test says which class it guards. What races is tried
-//! [`arena::RACES`] times.
+//! [`arena::races`] times: 1,000, less often on an emulated machine.
 //!
 //! | class | guarded by |
 //! |---|---|

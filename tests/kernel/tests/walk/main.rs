@@ -113,7 +113,7 @@ fn walk(operation: &mut dyn Operation, who: Who, sample: u32) {
     };
     let numbers: Vec<u32> = match points {
         Points::All => (1..=total + BEYOND).collect(),
-        Points::Sample { seed } => spread(total, sample, seed),
+        Points::Sample { seed } => spread(total, support::repetitions(sample as usize) as u32, seed),
         Points::One(number) => vec![number],
     };
     let mut violations = Vec::new();
