@@ -51,7 +51,10 @@ pub fn usage_error(error: &clap::Error, args: &[OsString]) -> ExitCode {
             usage_fault(error).tell(verb.unwrap_or_default(), Format::Json);
         }
         // It quotes what somebody typed, or what a container is called: nothing that a terminal obeys.
-        _ if args.iter().any(|word| word.to_string_lossy().contains(char::is_control)) => {
+        _ if args
+            .iter()
+            .any(|word| word.to_string_lossy().contains(char::is_control)) =>
+        {
             let text = error.render().to_string();
             text.trim_end()
                 .lines()

@@ -58,7 +58,10 @@ pub fn ended_children() -> io::Result<Vec<i32>> {
     let mut ended = Vec::new();
     for thread in fs::read_dir("/proc/self/task")? {
         let text = fs::read_to_string(thread?.path().join("children"))?;
-        ended.extend(text.split_ascii_whitespace().filter_map(|pid| pid.parse::<i32>().ok()));
+        ended.extend(
+            text.split_ascii_whitespace()
+                .filter_map(|pid| pid.parse::<i32>().ok()),
+        );
     }
     ended.retain(|pid| {
         let stat = fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();

@@ -94,6 +94,19 @@ impl Books {
         self.memberships.last()
     }
 
+    pub fn memberships(&self) -> usize {
+        self.memberships.len()
+    }
+
+    /// Who came in with the last change.
+    pub fn newcomers(&self) -> Vec<u64> {
+        let [.., before, last] = self.memberships.as_slice() else {
+            return Vec::new();
+        };
+        let new = last.members.iter().filter(|m| before.member(m.replica).is_none());
+        new.map(|m| m.replica.0).collect()
+    }
+
     pub fn members_ever_differed(&self, initial: &BTreeSet<ReplicaId>) -> bool {
         self.memberships.iter().any(|m| m.ids() != *initial)
     }

@@ -142,6 +142,28 @@ impl World {
         }
     }
 
+    /// At the moment a change of members is agreed, before anybody is told: the writer and the newcomer on one side, all
+    /// others on the other, where somebody else wants to write.
+    pub(super) fn part_after_change(&mut self) -> Check {
+        let mut side = self.books.newcomers();
+        side.extend(self.writers().iter().map(|(id, _)| *id));
+        let ids: Vec<u64> = self.sites.keys().copied().collect();
+        self.cut.clear();
+        for from in &ids {
+            for to in &ids {
+                if side.contains(from) != side.contains(to) {
+                    self.cut.insert((*from, *to));
+                }
+            }
+        }
+        let others: Vec<u64> = ids.into_iter().filter(|id| !side.contains(id)).collect();
+        if others.is_empty() {
+            return Ok(());
+        }
+        let id = others[self.random.below(others.len() as u64) as usize];
+        self.ask_elect(id)
+    }
+
     fn ask_elect(&mut self, id: u64) -> Check {
         let at_least = if self.random.one_in(4) {
             self.random.below(50)
@@ -235,7 +257,8 @@ impl World {
             }
         };
         let (out, by) = (ReplicaId(out), ReplicaId(by));
-        let change = match self.random.below(3) {
+        let kinds = if self.faults.members { 6 } else { 3 };
+        let change = match self.random.below(kinds) {
             0 if members.len() < 5 => Change::Add(by),
             1 if members.len() > 2 => Change::Remove(out),
             _ => Change::Replace { out, by },

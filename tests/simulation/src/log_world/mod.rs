@@ -131,6 +131,13 @@ impl World {
             self.initialise_by_hand()?;
             self.pass_time(self.now + 3_000)?;
             self.faults = faults;
+        } else if self.random.one_in(2) {
+            // A disk is lost while the first members are agreed.
+            self.initialise_by_hand()?;
+            let moment = self.random.below(600);
+            self.pass_time(moment)?;
+            let id = 1 + self.random.below(self.initial.len() as u64);
+            self.lose_disk(id, true)?;
         }
         let phases = 1 + self.random.below(2);
         for _ in 0..phases {

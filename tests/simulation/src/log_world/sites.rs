@@ -150,7 +150,12 @@ impl World {
             return Ok(());
         };
         let records = site.disk.flushed(token);
-        self.make_durable(id, &records)
+        let before = self.books.memberships();
+        self.make_durable(id, &records)?;
+        if self.faults.members && self.books.memberships() > before && self.random.one_in(2) {
+            return self.part_after_change();
+        }
+        Ok(())
     }
 
     fn make_durable(&mut self, id: u64, records: &[Record]) -> Check {
