@@ -539,7 +539,7 @@ impl Books {
 
     // ---- what clients are told
 
-    pub fn told_elected(&mut self, ballot: Ballot, position: u64, node: &Node) -> Check {
+    pub fn told_elected(&mut self, ballot: Ballot, position: u64, node: &Node, before: u64) -> Check {
         let learned = node.state().learned.0;
         if let (false, Some(membership)) = (self.elected.contains_key(&ballot), &node.state().membership) {
             let adopted = |m: &&Member| self.adopted.get(m).is_some_and(|b| *b >= ballot);
@@ -551,13 +551,10 @@ impl Books {
                 );
             }
         }
-        if position > learned || position < self.acknowledged {
+        if position > learned || position < before {
             return breach(
-                "an elected writer knows all that was acknowledged",
-                format!(
-                    "{ballot} at {position}, learned {learned}, acknowledged {}",
-                    self.acknowledged
-                ),
+                "an elected writer knows all that was acknowledged before it asked",
+                format!("{ballot} at {position}, learned {learned}, acknowledged {before}"),
             );
         }
         let known = self.elected.entry(ballot).or_insert(position);

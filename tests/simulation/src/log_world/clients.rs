@@ -10,10 +10,11 @@ use super::sites::Site;
 
 #[derive(Debug, Clone)]
 enum Asked {
-    Elect,
+    /// What had been acknowledged when it was asked.
+    Elect(u64),
     Append(Entry),
     Truncate(u64),
-    /// What had been acknowledged when it was asked.
+    /// As above.
     Confirm(u64),
     CatchUp,
     Change,
@@ -170,7 +171,7 @@ impl World {
         } else {
             0
         };
-        let ticket = self.clients.ticket(id, Asked::Elect);
+        let ticket = self.clients.ticket(id, Asked::Elect(self.books.acknowledged));
         self.ask(id, Input::Elect { ticket, at_least })
     }
 
@@ -307,13 +308,13 @@ impl World {
             );
         };
         match (asked, answer) {
-            (Asked::Elect, Answer::Elected { position, ballot }) => {
+            (Asked::Elect(before), Answer::Elected { position, ballot }) => {
                 let Some(node) = self.sites.get(&id).and_then(|s| s.node.as_ref()) else {
                     return Ok(());
                 };
-                self.books.told_elected(ballot, position.0, node)
+                self.books.told_elected(ballot, position.0, node, before)
             }
-            (Asked::Elect, Answer::NotElected(_)) => Ok(()),
+            (Asked::Elect(_), Answer::NotElected(_)) => Ok(()),
             (Asked::Append(entry), Answer::Appended { position }) => {
                 let bytes = encode(entry);
                 let is = |value: &Value| matches!(value, Value::Append(b) if *b == bytes);
