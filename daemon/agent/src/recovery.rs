@@ -291,6 +291,8 @@ fn remember(shell: &Rc<Shell>, ended: Ended) {
     let directory = shell.directories.output(&id);
     let resources = Resources::new(&checkpoint.spec, directory, shell.pool.clone());
     resources.end_recorded.set(true);
+    // All of it is in the files: whoever follows it is to come to an end.
+    resources.output.close_if_silent();
     shell.hold(&id, resources);
     let ended = Remembered {
         spec: checkpoint.spec,

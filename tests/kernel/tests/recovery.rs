@@ -159,6 +159,39 @@ fn a_waiting_client_gets_its_answer_from_the_next_agent() {
 }
 
 #[test]
+fn what_an_ended_container_wrote_is_followed_to_its_end_at_the_next_agent() {
+    if skip_unless_root() {
+        return;
+    }
+    let mut agent = Agent::start();
+    let script = "echo said; exit 3";
+    agent
+        .cli(&["run", "-d", "--name", "over", "--", "sh", "-c", script])
+        .success();
+    assert_eq!(agent.cli(&["wait", "over"]).success().stdout, "3\n");
+    agent.kill_hard();
+    agent.spawn();
+    // Nothing more can come, though this agent has never seen the pipes.
+    let mut follow = agent
+        .command(&["logs", "-f", "over"])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("start a client");
+    let deadline = std::time::Instant::now() + patience(10);
+    while follow.try_wait().expect("a status").is_none() {
+        if std::time::Instant::now() > deadline {
+            follow.kill().expect("end the client");
+            follow.wait().expect("reap it");
+            panic!("a follower of a remembered container waits for what can't come");
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let mut text = String::new();
+    std::io::Read::read_to_string(follow.stdout.as_mut().expect("stdout"), &mut text).expect("the output");
+    assert_eq!(text, "said\n");
+}
+
+#[test]
 fn a_damaged_checkpoint_is_set_aside_and_stops_nobody() {
     if skip_unless_root() {
         return;
