@@ -35,6 +35,23 @@ impl Budget {
         rounds: [0; REPLICAS],
         lost_disks: 0,
     };
+
+    /// Two replicas want to write.
+    pub fn writers(appends: u8, crashes: u8) -> Self {
+        let mut budget = Self::NONE;
+        budget.elections = [1, 0, 1];
+        budget.appends = appends;
+        budget.crashes = crashes;
+        budget
+    }
+
+    /// Empty disks.
+    pub fn birth(rounds: [u8; REPLICAS], lost_disks: u8) -> Self {
+        let mut budget = Self::NONE;
+        budget.rounds = rounds;
+        budget.lost_disks = lost_disks;
+        budget
+    }
 }
 
 #[derive(Debug, Clone, Copy)]

@@ -5,12 +5,13 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use replog_core::PlantedBug;
-use simulation::{agent_world, log_world};
+use simulation::{agent_world, log_model, log_world};
 
 const USAGE: &str = "usage: scripts/sim agent|log [--seeds N] [--from SEED]
        scripts/sim agent|log --replay SEED
        scripts/sim log --bugs [--seeds N] [--bug NAME]   how many worlds each planted bug survives
-       scripts/sim log --replay SEED --bug NAME          the world that catches it";
+       scripts/sim log --replay SEED --bug NAME          the world that catches it
+       scripts/sim log --model [--states N]              every order of messages, as far as so many states reach";
 
 /// A world that went wrong.
 struct Failure {
@@ -62,6 +63,9 @@ fn main() -> ExitCode {
         }
     };
     let from = value("--from").unwrap_or(1);
+    if arguments.iter().any(|a| a == "--model") {
+        return search(value("--states").unwrap_or(200_000) as usize);
+    }
     if arguments.iter().any(|a| a == "--bugs") {
         let only = text("--bug");
         return hunt(from, value("--seeds").unwrap_or(3_000), only.as_deref());
@@ -159,4 +163,49 @@ fn hunt(from: u64, seeds: u64, only: Option<&str>) -> ExitCode {
     let median = needed.get(needed.len() / 2).copied().unwrap_or_default();
     println!("{} caught, {survivors} not; median {median} worlds", needed.len());
     ExitCode::from(u8::from(survivors > 0))
+}
+
+/// The exhaustive searches with larger budgets than in the tests; a search of some 20 kB a state.
+fn search(states_max: usize) -> ExitCode {
+    use log_model::Budget;
+    let searches = [
+        (
+            "two coordinators",
+            log_model::one_position(false, Budget::writers(0, 0), states_max, None),
+        ),
+        (
+            "contradicting tails",
+            log_model::one_position(true, Budget::writers(0, 0), states_max, None),
+        ),
+        (
+            "and an append",
+            log_model::one_position(true, Budget::writers(1, 0), states_max, None),
+        ),
+        (
+            "and a crash",
+            log_model::one_position(true, Budget::writers(0, 1), states_max, None),
+        ),
+        (
+            "initialisation",
+            log_model::initialisation(Budget::birth([2, 1, 1], 0), states_max, None),
+        ),
+        (
+            "and a lost disk",
+            log_model::initialisation(Budget::birth([1, 1, 1], 1), states_max, None),
+        ),
+        (
+            "and more rounds",
+            log_model::initialisation(Budget::birth([2, 2, 2], 1), states_max, None),
+        ),
+    ];
+    let mut status = ExitCode::SUCCESS;
+    for (name, searched) in searches {
+        let reach = if searched.complete { "all" } else { "the first" };
+        let found = searched.breach.as_deref().unwrap_or("no invariant violated");
+        println!("{name}: {reach} {} states: {found}", searched.states);
+        if searched.breach.is_some() {
+            status = ExitCode::FAILURE;
+        }
+    }
+    status
 }

@@ -42,15 +42,11 @@ fn most_planted_bugs_are_caught_within_a_few_worlds() {
     assert!(count >= 36, "{count} of {}", PlantedBug::ALL.len());
 }
 
-const ELECTIONS: log_model::Budget = log_model::Budget {
-    elections: [1, 0, 1],
-    ..log_model::Budget::NONE
-};
-
 #[test]
 fn one_position_is_searched_exhaustively() {
     for inconsistent in [false, true] {
-        let searched = log_model::one_position(inconsistent, ELECTIONS, 2_000_000, None);
+        let searched =
+            log_model::one_position(inconsistent, log_model::Budget::writers(0, 0), 2_000_000, None);
         println!("{searched:?}");
         assert!(searched.complete && searched.breach.is_none(), "{searched:?}");
     }
@@ -58,19 +54,8 @@ fn one_position_is_searched_exhaustively() {
 
 #[test]
 fn initialisation_is_searched_exhaustively() {
-    let budget = log_model::Budget {
-        rounds: [2, 1, 1],
-        ..log_model::Budget::NONE
-    };
-    let searched = log_model::initialisation(budget, 3_000_000, None);
-    println!("{searched:?}");
+    let searched = log_model::initialisation(log_model::Budget::birth([2, 1, 1], 0), 3_000_000, None);
     assert!(searched.complete && searched.breach.is_none(), "{searched:?}");
-    let budget = log_model::Budget {
-        rounds: [2, 2, 1],
-        lost_disks: 1,
-        ..log_model::Budget::NONE
-    };
-    let searched = log_model::initialisation(budget, 60_000, None);
-    println!("{searched:?}");
+    let searched = log_model::initialisation(log_model::Budget::birth([2, 2, 1], 1), 60_000, None);
     assert!(searched.breach.is_none(), "{searched:?}");
 }
