@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use model::{ContainerId, Reason, Termination};
+use model::{ContainerId, Fault, Reason, Termination};
 use support::Agent;
 
 use crate::Plan;
@@ -47,6 +47,9 @@ impl Entry {
 pub struct Book {
     entries: HashMap<String, Entry>,
     heard: HashMap<String, u32>,
+    /// Outputs, as the last agent gave them.
+    read: HashMap<String, Result<String, Fault>>,
+    unread: Option<Fault>,
 }
 
 #[derive(Debug, Default)]
@@ -80,6 +83,14 @@ impl Book {
         *self.heard.entry(id.to_string()).or_default() += 1;
     }
 
+    pub fn read(&mut self, id: &ContainerId, text: Result<String, Fault>) {
+        self.read.insert(id.to_string(), text);
+    }
+
+    pub fn read_in_vain(&mut self, fault: Fault) {
+        self.unread = Some(fault);
+    }
+
     pub fn compare(&self, shared: &Path, agent: &Agent) -> Figures {
         let truth = truth(shared);
         let listed = listed(agent);
@@ -91,6 +102,12 @@ impl Book {
         for (id, entry) in &self.entries {
             let truth = truth.get(id).copied().unwrap_or_default();
             figures.judge(id, entry, truth, listed.get(id).map(Vec::as_slice));
+            if let Some(text) = self.read.get(id) {
+                figures.judge_output(id, text);
+            }
+        }
+        if let Some(fault) = &self.unread {
+            figures.lost.push(format!("the outputs: {fault}"));
         }
         for (id, count) in self.heard.iter().filter(|(_, count)| **count > 1) {
             figures
@@ -158,6 +175,16 @@ impl Figures {
                 .duplicated
                 .push(format!("{id}: listed {} times", several.len())),
             None => {}
+        }
+    }
+
+    fn judge_output(&mut self, id: &str, text: &Result<String, Fault>) {
+        let whole = format!("out {id}\n");
+        match text {
+            // What is in a pipe goes with its last reader, if an init ends while no agent is there.
+            Ok(text) if text.is_empty() || *text == whole => {}
+            Ok(text) => self.lost.push(format!("{id}: its output is {text:?}")),
+            Err(fault) => self.lost.push(format!("{id}: its output: {fault}")),
         }
     }
 

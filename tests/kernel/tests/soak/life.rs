@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use client::{Agent, Endpoint, Output, Reconnect, Resumable};
+use client::{Agent, Endpoint, LogOptions, Output, OutputEnded, Reconnect, Resumable};
 use futures::FutureExt as _;
 use futures::future::LocalBoxFuture;
 use model::{ContainerId, EventKind, ExecSpec, Fault, FaultKind, LaunchSpec, Limit, Limits, Millis, Network};
@@ -20,6 +20,8 @@ pub const INSIDE: &str = "/srv";
 const PATIENCE: Duration = Duration::from_secs(60);
 /// After the end of the soak, for whoever has begun a moment before it.
 const ANSWER: Duration = Duration::from_secs(40);
+/// For the output of a container that is over.
+const READ: Duration = Duration::from_secs(10);
 
 /// SplitMix64 (Steele 2014).
 pub struct Random(u64);
@@ -90,6 +92,24 @@ impl Context {
             net::sleep(Duration::from_millis(10)).await;
         }
         drop(listener);
+        if let Err(fault) = self.read_again().await {
+            self.book.borrow_mut().read_in_vain(fault);
+        }
+    }
+
+    /// Follows the output of every container that the last agent knows, whichever agent has seen it end.
+    async fn read_again(&self) -> Result<(), Fault> {
+        let agent = Agent::connect_retry(&self.endpoint, PATIENCE).await?;
+        for status in agent.list(true).await? {
+            let text = net::timeout(READ, read_to_the_end(&agent, &status.id)).await;
+            let Ok(text) = text else {
+                // The others would take as long.
+                let message = format!("following that of {} comes to no end", status.id);
+                return Err(Fault::failed(message));
+            };
+            self.book.borrow_mut().read(&status.id, text);
+        }
+        Ok(())
     }
 }
 
@@ -233,6 +253,19 @@ async fn follow_to_the_end(context: &Context, fate: &Fate) -> End {
             }
         }
         Err(fault) => End::Lost(fault.to_string()),
+    }
+}
+
+async fn read_to_the_end(agent: &Agent, id: &ContainerId) -> Result<String, Fault> {
+    let kept = Kept::default();
+    let options = LogOptions {
+        follow: true,
+        ..LogOptions::default()
+    };
+    let container = agent.container(id.as_str()).await?;
+    match container.logs(Box::new(kept.clone()), options).await?.await? {
+        OutputEnded::Complete => Ok(kept.0.take()),
+        OutputEnded::Cut => Err(Fault::failed("it was cut")),
     }
 }
 
