@@ -264,7 +264,15 @@ impl Node {
         };
         longest.map_or_else(Vec::new, |promise| {
             let known = learned.since(promise.learned);
-            promise.tail.iter().skip(known).cloned().collect()
+            let values = promise.tail.iter().skip(known).cloned();
+            // What was accepted under earlier members and stands behind the present ones' entry was never agreed, and can't be.
+            let since = self.state.since();
+            let reaches = if promise.accepted.since < since {
+                since.since(learned)
+            } else {
+                usize::MAX
+            };
+            values.take(reaches).collect()
         })
     }
 
