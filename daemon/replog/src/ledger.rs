@@ -160,7 +160,10 @@ fn restore<D: Directory>(store: &Store<D>, state: &mut State) -> Result<bool, St
             break;
         }
         match read(store, next) {
-            Ok(value) => state.tail.push_back(value),
+            Ok(value) => {
+                state.tail_bytes += value.weight();
+                state.tail.push_back(value);
+            }
             Err(StoreError::Rotten { .. }) => {
                 whole = false;
                 break;
@@ -171,6 +174,7 @@ fn restore<D: Directory>(store: &Store<D>, state: &mut State) -> Result<bool, St
     }
     if !whole {
         state.tail.clear();
+        state.tail_bytes = 0;
     }
     Ok(whole)
 }
