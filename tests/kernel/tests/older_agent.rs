@@ -21,6 +21,7 @@ const INSTANCE: usize = 0;
 const ID: usize = 1;
 const INIT: usize = 4;
 const SANDBOX: usize = 6;
+const STARTED_AT: usize = 7;
 
 impl OldCheckpoint {
     fn read(name: &str) -> Self {
@@ -78,6 +79,14 @@ impl OldCheckpoint {
             .copy_from_slice(&start_time.to_le_bytes());
         let text = self.pointer(init, 0);
         self.set_text(text, boot_id);
+    }
+
+    /// The container has a time limit: it has to have been started just now, not when the fixture was made.
+    fn set_started_at(&mut self, wall_ms: u64) {
+        let started = self.pointer(0, STARTED_AT);
+        let data = self.target(started);
+        // The first word tells which member of the union it is.
+        self.bytes(data + 1, WORD).copy_from_slice(&wall_ms.to_le_bytes());
     }
 
     /// The file, with the checksum made right.
@@ -195,12 +204,14 @@ fn containers_of_an_older_agent_are_adopted() {
         old.set_text(pointer, text);
     }
     old.set_identity(init.pid, init.start_time, &init.boot_id);
+    old.set_started_at(new.started_at_ms.expect("it runs"));
     let bytes = old.file();
     let read = wire::checkpoint::decode(&bytes).expect("the old bytes with a new identity");
     assert_eq!(
         (&read.init, &read.id, &read.instance),
         (&new.init, &new.id, &new.instance)
     );
+    assert_eq!(read.started_at_ms, new.started_at_ms);
     assert_eq!(read.spec.labels, new.spec.labels);
     std::fs::write(&path, &bytes).expect("write the old bytes");
 
