@@ -96,26 +96,26 @@ impl Removal {
             path: path.clone(),
             source,
         };
-        let parent = match directory::open(parent) {
-            Err(Errno::ENOENT) => return Ok(Begun::Missing),
-            other => other.map_err(failed)?,
-        };
-        let name = CString::new(name).map_err(|_| failed(Errno::EINVAL))?;
-        // The common case of an empty one costs one call.
-        match directory::remove_directory(parent.as_fd(), &name) {
+        // The common cases, an empty one and none, cost one call: each launch pays for them.
+        match std::fs::remove_dir(&path) {
             Ok(()) => {
                 return Ok(Begun::Gone(Freed {
                     directories: 1,
                     ..Freed::default()
                 }));
             }
-            Err(Errno::ENOENT) => return Ok(Begun::Missing),
-            Err(Errno::ENOTDIR) => {
-                let mut freed = Freed::default();
-                unlink(parent.as_fd(), &name, &mut freed).map_err(failed)?;
-                return Ok(Begun::Gone(freed));
-            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Begun::Missing),
             Err(_) => {}
+        }
+        let parent = match directory::open(parent) {
+            Err(Errno::ENOENT) => return Ok(Begun::Missing),
+            other => other.map_err(failed)?,
+        };
+        let name = CString::new(name).map_err(|_| failed(Errno::EINVAL))?;
+        if !is_really_directory(parent.as_fd(), &name, None).map_err(failed)? {
+            let mut freed = Freed::default();
+            unlink(parent.as_fd(), &name, &mut freed).map_err(failed)?;
+            return Ok(Begun::Gone(freed));
         }
         if let Some(mount) = directory::mounts_below(&path)
             .map_err(RemovalError::Mounts)?
