@@ -24,8 +24,9 @@ pub const MASKED_FILES: [&str; 9] = [
     "/proc/timer_stats",
 ];
 
-/// Directories covered for the same reasons.
-pub const MASKED_DIRECTORIES: [&str; 3] = ["/proc/acpi", "/proc/asound", "/proc/scsi"];
+/// Directories covered for the same reasons. What the kernel says for debugging (`dynamic_debug`) may be changed by uid 0
+/// without any capability.
+pub const MASKED_DIRECTORIES: [&str; 4] = ["/proc/acpi", "/proc/asound", "/proc/dynamic_debug", "/proc/scsi"];
 
 /// Read-only in a container: writing there acts on the whole host.
 pub const READ_ONLY: [&str; 5] = [
