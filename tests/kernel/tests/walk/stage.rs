@@ -212,7 +212,14 @@ impl Stage {
         expect(self.agent.runtime_dir().join("containers"), &[]);
         expect(
             self.agent.runtime_dir(),
-            &["agent.sock", "lock", "boot_id", "containers", "ended", "cgroup_place"],
+            &[
+                "agent.sock",
+                "lock",
+                "boot_id",
+                "containers",
+                "ended",
+                "cgroup_place",
+            ],
         );
         let kept = if may_stay {
             &["sandboxes", "output"][..]
