@@ -103,35 +103,92 @@ impl Index {
     }
 }
 
-/// The files of a stream from the oldest to the current one.
-fn segments(names: &Names) -> io::Result<Vec<Segment>> {
-    let index = match fs::read_to_string(names.with("index")) {
-        Ok(text) => Index::parse(&text),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Index::default(),
-        Err(error) => return Err(error),
-    };
+/// What a stream consisted of at one instant.
+#[derive(Debug)]
+struct Snapshot {
+    index: String,
+    /// From the oldest to the current one.
+    segments: Vec<Segment>,
+}
+
+/// A writer that rotates without a pause is overtaken after a few rounds; this many mean that something
+/// else is wrong.
+const SNAPSHOT_ROUNDS: u32 = 10_000;
+
+impl Snapshot {
+    /// Listing is many calls, and the writer does not wait for them: a file seen under two numbers, or one
+    /// that grew after it was measured, would put all later ones at a wrong offset. So everything is looked
+    /// at twice. An index that did not change means that no rotation began in between, and within one
+    /// rotation a name never gets back a file it has lost: two equal listings are what was there between
+    /// them. Nor can an inode number in the index belong to a later file then, because that file
+    /// is made before any of the known ones goes.
+    fn take(names: &Names) -> io::Result<Self> {
+        for _ in 0..SNAPSHOT_ROUNDS {
+            let index = read_index(names)?;
+            let found = list(names)?;
+            let again = list(names)?;
+            let same = |(one, two): (&Found, &Found)| one.path == two.path && one.inode == two.inode;
+            if found.len() == again.len() && found.iter().zip(&again).all(same) && read_index(names)? == index
+            {
+                // The first listing's sizes: they were measured before the index was seen to be the same.
+                let segments = place(found, &Index::parse(&index));
+                return Ok(Self { index, segments });
+            }
+        }
+        Err(io::Error::new(
+            io::ErrorKind::ResourceBusy,
+            "rotates faster than it can be listed",
+        ))
+    }
+}
+
+fn read_index(names: &Names) -> io::Result<String> {
+    match fs::read_to_string(names.with("index")) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        other => other,
+    }
+}
+
+#[derive(Debug)]
+struct Found {
+    path: PathBuf,
+    inode: u64,
+    size: u64,
+}
+
+/// One pass over the names, from the current file to the oldest.
+fn list(names: &Names) -> io::Result<Vec<Found>> {
     let mut found = Vec::new();
+    let mut missing = 0;
     for number in 0..FILES_MAX {
         let path = names.number(number);
         match fs::symlink_metadata(&path) {
-            Ok(facts) if facts.is_file() => found.push((path, facts.ino(), facts.len())),
+            Ok(facts) if facts.is_file() => {
+                missing = 0;
+                found.push(Found {
+                    path,
+                    inode: facts.ino(),
+                    size: facts.len(),
+                });
+            }
             Ok(_) => return Err(io::Error::new(io::ErrorKind::InvalidData, "not a regular file")),
-            // The current one is missing for an instant while it is being replaced.
-            Err(error) if error.kind() == io::ErrorKind::NotFound && number == 0 => {}
+            // One name is free for an instant during a rotation, or longer if its writer died there.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && missing == 0 => missing = 1,
             Err(error) if error.kind() == io::ErrorKind::NotFound => break,
             Err(error) => return Err(error),
         }
     }
-    found.reverse();
+    Ok(found)
+}
+
+/// Where each file begins.
+fn place(found: Vec<Found>, index: &Index) -> Vec<Segment> {
     let mut segments: Vec<Segment> = Vec::with_capacity(found.len());
-    for (path, inode, size) in found {
+    for Found { path, inode, size } in found.into_iter().rev() {
+        let known = || index.begins.iter().find(|(known, _)| *known == inode);
         let begin = match segments.last() {
             Some(previous) => previous.end(),
-            None => index
-                .begins
-                .iter()
-                .find(|(known, _)| *known == inode)
-                .map_or(index.next, |(_, begin)| *begin),
+            None => known().map_or(index.next, |(_, begin)| *begin),
         };
         segments.push(Segment {
             path,
@@ -140,7 +197,11 @@ fn segments(names: &Names) -> io::Result<Vec<Segment>> {
             size,
         });
     }
-    Ok(segments)
+    segments
+}
+
+fn segments(names: &Names) -> io::Result<Vec<Segment>> {
+    Ok(Snapshot::take(names)?.segments)
 }
 
 /// The writer of one stream.
@@ -340,7 +401,7 @@ impl LogCursor {
     /// Opens the file that holds the next byte.
     fn move_on(&mut self) -> io::Result<Option<LogRead>> {
         self.open = None;
-        let segments = segments(&self.names)?;
+        let Snapshot { index, segments } = Snapshot::take(&self.names)?;
         let Some(oldest) = segments.first() else {
             return Ok(Some(LogRead::End));
         };
@@ -362,8 +423,9 @@ impl LogCursor {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             other => other?,
         };
-        // Another file may have got the name in the meantime.
-        if file.metadata()?.ino() == segment.inode && segment.begin <= self.offset {
+        // Another file may have got the name in the meantime; after a rotation even one with the same number.
+        let same = file.metadata()?.ino() == segment.inode && read_index(&self.names)? == index;
+        if same && segment.begin <= self.offset {
             self.open = Some((file, segment.clone()));
         }
         Ok(None)
@@ -471,30 +533,56 @@ mod tests {
         assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
     }
 
+    /// Small files make a rotation out of every few writes: most listings are overtaken by one.
     #[test]
-    fn a_writer_and_a_reader_at_once_lose_nothing_that_is_kept() {
-        let directory = tempfile::tempdir().unwrap();
-        let total = 3_000_000u64;
-        let path = directory.path().to_owned();
-        let mut file = RotatingFile::open(&path, "stdout", policy(16 << 10, 3)).unwrap();
-        let writer = std::thread::spawn(move || {
+    fn a_writer_and_readers_at_once_lose_nothing_that_is_kept() {
+        for (file_bytes, files) in [(16 << 10, 3), (4096, 1), (4096, 2), (4096, 5)] {
+            let directory = tempfile::tempdir().unwrap();
+            let total = 1_500_000u64;
+            let path = directory.path().to_owned();
+            let mut file = RotatingFile::open(&path, "stdout", policy(file_bytes, files)).unwrap();
+            let readers: Vec<_> = (0..3)
+                .map(|_| {
+                    let mut cursor = LogCursor::from_start(&path, "stdout").unwrap();
+                    std::thread::spawn(move || {
+                        let (mut seen, mut missed) = (0, 0);
+                        while seen + missed < total {
+                            let (more, gone) = drain(&mut cursor);
+                            seen += more;
+                            missed += gone;
+                        }
+                        (seen, missed)
+                    })
+                })
+                .collect();
             let mut at = 0;
             while at < total {
                 let count = (total - at).min(777);
                 file.append(&bytes(at, count as usize)).unwrap();
                 at += count;
             }
-        });
-        let mut cursor = LogCursor::from_start(directory.path(), "stdout").unwrap();
-        let (mut seen, mut missed) = (0, 0);
-        while seen + missed < total {
-            let (more, gone) = drain(&mut cursor);
-            seen += more;
-            missed += gone;
+            for reader in readers {
+                let (seen, missed) = reader.join().unwrap();
+                assert_eq!(seen + missed, total);
+                assert!(seen > 0);
+            }
         }
-        writer.join().unwrap();
-        assert_eq!(seen + missed, total);
-        assert!(seen > 0);
+    }
+
+    #[test]
+    fn a_rotation_cut_short_hides_no_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        let mut file = RotatingFile::open(directory.path(), "stdout", policy(4096, 3)).unwrap();
+        file.append(&bytes(0, 10_000)).unwrap();
+        // The writer died after `stdout.1` had moved on and before `stdout` did.
+        fs::rename(at("stdout.1"), at("stdout.2")).unwrap();
+        let mut cursor = LogCursor::at(directory.path(), "stdout", 4096).unwrap();
+        assert_eq!(drain(&mut cursor), (10_000 - 4096, 0));
+        let mut file = RotatingFile::open(directory.path(), "stdout", policy(4096, 3)).unwrap();
+        assert_eq!(file.end(), 10_000);
+        file.append(&bytes(10_000, 5_000)).unwrap();
+        assert_eq!(drain(&mut cursor), (5_000, 0));
     }
 
     /// Found by fuzzing: the end of a file overflowed.
