@@ -1,6 +1,7 @@
 //! Real containers without an agent: one launcher, one container at a time or several. Leaves nothing
 //! behind: each container is killed and reaped when it goes out of scope, directories are temporary.
 
+// Each test program uses a part of it.
 #![allow(dead_code)]
 
 use std::fs::File;

@@ -83,6 +83,7 @@ impl World {
         };
         site.begun.clear();
         let local = Millis(now + site.clock_ahead);
+        // Both arms take `start`: no closure can.
         #[allow(clippy::option_if_let_else)]
         let started = match self.bug {
             Some(bug) => Node::start_with_bug(local, start, bug),
