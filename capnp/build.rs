@@ -8,6 +8,7 @@ fn main() {
         .file("schema/agent.capnp")
         .file("schema/checkpoint.capnp")
         .file("schema/replog.capnp")
+        .file("schema/registry.capnp")
         .run()
         .expect("compile capnp schemas: is `capnproto` and `libcapnp-dev` installed? run scripts/setup");
 }

@@ -19,6 +19,10 @@ pub const CAPABILITIES_MAX: u32 = 64;
 pub const RLIMITS_MAX: u32 = 32;
 /// v2 device rules become one BPF program, whose length grows with each.
 pub const DEVICES_MAX: u32 = 256;
+/// Ranges of ports of one container.
+pub const PORT_RANGES_MAX: u32 = 4096;
+/// Reasons for which packets are dropped.
+pub const DROP_REASONS_MAX: usize = 64;
 /// Throttled block devices of one container.
 pub const IO_DEVICES_MAX: u32 = 256;
 /// Labels are printed in tables and lists; a store of data belongs elsewhere.
@@ -48,15 +52,23 @@ pub fn check_length(field: &str, length: usize, max: u32) -> Result<(), Fault> {
 #[derive(Debug)]
 pub struct TextBudget {
     left: usize,
+    all: usize,
 }
 
 impl Default for TextBudget {
     fn default() -> Self {
-        Self { left: TEXT_BYTES_MAX }
+        Self::of(TEXT_BYTES_MAX)
     }
 }
 
 impl TextBudget {
+    pub fn of(bytes: usize) -> Self {
+        Self {
+            left: bytes,
+            all: bytes,
+        }
+    }
+
     pub fn take(&mut self, field: &str, bytes: usize) -> Result<(), Fault> {
         match self.left.checked_sub(bytes) {
             Some(left) => {
@@ -64,9 +76,9 @@ impl TextBudget {
                 Ok(())
             }
             None => {
-                let message = format!(
-                    "of {bytes} bytes is too long: all texts together may have {TEXT_BYTES_MAX} bytes"
-                );
+                let all = self.all;
+                let message =
+                    format!("of {bytes} bytes is too long: all texts together may have {all} bytes");
                 Err(Fault::new(FaultKind::Exhausted, message).field(field))
             }
         }

@@ -45,6 +45,15 @@ pub mod checkpoint_capnp {
 pub mod replog_capnp {
     include!(concat!(env!("OUT_DIR"), "/replog_capnp.rs"));
 }
+#[allow(
+    clippy::all,
+    clippy::unimplemented,
+    missing_debug_implementations,
+    unused_qualifications
+)] // generated
+pub mod registry_capnp {
+    include!(concat!(env!("OUT_DIR"), "/registry_capnp.rs"));
+}
 
 pub mod agent;
 pub mod bounds;
@@ -54,6 +63,8 @@ pub mod event;
 pub mod fault;
 pub mod launch;
 pub mod limits;
+mod network;
+pub mod registry;
 pub mod removed;
 pub mod usage;
 mod value;

@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use model::registry::{Edit, MasterRecord, Registry};
 
+pub use model::registry::Record;
+
 use crate::registry::{self, Refusal};
 
 /// Time since some fixed start, as the shell tells it.
@@ -42,15 +44,6 @@ impl Default for Settings {
             snapshot_bytes_min: 1 << 20,
         }
     }
-}
-
-/// An entry of the log. `sequence` counts them, so that one that is missing is noticed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Record {
-    /// Everything, as of `sequence`.
-    Snapshot { sequence: u64, registry: Box<Registry> },
-    /// On top of `sequence - 1`.
-    Delta { sequence: u64, edits: Vec<Edit> },
 }
 
 /// Whose edit it is.

@@ -204,3 +204,20 @@ pub enum Edit {
     StartMaintenance(Vec<MachineId>),
     StopMaintenance(Vec<MachineId>),
 }
+
+/// One write of the registrar. `sequence` counts them, so that one that is missing is noticed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Record {
+    /// Everything, as of `sequence`.
+    Snapshot { sequence: u64, registry: Box<Registry> },
+    /// On top of `sequence - 1`.
+    Delta { sequence: u64, edits: Vec<Edit> },
+}
+
+impl Record {
+    pub fn sequence(&self) -> u64 {
+        match self {
+            Self::Snapshot { sequence, .. } | Self::Delta { sequence, .. } => *sequence,
+        }
+    }
+}
