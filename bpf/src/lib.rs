@@ -1,10 +1,15 @@
-//! Programs that run in the kernel, and their loaders: plain instructions and bpf(2), no C, no library.
+//! Programs that run in the kernel, and their loaders. The device program, which is generated rule by rule, is plain
+//! instructions and bpf(2); those of the network are C (`programs/`), compiled by clang, loaded by libbpf.
 //!
 //! Beside `kernel` the only crate with `unsafe`.
 
 pub mod device;
 pub mod instruction;
+pub mod layout;
+pub mod steering;
 pub mod system;
 
 pub use device::{DeviceRule, NodeKind};
+pub use layout::{Counters, DropReason, HostAddresses, Slot};
+pub use steering::SteeringError;
 pub use system::{BpfError, Program, attached_device_programs};

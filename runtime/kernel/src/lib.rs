@@ -16,6 +16,7 @@ pub mod memfd;
 pub mod mount;
 pub mod mount_table;
 pub mod namespace;
+pub mod netlink;
 pub mod process;
 pub mod procfs;
 pub mod pty;

@@ -12,7 +12,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("bulkhead-init", &["container", "kernel"]),
     // Holds the built bulkhead-init as bytes; what it is built from is not linked in.
     ("init-image", &[]),
-    ("isolators", &["model", "kernel", "bpf", "container"]),
+    ("network", &["model", "kernel", "bpf"]),
+    ("isolators", &["model", "kernel", "bpf", "container", "network"]),
     ("wire", &["model"]),
     ("api", &["model"]),
     ("net", &["model"]),
@@ -30,6 +31,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "api",
             "net",
             "init-image",
+            "network",
         ],
     ),
     ("client", &["model", "wire", "net"]),
@@ -60,6 +62,9 @@ const DOORS: &[(&str, &[&str])] = &[
     ("libc", &["kernel", "bpf", "net"]),
     ("mio", &["net"]),
     // cli: the terminal in front of it, which no other crate of ours knows.
+    ("netlink-packet-core", &["kernel"]),
+    ("netlink-packet-route", &["kernel"]),
+    ("netlink-sys", &["kernel"]),
     ("nix", &["kernel", "net", "cli"]),
     ("postcard", &["container", "agent"]),
     ("ratatui", &["cli"]),

@@ -1,0 +1,13 @@
+//! Network mode "mapped": containers with the host's address and ports of their own.
+//!
+//! [`Datapath`] makes a veth for each container, fills the maps that the programs of crate `bpf` steer by, and reads
+//! their counters. All of it lives in the kernel: traffic goes on while no agent runs, and the next one takes it over
+//! ([`Datapath::open`], [`Datapath::adopt`]). Calls block on netlink: they belong to worker threads. No clock, no task.
+
+mod error;
+mod request;
+
+pub use error::NetworkError;
+pub use request::{
+    Adopted, Attach, Attached, Config, Explanation, Known, Origin, PacketQuestion, Transport, Verdict,
+};
