@@ -39,6 +39,37 @@ struct Limits {
   ioWeight @11 :UInt16;         # 0 = unset
   ioDevices @12 :List(DeviceLimit);
   diskBytes @13 :LimitU64;      # max = only measured
+  bandwidth @14 :Bandwidth;     # null pointer = unset
+}
+
+struct Bandwidth {
+  # Rates in bits a second on the wire.
+  egressBits @0 :LimitU64;      # max lifts the agent's default
+  ingressBits @1 :LimitU64;
+  egressBurstBytes @2 :OptionalU64;
+  ingressBurstBytes @3 :OptionalU64;
+  weight @4 :OptionalU64;
+  egressMinBits @5 :OptionalU64;
+  ingressMinBits @6 :OptionalU64;
+}
+
+struct PortRange {
+  # Both belong to it.
+  first @0 :UInt16;
+  last @1 :UInt16;
+}
+
+struct PortRequest {
+  union {
+    any @0 :UInt16;             # so many
+    row @1 :UInt16;             # so many in a row
+    these @2 :List(PortRange);
+  }
+}
+
+struct PortGrant {
+  allotted @0 :List(PortRange);
+  ephemeral @1 :PortRange;      # null pointer = the host's
 }
 
 struct Volume {
@@ -94,6 +125,8 @@ struct LaunchSpec {
   outputFileBytes @22 :UInt64 = 10485760;
   outputFiles @23 :UInt32 = 3;
   userns @24 :UserNamespace;    # null pointer = the host's
+  ports @25 :PortRequest;       # null pointer = none of its own
+  grant @26 :PortGrant;         # null pointer in a request: the agent chooses
 }
 
 struct UserNamespace {
@@ -150,6 +183,7 @@ struct ContainerStatus {
   terminal @11 :Bool;
   termination @12 :Termination; # null pointer = not over
   waitsFor @13 :Text;           # empty = nothing
+  grant @14 :PortGrant;         # null pointer = no ports of its own
 }
 
 enum FaultKind { none @0; invalid @1; unsupported @2; notFound @3; conflict @4; state @5; exhausted @6; denied @7;
@@ -201,6 +235,31 @@ struct Usage {
   ioPressure @34 :Pressure;
   diskLimitBytes @35 :UInt64;
   diskUsedBytes @36 :UInt64;
+  netRxPackets @37 :UInt64;
+  netRxBytes @38 :UInt64;
+  netRxErrors @39 :UInt64;
+  netRxDropped @40 :UInt64;
+  netTxPackets @41 :UInt64;
+  netTxBytes @42 :UInt64;
+  netTxErrors @43 :UInt64;
+  netTxDropped @44 :UInt64;
+  netTcpRttMicrosecsP50 @45 :Float64;
+  netTcpRttMicrosecsP90 @46 :Float64;
+  netTcpRttMicrosecsP95 @47 :Float64;
+  netTcpRttMicrosecsP99 @48 :Float64;
+  netTcpActiveConnections @49 :Float64;
+  netTcpTimeWaitConnections @50 :Float64;
+  netTxRateLimit @51 :UInt64;
+  netTxBurstSize @52 :UInt64;
+  netRxRateLimit @53 :UInt64;
+  netRxBurstSize @54 :UInt64;
+  netRxLimitedBytes @55 :UInt64;
+  netTxLimitedBytes @56 :UInt64;
+  netRxQueueDelayMicrosecs @57 :UInt64;
+  netTxQueueDelayMicrosecs @58 :UInt64;
+  netTcpRetransmits @59 :UInt64;
+  netEphemeralPorts @60 :PortRange;  # null pointer = none; without a bit, as the next
+  netDrops @61 :List(Counter);
 }
 
 struct Stall {
@@ -232,7 +291,7 @@ struct Removed {
   trouble @6 :Text;             # why it is still there; empty = none
 }
 
-enum EventKind { state @0; ended @1; limitHit @2; updated @3; exec @4; cleanupRetry @5; sandboxRemoved @6; }
+enum EventKind { state @0; ended @1; limitHit @2; updated @3; exec @4; cleanupRetry @5; sandboxRemoved @6; portRefused @7; }
 
 struct Event {
   sequence @0 :UInt64;
@@ -248,4 +307,6 @@ struct Event {
   attempt @10 :UInt32;          # cleanupRetry
   bytes @11 :UInt64;            # sandboxRemoved
   files @12 :UInt64;            # sandboxRemoved
+  port @13 :UInt16;             # portRefused
+  refused @14 :UInt64;          # portRefused
 }

@@ -7,6 +7,7 @@ use model::{Bytes, ContainerState, ContainerStatus, Fault, Limitation, Reason, T
 use crate::bounds::{ARGUMENTS_MAX, COUNTERS_MAX, LABELS_MAX, TextBudget, check_length};
 use crate::launch::{network_from_wire, network_to_wire};
 use crate::limits;
+use crate::network;
 use crate::value::{
     container_id, container_name, enum_pair, map, optional_number, optional_path, optional_text, path,
     set_pairs, set_texts, some, text, texts, within,
@@ -56,6 +57,9 @@ pub fn encode_status(status: &ContainerStatus, mut builder: container_status::Bu
             .iter()
             .map(|(key, value)| (key.as_str(), value.as_str()));
         set_pairs(labels, builder.reborrow().init_labels(status.labels.len() as u32));
+    }
+    if let Some(grant) = &status.grant {
+        network::encode_grant(grant, builder.reborrow().init_grant());
     }
     builder.set_created_at_ms(status.created_at_ms);
     builder.set_started_at_ms(status.started_at_ms.unwrap_or(0));
@@ -111,6 +115,10 @@ pub fn decode_status(reader: container_status::Reader<'_>) -> Result<ContainerSt
             .map_err(|fault| within(fault, "limits"))?,
         network: network_from_wire("network", reader.get_network())?,
         labels: map("labels", reader.get_labels(), LABELS_MAX, budget)?,
+        grant: match reader.has_grant() {
+            true => Some(network::decode_grant(some("grant", reader.get_grant())?)?),
+            false => None,
+        },
         created_at_ms: reader.get_created_at_ms(),
         started_at_ms: Some(reader.get_started_at_ms()).filter(|at| *at != 0),
         sandbox: optional_path("sandbox", reader.get_sandbox(), budget)?,

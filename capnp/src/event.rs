@@ -46,6 +46,11 @@ pub fn encode(event: &Event, mut builder: event::Builder<'_>) {
             builder.set_attempt(*attempt);
             builder.set_message(message);
         }
+        EventKind::PortRefused { port, refused } => {
+            builder.set_kind(wire::EventKind::PortRefused);
+            builder.set_port(*port);
+            builder.set_refused(*refused);
+        }
         EventKind::SandboxRemoved { bytes, files } => {
             builder.set_kind(wire::EventKind::SandboxRemoved);
             builder.set_bytes(*bytes);
@@ -74,6 +79,10 @@ pub fn decode(reader: event::Reader<'_>) -> Result<Event, Fault> {
         Ok(wire::EventKind::CleanupRetry) => EventKind::CleanupRetry {
             attempt: reader.get_attempt(),
             message: message()?,
+        },
+        Ok(wire::EventKind::PortRefused) => EventKind::PortRefused {
+            port: reader.get_port(),
+            refused: reader.get_refused(),
         },
         Ok(wire::EventKind::SandboxRemoved) => EventKind::SandboxRemoved {
             bytes: reader.get_bytes(),

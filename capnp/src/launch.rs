@@ -2,14 +2,15 @@
 
 use model::{
     Bytes, Capabilities, ContainerId, DeviceRule, ExecSpec, Fault, LaunchSpec, Millis, Network, OutputPolicy,
-    Rlimit, Seccomp, TerminalSize, UserNamespace, Volume,
+    PortRequest, Rlimit, Seccomp, TerminalSize, UserNamespace, Volume,
 };
 
 use crate::bounds::{
-    ARGUMENTS_MAX, CAPABILITIES_MAX, DEVICES_MAX, ENVIRONMENT_MAX, LABELS_MAX, RLIMITS_MAX, TextBudget,
-    VOLUMES_MAX, check_length,
+    ARGUMENTS_MAX, CAPABILITIES_MAX, DEVICES_MAX, ENVIRONMENT_MAX, LABELS_MAX, PORT_RANGES_MAX, RLIMITS_MAX,
+    TextBudget, VOLUMES_MAX, check_length,
 };
 use crate::limits;
+use crate::network;
 use crate::value::{
     container_name, enum_pair, map, optional_number, optional_path, optional_text, pairs, path, set_pairs,
     set_texts, some, text, texts, within,
@@ -87,6 +88,12 @@ pub fn encode(spec: &LaunchSpec, mut builder: launch_spec::Builder<'_>) {
     set_pairs(labels, builder.reborrow().init_labels(spec.labels.len() as u32));
     builder.set_output_file_bytes(spec.output.file_bytes.get());
     builder.set_output_files(spec.output.files);
+    if let Some(request) = &spec.ports {
+        network::encode_request(request, builder.reborrow().init_ports());
+    }
+    if let Some(grant) = &spec.grant {
+        network::encode_grant(grant, builder.reborrow().init_grant());
+    }
     if let Some(userns) = spec.userns {
         let mut entry = builder.init_userns();
         entry.set_count(userns.count);
@@ -222,6 +229,14 @@ pub fn decode(reader: launch_spec::Reader<'_>) -> Result<LaunchSpec, Fault> {
             true => Some(decode_userns(some("userns", reader.get_userns())?)?),
             false => None,
         },
+        ports: match reader.has_ports() {
+            true => Some(network::decode_request(some("ports", reader.get_ports())?)?),
+            false => None,
+        },
+        grant: match reader.has_grant() {
+            true => Some(network::decode_grant(some("grant", reader.get_grant())?)?),
+            false => None,
+        },
     })
 }
 
@@ -325,6 +340,9 @@ pub fn check_size(spec: &LaunchSpec) -> Result<(), Fault> {
     check_length("rlimits", spec.rlimits.len(), RLIMITS_MAX)?;
     check_length("devices", spec.devices.len(), DEVICES_MAX)?;
     check_length("labels", spec.labels.len(), LABELS_MAX)?;
+    if let Some(PortRequest::These(ports)) = &spec.ports {
+        check_length("ports", ports.ranges().len(), PORT_RANGES_MAX)?;
+    }
     let mut budget = TextBudget::default();
     let mut take = |field: &str, bytes: usize| budget.take(field, bytes);
     check_texts(&spec.command, &spec.env, &mut take)?;

@@ -4,6 +4,7 @@
 use model::{Bytes, Cpus, DeviceLimit, Fault, IoLimits, Limit, Limits, Millis};
 
 use crate::bounds::{IO_DEVICES_MAX, TextBudget, check_length};
+use crate::network;
 use crate::value::{limit, optional_number, optional_text, set_limit, some, text, within};
 use crate::value_capnp::{device_limit, limits};
 
@@ -32,6 +33,9 @@ pub fn encode(limits: &Limits, mut builder: limits::Builder<'_>) {
     set!(builder.init_swap_bytes = limit limits.swap.map(|l| map(l, Bytes::get)));
     set!(builder.init_pids = limit limits.pids.map(|l| map(l, u64::from)));
     set!(builder.init_disk_bytes = limit limits.disk.map(|l| map(l, Bytes::get)));
+    if !limits.bandwidth.is_unset() {
+        network::encode_bandwidth(&limits.bandwidth, builder.reborrow().init_bandwidth());
+    }
     if let Some(cpus) = &limits.cpuset_cpus {
         builder.set_cpuset_cpus(cpus);
     }
@@ -85,6 +89,7 @@ pub(crate) fn read(reader: limits::Reader<'_>, budget: &mut TextBudget) -> Resul
         disk: bytes(limit("disk", reader.get_disk_bytes())?),
         cpuset_cpus: optional_text("cpuset_cpus", reader.get_cpuset_cpus(), budget)?,
         cpuset_mems: optional_text("cpuset_mems", reader.get_cpuset_mems(), budget)?,
+        bandwidth: network::decode_bandwidth(some("bandwidth", reader.get_bandwidth())?)?,
         io: IoLimits {
             weight: Some(reader.get_io_weight()).filter(|weight| *weight != 0),
             devices: devices(reader, budget)?,

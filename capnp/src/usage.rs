@@ -1,11 +1,14 @@
 //! Usage samples: the busiest value on the wire. A sample is a flat struct and a bit mask; to write
 //! one into a message allocates nothing beside the message itself.
 
+use std::collections::BTreeMap;
+
+use model::usage::PortSpan;
 use model::{ContainerId, ContainerName, ContainerUsage, Fault, Pressure, Stall, Usage};
 
-use crate::bounds::{CONTAINERS_MAX, TextBudget, check_length};
+use crate::bounds::{CONTAINERS_MAX, DROP_REASONS_MAX, TextBudget, check_length};
 use crate::value::{container_id, container_name, some, within};
-use crate::value_capnp::{container_usage, pressure, stall, usage};
+use crate::value_capnp::{container_usage, counter, pressure, stall, usage};
 
 /// Every measured field with its bit in `present`: its ordinal in the schema less two.
 macro_rules! fields {
@@ -43,6 +46,29 @@ macro_rules! fields {
             29 io_writes get_io_writes set_io_writes,
             33 disk_limit_bytes get_disk_limit_bytes set_disk_limit_bytes,
             34 disk_used_bytes get_disk_used_bytes set_disk_used_bytes,
+            35 net_rx_packets get_net_rx_packets set_net_rx_packets,
+            36 net_rx_bytes get_net_rx_bytes set_net_rx_bytes,
+            37 net_rx_errors get_net_rx_errors set_net_rx_errors,
+            38 net_rx_dropped get_net_rx_dropped set_net_rx_dropped,
+            39 net_tx_packets get_net_tx_packets set_net_tx_packets,
+            40 net_tx_bytes get_net_tx_bytes set_net_tx_bytes,
+            41 net_tx_errors get_net_tx_errors set_net_tx_errors,
+            42 net_tx_dropped get_net_tx_dropped set_net_tx_dropped,
+            43 net_tcp_rtt_microsecs_p50 get_net_tcp_rtt_microsecs_p50 set_net_tcp_rtt_microsecs_p50,
+            44 net_tcp_rtt_microsecs_p90 get_net_tcp_rtt_microsecs_p90 set_net_tcp_rtt_microsecs_p90,
+            45 net_tcp_rtt_microsecs_p95 get_net_tcp_rtt_microsecs_p95 set_net_tcp_rtt_microsecs_p95,
+            46 net_tcp_rtt_microsecs_p99 get_net_tcp_rtt_microsecs_p99 set_net_tcp_rtt_microsecs_p99,
+            47 net_tcp_active_connections get_net_tcp_active_connections set_net_tcp_active_connections,
+            48 net_tcp_time_wait_connections get_net_tcp_time_wait_connections set_net_tcp_time_wait_connections,
+            49 net_tx_rate_limit get_net_tx_rate_limit set_net_tx_rate_limit,
+            50 net_tx_burst_size get_net_tx_burst_size set_net_tx_burst_size,
+            51 net_rx_rate_limit get_net_rx_rate_limit set_net_rx_rate_limit,
+            52 net_rx_burst_size get_net_rx_burst_size set_net_rx_burst_size,
+            53 net_rx_limited_bytes get_net_rx_limited_bytes set_net_rx_limited_bytes,
+            54 net_tx_limited_bytes get_net_tx_limited_bytes set_net_tx_limited_bytes,
+            55 net_rx_queue_delay_microsecs get_net_rx_queue_delay_microsecs set_net_rx_queue_delay_microsecs,
+            56 net_tx_queue_delay_microsecs get_net_tx_queue_delay_microsecs set_net_tx_queue_delay_microsecs,
+            57 net_tcp_retransmits get_net_tcp_retransmits set_net_tcp_retransmits,
         }
     };
 }
@@ -67,7 +93,20 @@ pub fn encode(usage: &Usage, mut builder: usage::Builder<'_>) {
         encode_pressure(pressure, builder.reborrow().init_mem_pressure());
     }
     if let Some(pressure) = &usage.io_pressure {
-        encode_pressure(pressure, builder.init_io_pressure());
+        encode_pressure(pressure, builder.reborrow().init_io_pressure());
+    }
+    if let Some(span) = usage.net_ephemeral_ports {
+        let mut range = builder.reborrow().init_net_ephemeral_ports();
+        range.set_first(span.begin);
+        range.set_last(span.end);
+    }
+    if !usage.net_drops.is_empty() {
+        let mut list = builder.init_net_drops(usage.net_drops.len() as u32);
+        for (index, (reason, count)) in usage.net_drops.iter().enumerate() {
+            let mut counter = list.reborrow().get(index as u32);
+            counter.set_name(reason);
+            counter.set_value(*count);
+        }
     }
 }
 
@@ -109,6 +148,26 @@ fn decode_stall(reader: stall::Reader<'_>) -> Stall {
     }
 }
 
+fn decode_ephemeral(reader: usage::Reader<'_>) -> Option<PortSpan> {
+    let present = reader.has_net_ephemeral_ports();
+    let range = present.then(|| reader.get_net_ephemeral_ports())?.ok()?;
+    Some(PortSpan {
+        begin: range.get_first(),
+        end: range.get_last(),
+    })
+}
+
+fn decode_drops(reader: usage::Reader<'_>) -> BTreeMap<String, u64> {
+    let Ok(list) = reader.get_net_drops() else {
+        return BTreeMap::new();
+    };
+    let read = |counter: counter::Reader<'_>| {
+        let name = counter.get_name().ok()?.to_str().ok()?;
+        Some((name.to_owned(), counter.get_value()))
+    };
+    list.iter().take(DROP_REASONS_MAX).filter_map(read).collect()
+}
+
 /// Bits of a newer peer are ignored, as unknown fields are.
 pub fn decode(reader: usage::Reader<'_>) -> Usage {
     let present = reader.get_present();
@@ -120,6 +179,8 @@ pub fn decode(reader: usage::Reader<'_>) -> Usage {
                 cpu_pressure: decode_pressure(reader.has_cpu_pressure(), || reader.get_cpu_pressure()),
                 mem_pressure: decode_pressure(reader.has_mem_pressure(), || reader.get_mem_pressure()),
                 io_pressure: decode_pressure(reader.has_io_pressure(), || reader.get_io_pressure()),
+                net_ephemeral_ports: decode_ephemeral(reader),
+                net_drops: decode_drops(reader),
             }
         };
     }

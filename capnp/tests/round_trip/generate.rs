@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use model::usage::PortSpan;
 use model::*;
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -75,24 +76,73 @@ pub fn limits() -> impl Strategy<Value = Limits> {
     let sets = (option::of(some_text()), option::of(some_text()));
     let io = (option::of(1u16..), vec(device_limit(), 0..4));
     let counts = (option::of(limit_of(any::<u32>())), option::of(limit_of(bytes())));
-    (cpu, memory, counts, sets, io).prop_map(|(cpu, memory, (pids, disk), sets, io)| Limits {
-        cpus: cpu.0,
-        cpu_limit: cpu.1,
-        cpu_burst: cpu.2,
-        mem: memory.0,
-        mem_soft: memory.1,
-        mem_high: memory.2,
-        mem_min: memory.3,
-        swap: memory.4,
-        pids,
-        disk,
-        cpuset_cpus: sets.0,
-        cpuset_mems: sets.1,
-        io: IoLimits {
-            weight: io.0,
-            devices: io.1,
+    (cpu, memory, counts, sets, (io, bandwidth())).prop_map(
+        |(cpu, memory, (pids, disk), sets, (io, bandwidth))| Limits {
+            bandwidth,
+            cpus: cpu.0,
+            cpu_limit: cpu.1,
+            cpu_burst: cpu.2,
+            mem: memory.0,
+            mem_soft: memory.1,
+            mem_high: memory.2,
+            mem_min: memory.3,
+            swap: memory.4,
+            pids,
+            disk,
+            cpuset_cpus: sets.0,
+            cpuset_mems: sets.1,
+            io: IoLimits {
+                weight: io.0,
+                devices: io.1,
+            },
         },
-    })
+    )
+}
+
+fn bandwidth() -> impl Strategy<Value = Bandwidth> {
+    let rate = || any::<u64>().prop_map(BitsPerSecond);
+    (
+        option::of(limit_of(rate())),
+        option::of(limit_of(rate())),
+        option::of(bytes()),
+        option::of(bytes()),
+        option::of(any::<u32>()),
+        option::of(rate()),
+        option::of(rate()),
+    )
+        .prop_map(
+            |(egress, ingress, egress_burst, ingress_burst, weight, egress_min, ingress_min)| Bandwidth {
+                egress,
+                ingress,
+                egress_burst,
+                ingress_burst,
+                weight,
+                egress_min,
+                ingress_min,
+            },
+        )
+}
+
+fn port_range() -> impl Strategy<Value = PortRange> {
+    (1u16.., 1u16..)
+        .prop_map(|(one, other)| PortRange::new(one.min(other), one.max(other)).expect("in order"))
+}
+
+fn port_ranges() -> impl Strategy<Value = PortRanges> {
+    vec(port_range(), 0..4).prop_map(PortRanges::from)
+}
+
+fn port_request() -> impl Strategy<Value = PortRequest> {
+    prop_oneof![
+        any::<u16>().prop_map(PortRequest::Any),
+        any::<u16>().prop_map(PortRequest::Row),
+        port_ranges().prop_map(PortRequest::These),
+    ]
+}
+
+fn grant() -> impl Strategy<Value = PortGrant> {
+    (port_ranges(), option::of(port_range()))
+        .prop_map(|(allotted, ephemeral)| PortGrant { allotted, ephemeral })
 }
 
 fn network() -> impl Strategy<Value = Network> {
@@ -166,6 +216,8 @@ pub fn launch_spec() -> impl Strategy<Value = LaunchSpec> {
         any::<u64>(),
         any::<u32>(),
         option::of(userns),
+        option::of(port_request()),
+        option::of(grant()),
     );
     (who, places, limits(), rules, times, rest, kept).prop_map(
         |(who, places, limits, rules, times, rest, kept)| LaunchSpec {
@@ -202,6 +254,8 @@ pub fn launch_spec() -> impl Strategy<Value = LaunchSpec> {
                 files: kept.2,
             },
             userns: kept.3,
+            ports: kept.4,
+            grant: kept.5,
         },
     )
 }
@@ -292,7 +346,7 @@ pub fn status() -> impl Strategy<Value = ContainerStatus> {
         vec(text(), 0..4),
     );
     let rest = (
-        network(),
+        (network(), option::of(grant())),
         btree_map(text(), text(), 0..4),
         any::<u64>(),
         option::of(1u64..),
@@ -307,7 +361,8 @@ pub fn status() -> impl Strategy<Value = ContainerStatus> {
             pid: who.3,
             command: who.4,
             limits,
-            network: rest.0,
+            network: rest.0.0,
+            grant: rest.0.1,
             labels: rest.1,
             created_at_ms: rest.2,
             started_at_ms: rest.3,
@@ -351,7 +406,7 @@ pub fn fault() -> impl Strategy<Value = Fault> {
 /// Every field present or absent by one bit of a mask; each with a number of its own, so that two
 /// fields that were swapped would be seen.
 pub fn usage() -> impl Strategy<Value = Usage> {
-    (any::<u32>(), 1u64..1 << 40, 0.0..4e9).prop_map(|(mask, base, timestamp)| {
+    (any::<u64>(), 1u64..1 << 40, 0.0..4e9).prop_map(|(mask, base, timestamp)| {
         let mut bit = 0;
         let mut next = || {
             bit += 1;
@@ -391,6 +446,31 @@ pub fn usage() -> impl Strategy<Value = Usage> {
             io_writes: next(),
             disk_limit_bytes: next(),
             disk_used_bytes: next(),
+            net_rx_packets: next(),
+            net_rx_bytes: next(),
+            net_rx_errors: next(),
+            net_rx_dropped: next(),
+            net_tx_packets: next(),
+            net_tx_bytes: next(),
+            net_tx_errors: next(),
+            net_tx_dropped: next(),
+            net_tcp_rtt_microsecs_p50: next().map(|n| n as f64 / 8.0),
+            net_tcp_rtt_microsecs_p90: next().map(|n| n as f64 / 8.0),
+            net_tcp_rtt_microsecs_p95: next().map(|n| n as f64 / 8.0),
+            net_tcp_rtt_microsecs_p99: next().map(|n| n as f64 / 8.0),
+            net_tcp_active_connections: next().map(|n| n as f64 / 8.0),
+            net_tcp_time_wait_connections: next().map(|n| n as f64 / 8.0),
+            net_tx_rate_limit: next(),
+            net_tx_burst_size: next(),
+            net_rx_rate_limit: next(),
+            net_rx_burst_size: next(),
+            net_rx_limited_bytes: next(),
+            net_tx_limited_bytes: next(),
+            net_rx_queue_delay_microsecs: next(),
+            net_tx_queue_delay_microsecs: next(),
+            net_tcp_retransmits: next(),
+            net_ephemeral_ports: (mask & 4 != 0).then_some(PortSpan { begin: 5, end: 7 }),
+            net_drops: (0..mask & 3).map(|n| (format!("reason{n}"), base + n)).collect(),
             cpu_pressure: pressure(mask, base),
             mem_pressure: pressure(mask >> 1, base + 100),
             io_pressure: pressure(mask >> 2, base + 200),
@@ -398,7 +478,7 @@ pub fn usage() -> impl Strategy<Value = Usage> {
     })
 }
 
-fn pressure(mask: u32, base: u64) -> Option<Pressure> {
+fn pressure(mask: u64, base: u64) -> Option<Pressure> {
     let stall = |base: u64| Stall {
         avg10_percent: base as f64,
         avg60_percent: base as f64 + 1.0,
@@ -428,6 +508,7 @@ pub fn event() -> impl Strategy<Value = Event> {
         vec(text(), 0..4).prop_map(|command| EventKind::Exec { command }),
         (any::<u32>(), text()).prop_map(|(attempt, message)| EventKind::CleanupRetry { attempt, message }),
         (any::<u64>(), any::<u64>()).prop_map(|(bytes, files)| EventKind::SandboxRemoved { bytes, files }),
+        (any::<u16>(), any::<u64>()).prop_map(|(port, refused)| EventKind::PortRefused { port, refused }),
     ];
     (any::<u64>(), any::<u64>(), id(), option::of(name()), kind).prop_map(
         |(sequence, at_ms, container, name, kind)| Event {

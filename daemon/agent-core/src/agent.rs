@@ -30,6 +30,9 @@ pub struct AgentCore {
     pub(crate) living: usize,
     /// Where the search for ids of a user namespace goes on.
     pub(crate) next_id: u32,
+    /// The same for ports and for ephemeral ports.
+    pub(crate) next_port: u16,
+    pub(crate) next_ephemeral: u16,
     pub(crate) collection: Collection,
 }
 
@@ -48,6 +51,8 @@ impl AgentCore {
             drains: Vec::new(),
             living: 0,
             next_id: 0,
+            next_port: 1,
+            next_ephemeral: 1,
             collection: Collection::default(),
         }
     }
@@ -463,6 +468,7 @@ pub(crate) fn new_status(id: &ContainerId, spec: &LaunchSpec, created_at_ms: u64
         command: spec.command.clone(),
         limits: spec.limits.clone(),
         network: spec.network,
+        grant: spec.grant.clone(),
         labels: spec.labels.clone(),
         created_at_ms,
         started_at_ms: None,

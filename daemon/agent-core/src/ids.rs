@@ -41,12 +41,13 @@ impl AgentCore {
 
 /// Whether a specification that was accepted is the one that is asked for now.
 pub(crate) fn same_request(accepted: &LaunchSpec, asked: &LaunchSpec) -> bool {
-    if accepted.userns.is_none() {
+    if accepted.userns.is_none() && accepted.grant.is_none() {
         return accepted == asked;
     }
-    // The ids were our choice.
+    // The ids and the ports were our choice.
     let mut accepted = accepted.clone();
     accepted.userns = accepted.userns.map(UserNamespace::asked);
+    accepted.grant = None;
     accepted == *asked
 }
 

@@ -63,7 +63,10 @@ impl AgentCore {
                 fault.remedy("choose another name, or kill that container"),
             );
         }
-        if let Err(fault) = self.assign_ids(&mut spec) {
+        let assigned = self
+            .assign_ids(&mut spec)
+            .and_then(|()| self.assign_ports(&mut spec));
+        if let Err(fault) = assigned {
             return self.refuse(ticket, fault);
         }
         if let Some(name) = &spec.name {

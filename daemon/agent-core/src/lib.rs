@@ -18,10 +18,12 @@ mod ending;
 mod ids;
 mod input;
 mod launching;
+mod ports;
 mod settings;
 
 pub use agent::AgentCore;
 pub use collecting::{COLLECTED_MAX, Which};
 pub use container::Ending;
 pub use input::{Adopted, Answer, CleanupOutcome, EndReport, Input, Now, Remembered, Ticket, Wish};
+pub use ports::PortPool;
 pub use settings::Settings;

@@ -2,6 +2,8 @@
 
 use model::{IdRange, Millis};
 
+use crate::ports::PortPool;
+
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Containers that are not over. About a dozen descriptors each: 4096 fit the usual hard limit of
@@ -22,6 +24,7 @@ pub struct Settings {
     pub start_patience: Millis,
     /// Ids for user-namespaced containers.
     pub id_pool: Option<IdRange>,
+    pub ports: PortPool,
     /// Longest time that what a finished container left is kept, on an empty disk: Mesos' week.
     pub gc_delay: Millis,
     /// Share of the disk, from 0 to 1, that is to stay free: as Mesos has it.
@@ -44,6 +47,7 @@ impl Default for Settings {
             failed_init_patience: Millis::secs(2),
             start_patience: Millis::secs(60),
             id_pool: None,
+            ports: PortPool::default(),
             gc_delay: Millis::secs(7 * 24 * 3600),
             gc_headroom: 0.1,
             removal_retry_first: Millis::secs(1),

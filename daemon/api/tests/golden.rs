@@ -48,6 +48,7 @@ fn running() -> ContainerStatus {
         command: vec!["httpd".into(), "-f".into()],
         limits: limits(),
         network: Network::Host,
+        grant: None,
         labels: BTreeMap::from([("tier".into(), "front".into())]),
         created_at_ms: 1_800_000_000_250,
         started_at_ms: Some(1_800_000_000_500),

@@ -84,6 +84,10 @@ fn line(event: &Event) -> String {
         EventKind::CleanupRetry { attempt, message } => {
             format!("cleanup failed, attempt {attempt}: {message}")
         }
+        EventKind::PortRefused { port, refused } => match refused {
+            0 | 1 => format!("port {port} refused: it is not the container's"),
+            more => format!("port {port} refused: it is not the container's ({more} refusals)"),
+        },
         EventKind::SandboxRemoved { bytes, files } => {
             format!(
                 "sandbox removed: {}, {} files",

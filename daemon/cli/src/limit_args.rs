@@ -1,7 +1,7 @@
 //! The flags that set limits: the same for `run` and `update`.
 
 use clap::Args;
-use model::{Bytes, Cpus, DeviceLimit, IoLimits, Limit, Limits, Millis};
+use model::{Bandwidth, BitsPerSecond, Bytes, Cpus, DeviceLimit, IoLimits, Limit, Limits, Millis};
 
 use crate::parse;
 
@@ -50,6 +50,8 @@ pub(crate) struct LimitArgs {
     /// Ceilings of one disk: /dev/vda:read_bps=10MB,write_iops=100 (repeatable)
     #[arg(long, value_name = "DEVICE:KEY=N,…", value_parser = parse::io_limit)]
     pub io_limit: Vec<DeviceLimit>,
+    #[command(flatten)]
+    pub bandwidth: BandwidthArgs,
 }
 
 impl LimitArgs {
@@ -71,6 +73,47 @@ impl LimitArgs {
                 weight: self.io_weight,
                 devices: self.io_limit,
             },
+            bandwidth: self.bandwidth.into_bandwidth(),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Bandwidth")]
+pub(crate) struct BandwidthArgs {
+    /// Ceiling of what it sends, headers included, like 100Mbit, or max
+    #[arg(long, value_name = "RATE", value_parser = parse::ceiling)]
+    pub egress: Option<Limit<BitsPerSecond>>,
+    /// Ceiling of what it receives, or max
+    #[arg(long, value_name = "RATE", value_parser = parse::ceiling)]
+    pub ingress: Option<Limit<BitsPerSecond>>,
+    /// What may be sent at once after a pause
+    #[arg(long, value_name = "SIZE")]
+    pub egress_burst: Option<Bytes>,
+    /// What may be received at once after a pause
+    #[arg(long, value_name = "SIZE")]
+    pub ingress_burst: Option<Bytes>,
+    /// What it can send in any case when the link is full
+    #[arg(long, value_name = "RATE", value_parser = parse::rate)]
+    pub egress_min: Option<BitsPerSecond>,
+    /// What it can receive in any case when the link is full
+    #[arg(long, value_name = "RATE", value_parser = parse::rate)]
+    pub ingress_min: Option<BitsPerSecond>,
+    /// Share of a full link [default: by --cpus]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub network_weight: Option<u32>,
+}
+
+impl BandwidthArgs {
+    fn into_bandwidth(self) -> Bandwidth {
+        Bandwidth {
+            egress: self.egress,
+            ingress: self.ingress,
+            egress_burst: self.egress_burst,
+            ingress_burst: self.ingress_burst,
+            weight: self.network_weight,
+            egress_min: self.egress_min,
+            ingress_min: self.ingress_min,
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use model::{BitsPerSecond, Bytes, DeviceLimit, DeviceRule, Millis, Rlimit, Volume};
+use model::{BitsPerSecond, Bytes, DeviceLimit, DeviceRule, Limit, Millis, Rlimit, Volume};
 use nix::sys::signal::Signal;
 
 /// Why an argument is not what it should be.
@@ -252,39 +252,20 @@ pub fn signal_name(number: i32) -> String {
     )
 }
 
-/// `N` ports, or a list like `31000-31010,8080`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ports {
-    Count(u16),
-    List(Vec<(u16, u16)>),
-}
-
-pub fn ports(text: &str) -> Result<Ports, ArgumentError> {
-    const FORM: &str = "a number of ports or a list like 31000-31010,8080";
-    let number = |part: &str| {
-        part.parse::<u16>()
-            .ok()
-            .filter(|&n| n > 0)
-            .ok_or_else(|| form(text, FORM))
-    };
-    // One bare number is a count, as in an offer; a single port is written as a range, `8080-8080`.
-    if !text.contains([',', '-']) {
-        return number(text).map(Ports::Count);
-    }
-    let mut ranges = Vec::new();
-    for part in text.split(',') {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let (first, last) = (number(first)?, number(last)?);
-        if first > last {
-            return Err(form(text, FORM));
-        }
-        ranges.push((first, last));
-    }
-    Ok(Ports::List(ranges))
-}
-
+/// A rate that lets something through: a ceiling of nothing would be no network at all.
 pub fn rate(text: &str) -> Result<BitsPerSecond, ArgumentError> {
-    Ok(text.parse()?)
+    let rate: BitsPerSecond = text.parse()?;
+    match rate {
+        BitsPerSecond(0) => Err(form(text, "a rate above 0, like 100Mbit")),
+        rate => Ok(rate),
+    }
+}
+
+pub fn ceiling(text: &str) -> Result<Limit<BitsPerSecond>, ArgumentError> {
+    match text {
+        "max" | "none" | "unlimited" => Ok(Limit::Max),
+        text => rate(text).map(Limit::Value),
+    }
 }
 
 #[cfg(test)]
@@ -422,11 +403,11 @@ mod tests {
     }
 
     #[test]
-    fn port_lists() {
-        assert_eq!(ports("3"), Ok(Ports::Count(3)));
-        assert_eq!(ports("80-90,443"), Ok(Ports::List(vec![(80, 90), (443, 443)])));
-        for bad in ["", "0", "90-80", "1,", "65536", "a-b"] {
-            assert!(ports(bad).is_err(), "{bad:?}");
+    fn rates_let_something_through() {
+        assert_eq!(ceiling("100Mbit"), Ok(Limit::Value(BitsPerSecond(100_000_000))));
+        assert_eq!(ceiling("max"), Ok(Limit::Max));
+        for bad in ["", "0bit", "0.1bit", "100", "-1Mbit", "10MB"] {
+            assert!(ceiling(bad).is_err() && rate(bad).is_err(), "{bad:?}");
         }
     }
 }

@@ -136,6 +136,7 @@ mod tests {
                 ..Limits::default()
             },
             network: Network::Host,
+            grant: None,
             labels: [("tier".to_owned(), "front".to_owned())].into(),
             created_at_ms: 0,
             started_at_ms: Some(1000),

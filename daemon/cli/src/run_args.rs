@@ -4,14 +4,14 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use model::{
-    BitsPerSecond, Bytes, Capabilities, ContainerName, DeviceRule, Fault, FaultKind, LaunchSpec, Limits,
-    Millis, Network, OutputPolicy, Rlimit, Seccomp, UserNamespace, Volume,
+    Bytes, Capabilities, ContainerName, DeviceRule, Fault, FaultKind, LaunchSpec, Limits, Millis, Network,
+    OutputPolicy, PortRequest, Rlimit, Seccomp, UserNamespace, Volume,
 };
 
 use crate::failure::Failure;
 use crate::foreground::terminal;
 use crate::limit_args::LimitArgs;
-use crate::parse::{self, Ports, Variable};
+use crate::parse::{self, Variable};
 
 /// Run a command in a new container
 ///
@@ -148,18 +148,13 @@ enum SeccompChoice {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Network")]
 struct NetworkArgs {
-    /// host or none (mapped is not available in this version) [default: host]
+    /// host: the host's own; mapped: its own network behind the host's address; none: loopback only [default: host]
     #[arg(long, value_name = "KIND", value_enum, hide_possible_values = true)]
     network: Option<NetworkChoice>,
-    /// Ports for the container (not available in this version)
-    #[arg(long, value_name = "N|LIST", value_parser = parse::ports)]
-    ports: Option<Ports>,
-    /// Ceiling of what it sends (not available in this version)
-    #[arg(long, value_name = "RATE", value_parser = parse::rate)]
-    egress: Option<BitsPerSecond>,
-    /// Ceiling of what it receives (not available in this version)
-    #[arg(long, value_name = "RATE", value_parser = parse::rate)]
-    ingress: Option<BitsPerSecond>,
+    /// Ports to listen at that nobody else has: so many (2), so many in a row (row:4), or these (31005,31010-31012).
+    /// They are in PORT0, PORT1, …; with the host's network no other can be bound
+    #[arg(long, value_name = "N|LIST")]
+    ports: Option<PortRequest>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -178,7 +173,6 @@ struct Surroundings<'a> {
 
 impl RunArgs {
     fn spec(self, around: &Surroundings<'_>, with_stdin: bool) -> Result<LaunchSpec, Fault> {
-        self.network.refuse_what_is_not_offered()?;
         let limits: Limits = self.limits.into_limits();
         let default_output = OutputPolicy::default();
         let mut volumes = self.files.volume;
@@ -222,27 +216,9 @@ impl RunArgs {
                 files: self.log_files.unwrap_or(default_output.files),
             },
             userns: self.process.userns.map(UserNamespace::of),
+            ports: self.network.ports,
+            grant: None,
         })
-    }
-}
-
-impl NetworkArgs {
-    fn refuse_what_is_not_offered(&self) -> Result<(), Fault> {
-        let refused = [
-            ("--ports", self.ports.is_some()),
-            ("--egress", self.egress.is_some()),
-            ("--ingress", self.ingress.is_some()),
-            (
-                "--network mapped",
-                matches!(self.network, Some(NetworkChoice::Mapped)),
-            ),
-        ];
-        match refused.iter().find(|(_, given)| *given) {
-            Some((flag, _)) => {
-                Err(Fault::unsupported(*flag, "not available in this version").remedy("leave it out"))
-            }
-            None => Ok(()),
-        }
     }
 }
 
@@ -394,13 +370,6 @@ mod tests {
     }
 
     #[test]
-    fn the_help_says_what_is_not_offered() {
-        use clap::CommandFactory;
-        let help = Line::command().render_help().to_string();
-        assert_eq!(help.matches("not available in this version").count(), 4, "{help}");
-    }
-
-    #[test]
     fn nothing_said_is_the_default() {
         let wanted = LaunchSpec {
             command: vec!["true".into()],
@@ -435,19 +404,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_offered_yet_is_refused_and_not_ignored() {
-        for flags in [
-            ["--ports", "3"],
-            ["--egress", "1Mbit"],
-            ["--ingress", "1Mbit"],
-            ["--network", "mapped"],
-        ] {
-            let fault = spec(&[flags[0], flags[1], "true"]).unwrap_err();
-            assert_eq!(fault.kind, FaultKind::Unsupported);
-            assert!(
-                fault.to_string().contains("not available in this version"),
-                "{fault}"
-            );
-        }
+    fn a_network_with_ports_and_ceilings() {
+        let line = "--network mapped --ports 31005,31010-31012 --egress 10Mbit --ingress max true";
+        let spec = spec(&line.split(' ').collect::<Vec<_>>()).unwrap();
+        assert_eq!(spec.network, Network::Mapped);
+        assert_eq!(spec.ports.map(|ports| ports.count()), Some(4));
+        let bandwidth = spec.limits.bandwidth;
+        assert_eq!(bandwidth.egress_ceiling(), Some(model::BitsPerSecond(10_000_000)));
+        assert_eq!(bandwidth.ingress, Some(Limit::Max));
     }
 }

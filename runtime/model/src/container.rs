@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{ContainerId, ContainerName};
-use crate::launch::Network;
 use crate::limits::Limits;
+use crate::network::Network;
+use crate::ports::PortGrant;
 use crate::units::Bytes;
 
 /// Steps of a container's life, in order. Each is undoable.
@@ -124,6 +125,8 @@ pub struct ContainerStatus {
     pub command: Vec<String>,
     pub limits: Limits,
     pub network: Network,
+    /// The ports that it has.
+    pub grant: Option<PortGrant>,
     pub labels: BTreeMap<String, String>,
     /// Milliseconds since the epoch.
     pub created_at_ms: u64,

@@ -33,6 +33,12 @@ pub enum EventKind {
         message: String,
     },
     Updated,
+    /// It tried ports that are not its own; told at most once a second, with the last one tried.
+    PortRefused {
+        port: u16,
+        /// Since the last such event.
+        refused: u64,
+    },
     Exec {
         command: Vec<String>,
     },

@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{ContainerId, ContainerName};
 use crate::limits::{DeviceRule, Limits};
+use crate::network::Network;
+use crate::ports::{PortGrant, PortRequest};
 use crate::units::{Bytes, Millis};
 use crate::user_namespace::UserNamespace;
 
@@ -51,6 +53,10 @@ pub struct LaunchSpec {
     pub output: OutputPolicy,
     /// Ids of its own. Default: root in the container is root's id on the host.
     pub userns: Option<UserNamespace>,
+    /// Ports of its own. With the host's network and without this, all of the host's.
+    pub ports: Option<PortRequest>,
+    /// What it has been given. Chosen by the agent; absent in a request.
+    pub grant: Option<PortGrant>,
 }
 
 impl Default for LaunchSpec {
@@ -79,6 +85,8 @@ impl Default for LaunchSpec {
             labels: BTreeMap::new(),
             output: OutputPolicy::default(),
             userns: None,
+            ports: None,
+            grant: None,
         }
     }
 }
@@ -95,18 +103,6 @@ pub struct Volume {
     /// Absolute path in the container.
     pub target: PathBuf,
     pub read_only: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Network {
-    /// The host's own network namespace.
-    #[default]
-    Host,
-    /// A network namespace with nothing but loopback.
-    None,
-    /// Own namespace behind the host's address, steered by port.
-    Mapped,
 }
 
 /// Changes to the default capability set; names like `NET_BIND_SERVICE`, `CAP_` optional, `ALL` allowed.

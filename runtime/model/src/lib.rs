@@ -12,6 +12,8 @@ pub mod host;
 pub mod ids;
 pub mod launch;
 pub mod limits;
+pub mod network;
+pub mod ports;
 pub mod registry;
 pub mod removed;
 pub mod resources;
@@ -26,10 +28,10 @@ pub use event::{Event, EventKind};
 pub use fault::{Fault, FaultKind};
 pub use host::{CgroupLayout, Controller, HostSupport};
 pub use ids::{ContainerId, ContainerName, ProcessIdentity};
-pub use launch::{
-    Capabilities, ExecSpec, LaunchSpec, Network, OutputPolicy, Rlimit, Seccomp, TerminalSize, Volume,
-};
+pub use launch::{Capabilities, ExecSpec, LaunchSpec, OutputPolicy, Rlimit, Seccomp, TerminalSize, Volume};
 pub use limits::{DeviceLimit, DeviceRule, IoLimits, Limits};
+pub use network::{Bandwidth, Network, NetworkUsage, Percentiles, Traffic};
+pub use ports::{PortError, PortGrant, PortRange, PortRanges, PortRequest};
 pub use removed::Removed;
 pub use units::{BitsPerSecond, Bytes, Cpus, Limit, Millis};
 pub use usage::{ContainerUsage, Pressure, Stall, Usage};

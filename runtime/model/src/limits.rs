@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::network::Bandwidth;
 use crate::units::{Bytes, Cpus, Limit, Millis};
 
 /// Ceilings and weights of one container.
@@ -36,6 +37,7 @@ pub struct Limits {
     /// Memory nodes by number.
     pub cpuset_mems: Option<String>,
     pub io: IoLimits,
+    pub bandwidth: Bandwidth,
 }
 
 impl Limits {
@@ -60,6 +62,7 @@ impl Limits {
             swap: change.swap.or(self.swap),
             pids: change.pids.or(self.pids),
             disk: change.disk.or(self.disk),
+            bandwidth: self.bandwidth.merged(&change.bandwidth),
             cpuset_cpus: change.cpuset_cpus.clone().or_else(|| self.cpuset_cpus.clone()),
             cpuset_mems: change.cpuset_mems.clone().or_else(|| self.cpuset_mems.clone()),
             io: IoLimits {

@@ -1,6 +1,8 @@
 //! One measured moment of one container. Field names are those of Mesos' `ResourceStatistics`, so
 //! that a tool written for Mesos reads them; absent means "this host does not tell".
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{ContainerId, ContainerName};
@@ -87,6 +89,69 @@ pub struct Usage {
     pub mem_pressure: Option<Pressure>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub io_pressure: Option<Pressure>,
+    /// Into the container (rx) and out of it (tx).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub net_rx_packets: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub net_rx_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub net_rx_errors: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub net_rx_dropped: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub net_tx_packets: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub net_tx_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub net_tx_errors: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub net_tx_dropped: Option<u64>,
+    /// Of open connections.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub net_tcp_rtt_microsecs_p50: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub net_tcp_rtt_microsecs_p90: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub net_tcp_rtt_microsecs_p95: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub net_tcp_rtt_microsecs_p99: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub net_tcp_active_connections: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub net_tcp_time_wait_connections: Option<f64>,
+    /// Bytes a second, and bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub net_tx_rate_limit: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub net_tx_burst_size: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub net_rx_rate_limit: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub net_rx_burst_size: Option<u64>,
+    /// Held back or dropped by a ceiling; what a packet waits for it (not Mesos fields).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub net_rx_limited_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub net_tx_limited_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub net_rx_queue_delay_microsecs: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub net_tx_queue_delay_microsecs: Option<u64>,
+    /// (Not a Mesos field.)
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub net_tcp_retransmits: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub net_ephemeral_ports: Option<PortSpan>,
+    /// Packets and calls that were refused, by reason (not a Mesos field).
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub net_drops: BTreeMap<String, u64>,
+}
+
+/// Both ends belong to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct PortSpan {
+    pub begin: u16,
+    pub end: u16,
 }
 
 /// Pressure stall information of one resource. `some`: at least one task waited; `full`: all did, so that nothing was

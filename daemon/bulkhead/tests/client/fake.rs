@@ -164,6 +164,7 @@ fn status(id: &str, spec: &LaunchSpec, pid: u32) -> ContainerStatus {
         command: spec.command.clone(),
         limits: spec.limits.clone(),
         network: spec.network,
+        grant: spec.grant.clone(),
         labels: spec.labels.clone(),
         created_at_ms: 1,
         started_at_ms: Some(1),

@@ -104,6 +104,7 @@ fn status(index: usize, sample: &Sample) -> ContainerStatus {
             ..Limits::default()
         },
         network: Network::Host,
+        grant: None,
         labels: Default::default(),
         created_at_ms: NOW_MS,
         started_at_ms: Some(NOW_MS - 40_000 * (1 << (2 * index))),

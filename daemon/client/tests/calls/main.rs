@@ -70,6 +70,7 @@ fn status(id: &str, state: ContainerState) -> ContainerStatus {
             ..Limits::default()
         },
         network: Network::None,
+        grant: None,
         labels: BTreeMap::from([("a".into(), "b".into())]),
         created_at_ms: 1,
         started_at_ms: Some(2),
