@@ -145,9 +145,9 @@ struct Envelope {
   }
 }
 
-interface Peer {
-  # One way: what is lost is said again by whoever needs it.
-  deliver @0 (envelopes :List(Envelope)) -> stream;
+struct Parcel {
+  # What one replica sends another at once: a frame of a link, one way. What is lost is said again by whoever needs it.
+  envelopes @0 :List(Envelope);
 }
 
 # ---- what people and programs ask of one replica
@@ -172,7 +172,7 @@ struct ChangeRequest {
   }
 }
 
-interface Log extends(Peer) {
+interface Log {
   status @0 () -> (status :LogStatus);
   # Makes this replica the writer, with a ballot of at least this term.
   elect @1 (term :UInt64) -> (position :UInt64, ballot :Ballot);

@@ -2,9 +2,11 @@
 //! per batch, that tells a torn tail (never promised to anybody, cut off) from bit rot (was promised, reported).
 
 pub mod batch;
+mod client;
 pub mod codec;
 pub mod directory;
 mod error;
+mod frames;
 mod index;
 mod ledger;
 mod open;
@@ -19,6 +21,7 @@ mod store;
 pub mod tool;
 
 pub use batch::Entry;
+pub use client::Client;
 pub use directory::{Directory, DiskDirectory, DiskFile, File};
 pub use error::StoreError;
 pub use ledger::{Found, Ledger};

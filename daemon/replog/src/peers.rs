@@ -8,20 +8,17 @@ use std::time::Duration;
 use net::queue::{Receiver, Sender, bounded};
 use net::rpc::RpcLimits;
 use replog_core::{Envelope, ReplicaId};
-use wire::replog_capnp::peer;
 
-use crate::codec;
+use crate::frames;
 
 /// Messages that wait for a peer.
 const QUEUE: usize = 4096;
-/// Messages of one call.
-const TOGETHER: usize = 256;
 /// Pauses between attempts to connect.
 const PAUSE_FIRST: Duration = Duration::from_millis(50);
 const PAUSE_LAST: Duration = Duration::from_secs(2);
 const CONNECT: Duration = Duration::from_secs(5);
 
-/// What the largest message needs: a promise with its tail.
+/// What callers may send: appends in great numbers.
 pub fn limits() -> RpcLimits {
     RpcLimits {
         message_bytes_max: 64 << 20,
@@ -72,11 +69,12 @@ async fn keep_linked(id: ReplicaId, address: String, mut waiting: Receiver<Envel
             .await
             .unwrap_or_else(|_| Err("no answer".to_owned()))
         {
-            Ok((client, connection)) => {
+            Ok(stream) => {
                 tracing::debug!("log: linked to replica {id} at {address}");
                 (pause, told) = (PAUSE_FIRST, false);
-                if !deliver(&client, connection, &mut waiting).await {
-                    return;
+                match frames::send(stream, &mut waiting).await {
+                    Ok(()) => return,
+                    Err(reason) => tracing::debug!("log: the link to replica {id} ended: {reason}"),
                 }
             }
             Err(error) => {
@@ -93,48 +91,13 @@ async fn keep_linked(id: ReplicaId, address: String, mut waiting: Receiver<Envel
     }
 }
 
-type Connecting = (peer::Client, net::Task<()>);
-
-async fn connect(address: &str) -> Result<Connecting, String> {
+async fn connect(address: &str) -> Result<net::TcpStream, String> {
     let resolved = address
         .to_socket_addrs()
         .map_err(|error| error.to_string())?
         .next()
         .ok_or_else(|| "the name has no address".to_owned())?;
-    let stream = net::TcpStream::connect(resolved)
+    net::TcpStream::connect(resolved)
         .await
-        .map_err(|error| error.to_string())?;
-    let (connection, client): (_, peer::Client) = net::rpc::connect(stream, &limits());
-    let task = net::spawn(async move {
-        let reason = connection.await;
-        tracing::debug!("log: link ended: {reason}");
-    });
-    Ok((client, task))
-}
-
-/// Until the link breaks. `false`: nobody sends any more.
-async fn deliver(client: &peer::Client, connection: net::Task<()>, waiting: &mut Receiver<Envelope>) -> bool {
-    loop {
-        let Some(first) = waiting.pop().await else {
-            return false;
-        };
-        let mut together = vec![first];
-        while together.len() < TOGETHER {
-            match waiting.try_pop() {
-                Some(envelope) => together.push(envelope),
-                None => break,
-            }
-        }
-        if connection.is_finished() {
-            return true;
-        }
-        let mut request = client.deliver_request();
-        let mut list = request.get().init_envelopes(together.len() as u32);
-        for (at, envelope) in (0..).zip(&together) {
-            codec::encode_envelope(envelope, list.reborrow().get(at));
-        }
-        if request.send().await.is_err() {
-            return true;
-        }
-    }
+        .map_err(|error| error.to_string())
 }

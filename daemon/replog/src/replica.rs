@@ -296,6 +296,10 @@ impl Replica {
         }
     }
 
+    pub fn has_halted(&self) -> bool {
+        self.0.halted.borrow().is_some()
+    }
+
     /// A message of a peer.
     pub fn receive(&self, envelope: replog_core::Envelope) {
         self.give(Input::Message(envelope));

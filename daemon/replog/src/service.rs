@@ -3,27 +3,18 @@
 use capnp::Error;
 use capnp::capability::Rc;
 use futures::future::try_join_all;
+use futures::io::{AsyncRead, AsyncWrite};
 use replog_core::{Change, Position, ReplicaId};
-use wire::replog_capnp::{log, peer};
+use wire::replog_capnp::log;
 
 use crate::codec;
+use crate::frames::{self, Greeted};
 use crate::replica::{LogError, Replica};
 
 /// Entries of one append.
 const ENTRIES_MAX: u32 = 16_384;
 
 pub struct LogService(pub Replica);
-
-impl peer::Server for LogService {
-    async fn deliver(self: Rc<Self>, params: peer::DeliverParams) -> Result<(), Error> {
-        let envelopes = codec::decode_envelopes(params.get()?.get_envelopes()?)
-            .map_err(|error| Error::failed(format!("message of a replica: {error}")))?;
-        for envelope in envelopes {
-            self.0.receive(envelope);
-        }
-        Ok(())
-    }
-}
 
 fn refused(error: LogError) -> Error {
     Error::failed(error.to_string())
@@ -153,14 +144,29 @@ pub async fn serve(
     net::accept_loop(&listener, &limit, |stream, guard| {
         // A peer may send what is large from the start.
         guard.handle().protect();
-        let service: log::Client = capnp_rpc::new_client(LogService(replica.clone()));
-        let connection =
-            net::rpc::serve_limited(stream, service.client, &crate::peers::limits(), guard.handle());
+        let replica = replica.clone();
         tasks.spawn(async move {
-            let _guard = guard;
-            let reason = connection.await;
-            tracing::debug!("log: a peer left: {reason}");
+            let reason = attend(stream, replica, &guard).await;
+            tracing::debug!("log: a connection ended: {reason}");
         });
     })
     .await
+}
+
+/// One connection until it ends: the link of another replica, which says so first, or somebody's calls.
+async fn attend<S>(stream: S, replica: Replica, guard: &net::ConnectionGuard) -> String
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    match frames::greet(stream).await {
+        Ok(Greeted::Replica(stream)) => frames::receive(stream, &replica).await.to_string(),
+        Ok(Greeted::Caller(stream)) => {
+            let service: log::Client = capnp_rpc::new_client(LogService(replica));
+            let limits = crate::peers::limits();
+            net::rpc::serve_limited(stream, service.client, &limits, guard.handle())
+                .await
+                .to_string()
+        }
+        Err(error) => error.to_string(),
+    }
 }
