@@ -77,6 +77,9 @@ pub const SLOT_INGRESS_QUEUE: u32 = 1 << 0;
 pub const SLOT_EGRESS_RATE: u32 = 1 << 1;
 pub const SLOT_INGRESS_RATE: u32 = 1 << 2;
 
+pub const MORE_V4: u32 = 1 << 0;
+pub const MORE_V6: u32 = 1 << 1;
+
 /// `struct bh_slot`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[repr(C)]
@@ -96,7 +99,8 @@ pub struct HostAddresses {
     pub v4_uplink: u32,
     pub v6: [u8; 16],
     pub v6_uplink: u32,
-    pub lo_ifindex: u32,
+    /// `MORE_V4`, `MORE_V6`: the map `addresses` has others of this family.
+    pub more: u32,
 }
 
 /// `struct bh_counters`.
@@ -126,6 +130,86 @@ impl Counters {
         self.tx_bytes += other.tx_bytes;
         for (mine, theirs) in self.drops.iter_mut().zip(other.drops) {
             *mine += theirs;
+        }
+    }
+}
+
+/// Reads numbers in the order of the machine; what is too short reads as zeros.
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    let part = bytes.get(at..at + 4).and_then(|part| part.try_into().ok());
+    u32::from_ne_bytes(part.unwrap_or_default())
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    let part = bytes.get(at..at + 8).and_then(|part| part.try_into().ok());
+    u64::from_ne_bytes(part.unwrap_or_default())
+}
+
+impl Slot {
+    pub fn read(bytes: &[u8]) -> Option<Self> {
+        let mac = bytes.get(12..18)?.try_into().ok()?;
+        Some(Self {
+            ifindex: u32_at(bytes, 0),
+            flags: u32_at(bytes, 4),
+            peer_ifindex: u32_at(bytes, 8),
+            mac,
+            spare: 0,
+        })
+    }
+
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(size_of::<Self>());
+        for word in [self.ifindex, self.flags, self.peer_ifindex] {
+            bytes.extend(word.to_ne_bytes());
+        }
+        bytes.extend(self.mac);
+        bytes.extend([0; 2]);
+        bytes
+    }
+}
+
+impl HostAddresses {
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(size_of::<Self>());
+        bytes.extend(self.v4);
+        bytes.extend(self.v4_uplink.to_ne_bytes());
+        bytes.extend(self.v6);
+        bytes.extend(self.v6_uplink.to_ne_bytes());
+        bytes.extend(self.more.to_ne_bytes());
+        bytes
+    }
+}
+
+impl Counters {
+    pub fn read(bytes: &[u8]) -> Self {
+        Self {
+            rx_packets: u64_at(bytes, 0),
+            rx_bytes: u64_at(bytes, 8),
+            tx_packets: u64_at(bytes, 16),
+            tx_bytes: u64_at(bytes, 24),
+            drops: std::array::from_fn(|reason| u64_at(bytes, 32 + 8 * reason)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_have_the_sizes_of_the_header() {
+        let slot = Slot {
+            ifindex: 7,
+            flags: 5,
+            peer_ifindex: 2,
+            mac: [1, 2, 3, 4, 5, 6],
+            spare: 0,
+        };
+        assert_eq!(slot.bytes().len(), size_of::<Slot>());
+        assert_eq!(Slot::read(&slot.bytes()), Some(slot));
+        assert_eq!(HostAddresses::default().bytes().len(), size_of::<HostAddresses>());
+        for (at, reason) in DropReason::ALL.into_iter().enumerate() {
+            assert_eq!(at, reason as usize);
         }
     }
 }

@@ -3,7 +3,10 @@
 //!
 //! Beside `kernel` the only crate with `unsafe`.
 
+pub mod bandwidth;
+mod batch;
 pub mod device;
+pub mod hook;
 pub mod instruction;
 pub mod layout;
 pub mod steering;
@@ -11,5 +14,5 @@ pub mod system;
 
 pub use device::{DeviceRule, NodeKind};
 pub use layout::{Counters, DropReason, HostAddresses, Slot};
-pub use steering::SteeringError;
+pub use steering::{Entry, Steering, SteeringError};
 pub use system::{BpfError, Program, attached_device_programs};

@@ -61,8 +61,10 @@ struct bh_host {
 	__u32 v4_uplink;
 	__u32 v6[4]; /* network order; 0: none */
 	__u32 v6_uplink;
-	__u32 lo_ifindex;
+	__u32 more; /* BH_MORE_*: `addresses` has others of this family */
 };
+#define BH_MORE_V4 (1U << 0)
+#define BH_MORE_V6 (1U << 1)
 
 /* Key of `addresses`; IPv4 as ::ffff:a.b.c.d. */
 struct bh_address_key {
@@ -98,6 +100,8 @@ struct bh_fragment {
 };
 #define BH_TO_HOST 0xffffffffU
 #define BH_TO_UPLINK 0xfffffffeU
+/* Delivered to the container, and to the host as well. */
+#define BH_TO_BOTH 0xfffffffdU
 
 /* Which container asked. */
 struct bh_echo_key {

@@ -1,0 +1,221 @@
+//! Attaching to an interface's ingress: tcx where the kernel has it (6.6), else a filter of clsact.
+//!
+//! Two ways. [`Steering::attach`] leaves the program to the interface: it goes with it, nobody has to keep it. That is
+//! for interfaces of our own. [`Steering::pin_at`] makes a pinned link: removing the pin removes the program from an
+//! interface that stays; other programs there are not touched. Interfaces are those of the calling thread's network
+//! namespace.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use libbpf_rs::{TC_INGRESS, TcHook, TcHookBuilder, libbpf_sys};
+
+use crate::steering::{Entry, Steering, SteeringError};
+
+/// Where our filter stands in a clsact qdisc: behind those that people number by hand.
+const PRIORITY: u32 = 0xb000;
+const HANDLE: u32 = 0xb0;
+
+fn checked(result: i32) -> io::Result<i32> {
+    if result < 0 {
+        Err(io::Error::from_raw_os_error(-result))
+    } else {
+        Ok(result)
+    }
+}
+
+/// This kernel knows no tcx: EINVAL is what it says to an attach type that it has not.
+fn unknown(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EINVAL)
+}
+
+impl Steering {
+    fn program(&self, entry: Entry, ifindex: u32) -> Result<&OwnedFd, SteeringError> {
+        self.entry(entry).ok_or_else(|| SteeringError::Hook {
+            operation: "find",
+            program: entry.name(),
+            ifindex,
+            source: io::Error::from(io::ErrorKind::NotFound),
+        })
+    }
+
+    /// Attaches for as long as the interface is there.
+    pub fn attach(&self, entry: Entry, ifindex: u32) -> Result<(), SteeringError> {
+        let program = self.program(entry, ifindex)?;
+        // SAFETY: the descriptors are live, no options.
+        let result = checked(unsafe {
+            libbpf_sys::bpf_prog_attach_opts(
+                program.as_raw_fd(),
+                ifindex as i32,
+                libbpf_sys::BPF_TCX_INGRESS,
+                std::ptr::null(),
+            )
+        });
+        match result {
+            Err(error) if unknown(&error) => self.attach_filter(entry, ifindex),
+            other => other.map(drop).map_err(|source| SteeringError::Hook {
+                operation: "attach",
+                program: entry.name(),
+                ifindex,
+                source,
+            }),
+        }
+    }
+
+    fn filter(&self, entry: Entry, ifindex: u32) -> Result<TcHook, SteeringError> {
+        Ok(TcHookBuilder::new(self.program(entry, ifindex)?.as_fd())
+            .ifindex(ifindex as i32)
+            .replace(true)
+            .handle(HANDLE)
+            .priority(PRIORITY)
+            .hook(TC_INGRESS))
+    }
+
+    fn attach_filter(&self, entry: Entry, ifindex: u32) -> Result<(), SteeringError> {
+        let mut hook = self.filter(entry, ifindex)?;
+        hook.create()
+            .and_then(|mut hook| hook.attach())
+            .map(drop)
+            .map_err(|error| SteeringError::Hook {
+                operation: "attach with clsact",
+                program: entry.name(),
+                ifindex,
+                source: io::Error::other(error.to_string()),
+            })
+    }
+
+    fn pin_path(&self, entry: Entry, ifindex: u32) -> PathBuf {
+        self.directory().join(format!("link-{}-{ifindex}", entry.name()))
+    }
+
+    /// Attaches by a pinned link. One that is there already stays as it is: what it runs is found through `stages`.
+    pub fn pin_at(&self, entry: Entry, ifindex: u32) -> Result<(), SteeringError> {
+        let path = self.pin_path(entry, ifindex);
+        match interface_of(&path) {
+            Some(at) if at == ifindex => return Ok(()),
+            // Its interface is gone, and another has got its number.
+            Some(_) => remove(&path)?,
+            None => {}
+        }
+        let program = self.program(entry, ifindex)?;
+        // SAFETY: the descriptor is live, no options.
+        let link = checked(unsafe {
+            libbpf_sys::bpf_link_create(
+                program.as_raw_fd(),
+                ifindex as i32,
+                libbpf_sys::BPF_TCX_INGRESS,
+                std::ptr::null(),
+            )
+        });
+        let link = match link {
+            // SAFETY: a new descriptor that nobody else knows.
+            Ok(fd) => unsafe { OwnedFd::from_raw_fd(fd) },
+            Err(error) if unknown(&error) => return self.attach_filter(entry, ifindex),
+            Err(source) => {
+                return Err(SteeringError::Hook {
+                    operation: "attach",
+                    program: entry.name(),
+                    ifindex,
+                    source,
+                });
+            }
+        };
+        pin(&link, &path).map_err(|source| SteeringError::Pin { path, source })
+    }
+
+    /// Takes the program away from an interface that stays.
+    pub fn unpin_at(&self, entry: Entry, ifindex: u32) -> Result<(), SteeringError> {
+        let path = self.pin_path(entry, ifindex);
+        if path.exists() {
+            return remove(&path);
+        }
+        let mut filter = self.filter(entry, ifindex)?;
+        // Without tcx it is a filter; none there is as good.
+        if let Ok(found) = filter.query()
+            && found != 0
+        {
+            filter.detach().map_err(|error| SteeringError::Hook {
+                operation: "detach",
+                program: entry.name(),
+                ifindex,
+                source: io::Error::other(error.to_string()),
+            })?;
+        }
+        Ok(())
+    }
+
+    /// The interfaces that `entry` is pinned at; those that are gone have number 0.
+    pub fn pinned_at(&self, entry: Entry) -> Vec<(u32, u32)> {
+        let prefix = format!("link-{}-", entry.name());
+        let Ok(entries) = std::fs::read_dir(self.directory()) else {
+            return Vec::new();
+        };
+        entries
+            .filter_map(|one| {
+                let one = one.ok()?;
+                let named = one.file_name().to_str()?.strip_prefix(&prefix)?.parse().ok()?;
+                Some((named, interface_of(&one.path()).unwrap_or_default()))
+            })
+            .collect()
+    }
+
+    /// Removes all pins of links, then those of maps: the programs and maps go with them.
+    pub fn remove_pins(&self) -> Result<(), SteeringError> {
+        let entries = std::fs::read_dir(self.directory()).map_err(|source| SteeringError::Directory {
+            path: self.directory().to_owned(),
+            source,
+        })?;
+        let (links, maps): (Vec<_>, Vec<_>) = entries
+            .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+            .partition(|path| {
+                let name = path.file_name().map(|name| name.as_bytes());
+                name.is_some_and(|name| name.starts_with(b"link-"))
+            });
+        for path in links.iter().chain(&maps) {
+            remove(path)?;
+        }
+        std::fs::remove_dir(self.directory()).map_err(|source| SteeringError::Directory {
+            path: self.directory().to_owned(),
+            source,
+        })
+    }
+}
+
+fn remove(path: &Path) -> Result<(), SteeringError> {
+    match std::fs::remove_file(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(SteeringError::Pin {
+            path: path.to_owned(),
+            source,
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn c_path(path: &Path) -> io::Result<CString> {
+    Ok(CString::new(path.as_os_str().as_bytes())?)
+}
+
+fn pin(link: &OwnedFd, path: &Path) -> io::Result<()> {
+    let path = c_path(path)?;
+    // SAFETY: a live descriptor and a string that ends in a null byte.
+    checked(unsafe { libbpf_sys::bpf_obj_pin(link.as_raw_fd(), path.as_ptr()) }).map(drop)
+}
+
+/// Where the pinned link at `path` is attached; 0: its interface is gone. None: there is no such pin.
+fn interface_of(path: &Path) -> Option<u32> {
+    let path = c_path(path).ok()?;
+    // SAFETY: a string that ends in a null byte.
+    let link = checked(unsafe { libbpf_sys::bpf_obj_get(path.as_ptr()) }).ok()?;
+    // SAFETY: a new descriptor that nobody else knows.
+    let link = unsafe { OwnedFd::from_raw_fd(link) };
+    let mut info = libbpf_sys::bpf_link_info::default();
+    let mut size = size_of::<libbpf_sys::bpf_link_info>() as u32;
+    // SAFETY: a live descriptor, and a structure of the size passed.
+    checked(unsafe { libbpf_sys::bpf_link_get_info_by_fd(link.as_raw_fd(), &raw mut info, &raw mut size) })
+        .ok()?;
+    // SAFETY: only tcx links are pinned here, and all bytes of the union are numbers.
+    Some(unsafe { info.__bindgen_anon_1.tcx.ifindex })
+}
