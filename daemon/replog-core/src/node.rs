@@ -162,7 +162,10 @@ impl Node {
         }
         match input {
             Input::Message(envelope) => {
-                if self.outbox.waiting() < self.settings.bounds.waiting {
+                // A rejection is heard however many wait for the disk: it asks for no answer, and a writer that is outbid
+                // ends at that message also while its disk is slow.
+                let answered = !matches!(envelope.message, Message::Rejected { .. });
+                if !answered || self.outbox.waiting() < self.settings.bounds.waiting {
                     self.receive(envelope);
                 }
             }

@@ -5,3 +5,4 @@ pub mod log_model;
 pub mod log_world;
 pub mod own_ids;
 pub mod random;
+pub mod sweep;

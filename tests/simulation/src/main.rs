@@ -1,10 +1,9 @@
 //! `simulation NAME [--seeds N] [--from SEED] | NAME --replay SEED | log --bugs [--seeds N]`
 
 use std::process::ExitCode;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use replog_core::PlantedBug;
+use simulation::sweep::first_failure;
 use simulation::{agent_world, log_model, log_world};
 
 const USAGE: &str = "usage: scripts/sim agent|log [--seeds N] [--from SEED]
@@ -94,33 +93,7 @@ fn main() -> ExitCode {
 
 /// All worlds from `from` on, on all processors; tells the failing one with the lowest seed.
 fn sweep(name: &str, world: World, from: u64, seeds: u64) -> ExitCode {
-    let next = AtomicU64::new(from);
-    let first: Mutex<Option<Failure>> = Mutex::new(None);
-    let work = || {
-        loop {
-            let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed >= from + seeds {
-                return;
-            }
-            if let (Err(failure), _) = world(seed, false) {
-                next.fetch_max(from + seeds, Ordering::Relaxed);
-                let mut first = first.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-                if first.as_ref().is_none_or(|known| known.seed > failure.seed) {
-                    *first = Some(failure);
-                }
-            }
-        }
-    };
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(work);
-        }
-    });
-    match first
-        .into_inner()
-        .unwrap_or_else(|poisoned| poisoned.into_inner())
-    {
+    match first_failure(from, seeds, |seed| world(seed, false).0.err()) {
         Some(failure) => report(name, &failure),
         None => {
             println!("{seeds} worlds from seed {from}: no invariant violated");

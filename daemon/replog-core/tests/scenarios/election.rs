@@ -242,3 +242,34 @@ fn a_follower_catches_up_on_request() {
     assert!(matches!(cluster.answer(read), Some(Answer::CaughtUp { .. })));
     assert_eq!(cluster.texts(3), ["x"]);
 }
+
+#[test]
+fn a_writer_whose_disk_is_slow_hears_that_it_is_outbid() {
+    let mut cluster = Cluster::of(3);
+    cluster.stop(1);
+    let mut settings = cluster.settings(1, None::<std::ops::Range<u64>>);
+    settings.bounds.waiting = 1;
+    cluster.start(1, settings);
+    cluster.elect_in_the_end(1);
+    // Its own vote waits for the disk, and there is no room for more.
+    let mut node = cluster.node(1).clone();
+    let now = model::Millis(cluster.now);
+    let poll = |node: &mut replog_core::Node| std::iter::from_fn(|| node.poll()).count();
+    let entries = vec![(replog_core::Ticket(900), b"late".to_vec().into())];
+    node.handle(now, Input::Append { entries });
+    poll(&mut node);
+    let ballot = node.writer().unwrap();
+    let promised = replog_core::Ballot {
+        term: ballot.term + 1,
+        replica: replog_core::ReplicaId(2),
+    };
+    let envelope = replog_core::Envelope {
+        from: cluster.node(2).member(),
+        to: replog_core::ReplicaId(1),
+        incarnation: Some(node.member().incarnation),
+        message: Message::Rejected { ballot, promised },
+    };
+    node.handle(now, Input::Message(envelope));
+    poll(&mut node);
+    assert_eq!(node.coordinating(), None);
+}
