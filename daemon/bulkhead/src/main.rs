@@ -8,12 +8,16 @@ fn main() -> ExitCode {
     let mut command = cli::accept_underscores(
         cli::command()
             .subcommand(agent::command().display_order(0))
-            .subcommand(replog::tool::command()),
+            .subcommand(replog::tool::command().subcommand(registrar::tool::command())),
     );
     match command.try_get_matches_from_mut(&args) {
         Ok(matches) => match matches.subcommand() {
             Some(("agent", flags)) => agent::main(flags),
-            Some(("log", flags)) => replog::tool::main(flags),
+            Some(("log", flags)) => match flags.subcommand() {
+                // The log itself does not know what is in it.
+                Some(("registry", flags)) => registrar::tool::main(flags),
+                _ => replog::tool::main(flags),
+            },
             _ => cli::main(&matches, command),
         },
         Err(error) => cli::usage_error(&error, &args),

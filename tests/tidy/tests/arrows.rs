@@ -37,8 +37,12 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("client", &["model", "wire", "net"]),
     ("replog", &["model", "replog-core", "wire", "net"]),
     ("master-core", &["model"]),
+    (
+        "registrar",
+        &["model", "master-core", "replog-core", "replog", "wire", "net"],
+    ),
     ("cli", &["model", "client", "net", "api"]),
-    ("bulkhead", &["agent", "cli", "replog"]),
+    ("bulkhead", &["agent", "cli", "replog", "registrar"]),
 ];
 
 /// Foreign crate → the crates of ours that may name it. Those not listed are vocabulary (serde, thiserror, tracing, ...).
@@ -49,7 +53,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("capnpc", &["wire"]),
     ("caps", &["kernel"]),
     ("cgroups-rs", &[]),
-    ("clap", &["cli", "agent", "bulkhead", "replog"]),
+    ("clap", &["cli", "agent", "bulkhead", "replog", "registrar"]),
     ("clap_complete", &["cli"]),
     ("comfy-table", &["cli"]),
     ("crossterm", &["cli"]),

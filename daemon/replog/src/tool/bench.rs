@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::Args;
 use futures::future::join_all;
 
-use super::remote::{append_all, connect, elect};
+use crate::client::Client;
 
 #[derive(Debug, Args)]
 pub struct BenchArgs {
@@ -26,8 +26,8 @@ pub struct BenchArgs {
 
 /// Prints one JSON object.
 pub async fn run(args: BenchArgs) -> Result<(), String> {
-    let log = connect(&args.at.at).await?;
-    elect(&log).await?;
+    let log = Client::connect(&args.at.at).await?;
+    log.elect(0).await?;
     let took = Rc::new(RefCell::new(Vec::new()));
     let failed = Rc::new(Cell::new(None));
     let began = net::now();
@@ -38,7 +38,7 @@ pub async fn run(args: BenchArgs) -> Result<(), String> {
         async move {
             while net::now() < end {
                 let asked = net::now();
-                if let Err(error) = append_all(&log, &entry).await {
+                if let Err(error) = log.append(&entry).await {
                     failed.set(Some(error));
                     return;
                 }

@@ -2,12 +2,10 @@
 
 use std::io::{BufRead as _, Write as _};
 
-use net::rpc::RpcLimits;
-use replog_core::Value;
-use wire::replog_capnp::log;
+use replog_core::{Position, Value};
 
 use super::{At, Format, ReadArgs, Verb};
-use crate::codec;
+use crate::client::Client;
 use crate::replica::ReplicaStatus;
 
 /// Entries of one append.
@@ -18,24 +16,20 @@ type Result<T> = std::result::Result<T, String>;
 pub async fn obey(verb: Verb) -> Result<()> {
     match verb {
         Verb::Init(at) => {
-            let log = connect(&at.at).await?;
-            log.initialize_request().send().promise.await.map_err(said)?;
+            Client::connect(&at.at).await?.initialize().await?;
             println!("allowed; see `bulkhead log status`");
             Ok(())
         }
         Verb::Status(args) => {
-            let status = status(&connect(&args.at.at).await?).await?;
+            let status = Client::connect(&args.at.at).await?.status().await?;
             show(&status, args.output)
         }
         Verb::Read(args) => read(args).await,
         Verb::Append(at) => append(&at).await,
         Verb::Truncate(args) => {
-            let log = connect(&args.at.at).await?;
-            elect(&log).await?;
-            let mut request = log.truncate_request();
-            request.get().set_to(args.to);
-            request.send().promise.await.map_err(said)?;
-            Ok(())
+            let log = Client::connect(&args.at.at).await?;
+            log.elect(0).await?;
+            log.truncate(Position(args.to)).await
         }
         Verb::Add(args) => change(&args.at, |mut request| request.set_add(args.id)).await,
         Verb::Remove(args) => change(&args.at, |mut request| request.set_remove(args.id)).await,
@@ -50,41 +44,6 @@ pub async fn obey(verb: Verb) -> Result<()> {
         Verb::Bench(args) => super::bench::run(args).await,
         Verb::Replica(_) | Verb::Verify(_) => Ok(()),
     }
-}
-
-fn said(error: capnp::Error) -> String {
-    let text = error.to_string();
-    // What the peer's exception is wrapped in says nothing to a person.
-    text.rsplit_once("remote exception: ")
-        .map_or(text.clone(), |(_, text)| text.to_owned())
-}
-
-pub async fn connect(address: &str) -> Result<log::Client> {
-    use std::net::ToSocketAddrs as _;
-    let resolved = address
-        .to_socket_addrs()
-        .map_err(|error| format!("{address}: {error}; write HOST:PORT"))?
-        .next()
-        .ok_or_else(|| format!("{address} has no address"))?;
-    let stream = net::TcpStream::connect(resolved).await.map_err(|error| {
-        format!("no replica answers at {address}: {error}; start it with `bulkhead log replica`")
-    })?;
-    let (connection, client): (_, log::Client) = net::rpc::connect(stream, &RpcLimits::default());
-    net::spawn(async move { drop(connection.await) }).detach();
-    Ok(client)
-}
-
-pub async fn elect(log: &log::Client) -> Result<()> {
-    log.elect_request().send().promise.await.map(|_| ()).map_err(said)
-}
-
-async fn status(log: &log::Client) -> Result<ReplicaStatus> {
-    let answer = log.status_request().send().promise.await.map_err(said)?;
-    let reader = answer
-        .get()
-        .and_then(|results| results.get_status())
-        .map_err(said)?;
-    codec::decode_status(reader).map_err(|error| error.to_string())
 }
 
 fn show(status: &ReplicaStatus, form: Format) -> Result<()> {
@@ -131,30 +90,22 @@ fn show(status: &ReplicaStatus, form: Format) -> Result<()> {
 }
 
 async fn read(args: ReadArgs) -> Result<()> {
-    let log = connect(&args.at.at).await?;
+    let log = Client::connect(&args.at.at).await?;
     if args.catch_up {
-        log.catch_up_request().send().promise.await.map_err(said)?;
+        log.catch_up().await?;
     }
-    let known = status(&log).await?;
-    let mut next = args.from.unwrap_or(known.begin.0);
-    if next < known.begin.0 {
+    let known = log.status().await?;
+    let mut next = args.from.map_or(known.begin, Position);
+    if next < known.begin {
         return Err(format!(
             "position {next} is truncated; the log begins at {}",
             known.begin
         ));
     }
-    let last = args.to.unwrap_or(known.learned.0).min(known.learned.0);
+    let last = args.to.map_or(known.learned, Position).min(known.learned);
     let mut out = std::io::stdout().lock();
     while next <= last {
-        let mut request = log.read_request();
-        request.get().set_first(next);
-        request.get().set_last(last);
-        let answer = request.send().promise.await.map_err(said)?;
-        let entries = answer
-            .get()
-            .and_then(|results| results.get_entries())
-            .map_err(said)?;
-        let values = codec::decode_entries(entries).map_err(|error| error.to_string())?;
+        let values = log.read(next, last).await?;
         if values.is_empty() {
             return Err(format!("the replica can't read position {next}; see its log"));
         }
@@ -165,15 +116,15 @@ async fn read(args: ReadArgs) -> Result<()> {
                     .and_then(|()| writeln!(out));
                 written.map_err(|error| error.to_string())?;
             }
-            next += 1;
+            next = next.next();
         }
     }
     Ok(())
 }
 
 async fn append(at: &At) -> Result<()> {
-    let log = connect(&at.at).await?;
-    elect(&log).await?;
+    let log = Client::connect(&at.at).await?;
+    log.elect(0).await?;
     let mut lines = std::io::stdin().lock().split(b'\n');
     loop {
         let mut together = Vec::new();
@@ -183,38 +134,16 @@ async fn append(at: &At) -> Result<()> {
         if together.is_empty() {
             return Ok(());
         }
-        for position in append_all(&log, &together).await? {
+        for position in log.append(&together).await? {
             println!("{position}");
         }
     }
 }
 
-/// Positions of entries, when a quorum has them.
-pub async fn append_all(log: &log::Client, entries: &[Vec<u8>]) -> Result<Vec<u64>> {
-    let mut request = log.append_request();
-    let mut list = request.get().init_entries(entries.len() as u32);
-    for (at, entry) in (0..).zip(entries) {
-        list.set(at, entry);
-    }
-    let answer = request.send().promise.await.map_err(said)?;
-    let positions = answer
-        .get()
-        .and_then(|results| results.get_positions())
-        .map_err(said)?;
-    Ok(positions.iter().collect())
-}
-
 async fn change(at: &At, fill: impl FnOnce(wire::replog_capnp::change_request::Builder<'_>)) -> Result<()> {
-    let log = connect(&at.at).await?;
-    elect(&log).await?;
-    let mut request = log.change_request();
-    fill(request.get().init_request());
-    let answer = request.send().promise.await.map_err(said)?;
-    let reader = answer
-        .get()
-        .and_then(|results| results.get_membership())
-        .map_err(said)?;
-    let membership = codec::decode_membership(reader).map_err(|error| error.to_string())?;
+    let log = Client::connect(&at.at).await?;
+    log.elect(0).await?;
+    let membership = log.change(fill).await?;
     let members: Vec<_> = membership.members.iter().map(|member| member.replica.0).collect();
     println!("members {members:?}, since position {}", membership.since);
     Ok(())
