@@ -3,12 +3,11 @@
 //! Requests go to the kernel in one message and take effect in order; the first that it refuses is the error, those
 //! before it have taken effect. Kernel: include/uapi/linux/{rtnetlink,pkt_sched,pkt_cls}.h, net/sched/sch_{htb,tbf}.c.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
-use super::NetlinkError;
-use crate::namespace::{NamespaceFlags, join};
+use super::{NetlinkError, namespace::within};
 
 /// `major:minor` of a discipline (minor 0) or a class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,7 +51,11 @@ pub enum Change<'a> {
     RemoveRoot,
     Class(Class),
     /// A first-in first-out queue of so many bytes.
-    Fifo { parent: Handle, handle: Handle, bytes: u32 },
+    Fifo {
+        parent: Handle,
+        handle: Handle,
+        bytes: u32,
+    },
     /// A queue that cuts offloaded packets (GSO) larger than `largest` into those that go over the wire.
     Cutter {
         parent: Handle,
@@ -61,7 +64,11 @@ pub enum Change<'a> {
         bytes: u32,
     },
     /// A BPF program sorts the packets of the discipline `parent` into its classes.
-    Sorter { parent: Handle, program: BorrowedFd<'a>, name: &'a str },
+    Sorter {
+        parent: Handle,
+        program: BorrowedFd<'a>,
+        name: &'a str,
+    },
     /// The largest packet that TCP makes for the interface to cut, in segments.
     SegmentsMax(u32),
 }
@@ -94,17 +101,7 @@ impl TrafficControl {
 
     /// For the interfaces of another network namespace.
     pub fn open_in(namespace: BorrowedFd<'_>) -> Result<Self, NetlinkError> {
-        // setns(2) moves a thread; one of our own needs no way back, which could fail.
-        let opened = std::thread::scope(|scope| {
-            scope
-                .spawn(|| {
-                    join(namespace.as_fd(), NamespaceFlags::NET)
-                        .map_err(|errno| NetlinkError::Open(errno.into()))?;
-                    Self::open()
-                })
-                .join()
-        });
-        opened.unwrap_or_else(|_| Err(NetlinkError::Garbled("the thread of the socket has panicked".to_owned())))
+        within(namespace, Self::open).map_err(NetlinkError::Open)?
     }
 
     /// Makes changes to one interface.
@@ -231,13 +228,15 @@ fn encode(batch: &mut Vec<u8>, sequence: u32, ifindex: u32, change: &Change<'_>)
             kind(body, "htb");
             nested(body, TCA_OPTIONS, |options| class_options(options, &class));
         }),
-        Change::Fifo { parent, handle, bytes } => {
-            message(batch, libc::RTM_NEWQDISC, replace, sequence, |body| {
-                tcmsg(body, ifindex, handle.0, parent.0, 0);
-                kind(body, "bfifo");
-                attribute(body, TCA_OPTIONS, &bytes.to_ne_bytes());
-            })
-        }
+        Change::Fifo {
+            parent,
+            handle,
+            bytes,
+        } => message(batch, libc::RTM_NEWQDISC, replace, sequence, |body| {
+            tcmsg(body, ifindex, handle.0, parent.0, 0);
+            kind(body, "bfifo");
+            attribute(body, TCA_OPTIONS, &bytes.to_ne_bytes());
+        }),
         Change::Cutter {
             parent,
             handle,
@@ -246,9 +245,15 @@ fn encode(batch: &mut Vec<u8>, sequence: u32, ifindex: u32, change: &Change<'_>)
         } => message(batch, libc::RTM_NEWQDISC, replace, sequence, |body| {
             tcmsg(body, ifindex, handle.0, parent.0, 0);
             kind(body, "tbf");
-            nested(body, TCA_OPTIONS, |options| cutter_options(options, largest, bytes));
+            nested(body, TCA_OPTIONS, |options| {
+                cutter_options(options, largest, bytes)
+            });
         }),
-        Change::Sorter { parent, program, name } => {
+        Change::Sorter {
+            parent,
+            program,
+            name,
+        } => {
             message(batch, libc::RTM_NEWTFILTER, replace, sequence, |body| {
                 let info = (1 << 16) | u32::from(ETH_P_ALL.to_be());
                 tcmsg(body, ifindex, 1, parent.0, info);
@@ -372,22 +377,21 @@ fn messages(mut bytes: &[u8]) -> Result<Vec<Message<'_>>, NetlinkError> {
     while !bytes.is_empty() {
         let length = bytes.get(..4).map_or(0, |head| read_i32(head) as usize);
         let (Some(message), true) = (bytes.get(..length), length >= 20) else {
-            return Err(NetlinkError::Garbled(format!("a message of {length} bytes in {}", bytes.len())));
+            return Err(NetlinkError::Garbled(format!(
+                "a message of {length} bytes in {}",
+                bytes.len()
+            )));
         };
         let kind = u16::from_ne_bytes([message[4], message[5]]);
         all.push((kind, read_i32(&message[8..]) as u32, &message[16..]));
-        bytes = bytes
-            .get(length.next_multiple_of(4)..)
-            .unwrap_or_default();
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
     Ok(all)
 }
 
 /// 0 when there are fewer than four bytes.
 fn read_i32(bytes: &[u8]) -> i32 {
-    bytes
-        .first_chunk()
-        .map_or(0, |bytes| i32::from_ne_bytes(*bytes))
+    bytes.first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes))
 }
 
 fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
@@ -395,9 +399,7 @@ fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
         let length = usize::from(u16::from_ne_bytes(*bytes.first_chunk()?));
         let kind = u16::from_ne_bytes(*bytes.get(2..)?.first_chunk()?);
         let value = bytes.get(4..length)?;
-        bytes = bytes
-            .get(length.next_multiple_of(4)..)
-            .unwrap_or_default();
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
         Some((kind & 0x3fff, value))
     })
 }
