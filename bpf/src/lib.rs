@@ -9,6 +9,8 @@ pub mod device;
 pub mod hook;
 pub mod instruction;
 pub mod layout;
+mod objects;
+pub mod ports;
 pub mod steering;
 pub mod system;
 

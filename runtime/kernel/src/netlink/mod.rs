@@ -8,6 +8,7 @@ pub mod namespace;
 mod route;
 mod socket;
 pub mod sysctl;
+pub mod traffic;
 
 pub use address::InterfaceAddress;
 pub use error::NetlinkError;
