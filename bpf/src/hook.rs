@@ -65,6 +65,32 @@ impl Steering {
         }
     }
 
+    /// As [`attach`](Self::attach), after taking away programs of that name that others have attached.
+    pub fn reattach(&self, entry: Entry, ifindex: u32) -> Result<(), SteeringError> {
+        let failed = |source| SteeringError::Hook {
+            operation: "detach former programs",
+            program: entry.name(),
+            ifindex,
+            source,
+        };
+        for former in attached(ifindex).map_err(failed)? {
+            if former.name.as_bytes() != &entry.name().as_bytes()[..entry.name().len().min(NAME_MAX)] {
+                continue;
+            }
+            // SAFETY: a live descriptor, no options.
+            checked(unsafe {
+                libbpf_sys::bpf_prog_detach_opts(
+                    former.program.as_raw_fd(),
+                    ifindex as i32,
+                    libbpf_sys::BPF_TCX_INGRESS,
+                    std::ptr::null(),
+                )
+            })
+            .map_err(failed)?;
+        }
+        self.attach(entry, ifindex)
+    }
+
     fn filter(&self, entry: Entry, ifindex: u32) -> Result<TcHook, SteeringError> {
         Ok(TcHookBuilder::new(self.program(entry, ifindex)?.as_fd())
             .ifindex(ifindex as i32)
@@ -182,6 +208,54 @@ impl Steering {
             source,
         })
     }
+}
+
+/// BPF_OBJ_NAME_LEN without the null byte: longer names are cut.
+const NAME_MAX: usize = 15;
+
+/// A program at an interface's ingress.
+struct AttachedProgram {
+    name: String,
+    program: OwnedFd,
+}
+
+/// Those at tcx; none where the kernel knows no tcx.
+fn attached(ifindex: u32) -> io::Result<Vec<AttachedProgram>> {
+    const ENOUGH: usize = 64;
+    let mut ids = [0u32; ENOUGH];
+    let mut query = libbpf_sys::bpf_prog_query_opts {
+        sz: size_of::<libbpf_sys::bpf_prog_query_opts>() as libbpf_sys::size_t,
+        prog_ids: ids.as_mut_ptr(),
+        ..Default::default()
+    };
+    query.__bindgen_anon_1.count = ENOUGH as u32;
+    // SAFETY: `query` has its size, and room for as many ids as it says.
+    let result = checked(unsafe {
+        libbpf_sys::bpf_prog_query_opts(ifindex as i32, libbpf_sys::BPF_TCX_INGRESS, &raw mut query)
+    });
+    match result {
+        Err(error) if unknown(&error) || error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other?,
+    };
+    // SAFETY: all bytes of the union are numbers.
+    let count = unsafe { query.__bindgen_anon_1.count } as usize;
+    let mut programs = Vec::new();
+    for id in ids.iter().take(count) {
+        // SAFETY: an integer.
+        let program = checked(unsafe { libbpf_sys::bpf_prog_get_fd_by_id(*id) })?;
+        // SAFETY: a new descriptor that nobody else knows.
+        let program = unsafe { OwnedFd::from_raw_fd(program) };
+        let mut info = libbpf_sys::bpf_prog_info::default();
+        let mut size = size_of::<libbpf_sys::bpf_prog_info>() as u32;
+        // SAFETY: a live descriptor, and a structure of the size passed that points to no buffers.
+        checked(unsafe {
+            libbpf_sys::bpf_prog_get_info_by_fd(program.as_raw_fd(), &raw mut info, &raw mut size)
+        })?;
+        let name = info.name.iter().take_while(|byte| **byte != 0);
+        let name = name.map(|byte| char::from(*byte as u8)).collect();
+        programs.push(AttachedProgram { name, program });
+    }
+    Ok(programs)
 }
 
 fn remove(path: &Path) -> Result<(), SteeringError> {

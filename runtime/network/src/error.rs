@@ -35,6 +35,12 @@ pub enum NetworkError {
         #[source]
         source: io::Error,
     },
+    #[error("configure the network inside container {id}")]
+    Inside {
+        id: ContainerId,
+        #[source]
+        source: crate::inside::InsideError,
+    },
     #[error("network of container {0}: it is attached already")]
     AlreadyAttached(ContainerId),
     #[error("network of container {0}: it is not attached; was it launched with --network mapped?")]

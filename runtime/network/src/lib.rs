@@ -4,10 +4,19 @@
 //! their counters. All of it lives in the kernel: traffic goes on while no agent runs, and the next one takes it over
 //! ([`Datapath::open`], [`Datapath::adopt`]). Calls block on netlink: they belong to worker threads. No clock, no task.
 
+mod book;
+mod datapath;
 mod error;
+mod host_network;
+mod inside;
+mod recovery;
 mod request;
+pub mod shaper;
+mod shaper_plan;
 
+pub use datapath::Datapath;
 pub use error::NetworkError;
+pub use inside::InsideError;
 pub use request::{
     Adopted, Attach, Attached, Config, Explanation, Known, Origin, PacketQuestion, Transport, Verdict,
 };
