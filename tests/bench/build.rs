@@ -4,7 +4,9 @@
 use std::path::Path;
 use std::process::Command;
 
-const PROGRAMS: [&str; 6] = ["echo", "hold", "launch", "sleeper", "spawn", "true"];
+const PROGRAMS: [&str; 8] = [
+    "echo", "flush", "hold", "launch", "quorum", "sleeper", "spawn", "true",
+];
 
 fn main() {
     let out = std::env::var("OUT_DIR").expect("cargo sets OUT_DIR");

@@ -4,6 +4,7 @@
 mod agent;
 mod floor;
 mod launch;
+mod log;
 mod peers;
 mod ping;
 mod ping_net;
@@ -54,6 +55,21 @@ enum What {
         #[command(flatten)]
         how: How,
     },
+    /// Appends to the replicated log, against etcd, ZooKeeper and a bare quorum write.
+    Log {
+        #[command(flatten)]
+        how: How,
+    },
+    /// Clients and a writer of that benchmark.
+    #[command(hide = true)]
+    LogOwn {
+        directory: std::path::PathBuf,
+        addresses: Vec<String>,
+    },
+    #[command(hide = true)]
+    EtcdDrive { addresses: Vec<String> },
+    #[command(hide = true)]
+    ZookeeperDrive { addresses: Vec<String> },
     /// One side of the RPC benchmark.
     #[command(hide = true)]
     PingServer { event_loop: EventLoop, address: String },
@@ -95,6 +111,10 @@ fn main() -> ExitCode {
         What::Stats { how } => reported("stats", &how, |report| stats::run(report, how.quick)),
         What::Recover { how } => reported("recover", &how, |report| recover::run(report, how.quick)),
         What::Rpc { how } => reported("rpc", &how, |report| rpc::run(report, how.quick)),
+        What::Log { how } => reported("log", &how, |report| log::run(report, how.quick)),
+        What::LogOwn { directory, addresses } => log::own::drive(&directory, &addresses),
+        What::EtcdDrive { addresses } => log::etcd::drive(&addresses),
+        What::ZookeeperDrive { addresses } => log::zookeeper::drive(&addresses),
         What::PingServer { event_loop, address } => match event_loop {
             EventLoop::Net => ping_net::serve(&address),
             EventLoop::Tokio => ping_tokio::serve(&address),
