@@ -74,7 +74,7 @@ struct QueryAttributes {
     padding: u32,
 }
 
-fn bpf<T>(command: libc::c_long, attributes: &mut T) -> io::Result<libc::c_long> {
+pub(crate) fn bpf<T>(command: libc::c_long, attributes: &mut T) -> io::Result<libc::c_long> {
     // SAFETY: `attributes` is a live repr(C) value of the size passed, laid out as this command's part of
     // `union bpf_attr`; pointers in it refer to buffers that the callers keep alive over the call.
     let result = unsafe {

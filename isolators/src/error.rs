@@ -53,6 +53,8 @@ pub enum PrepareError {
     },
     #[error("isolator devices")]
     Devices(#[source] bpf::BpfError),
+    #[error("isolator ports")]
+    Ports(#[source] bpf::ports::PortsError),
     #[error("device {index}")]
     Node { index: usize, source: NodeError },
     #[error("enable a controller")]

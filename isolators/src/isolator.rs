@@ -7,6 +7,7 @@ use kernel::file::KernelFileError;
 use model::{Fault, IsolatorReport, LaunchSpec, Limitation, Limits};
 
 use crate::error::PrepareError;
+use crate::ports::TrafficReader;
 use crate::trees::{TreeId, Trees};
 use crate::usage::UsageFile;
 
@@ -56,6 +57,11 @@ pub trait Isolator: Send + Sync {
     /// Opens what is sampled. A file that this kernel does not have is left out.
     fn usage(&self, _place: Place<'_>, _files: &mut Vec<UsageFile>) -> Result<(), KernelFileError> {
         Ok(())
+    }
+
+    /// Opens the counters of its traffic, if this isolator has some.
+    fn traffic(&self, _place: Place<'_>) -> Option<TrafficReader> {
+        None
     }
 
     /// A limit that was hit so that the container has to end. Level, not edge: asked twice it says the same.

@@ -3,12 +3,14 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
+use bpf::ports::PortPrograms;
 use kernel::cgroup::processes::move_all;
 use kernel::cgroup::tree::remove_with_children;
 use kernel::cgroup::{Group, Removal, Version, memory as memory_files};
 use kernel::file::{Access, KernelFileError};
 use model::{ContainerId, Controller, Fault, HostSupport, IsolatorReport, LaunchSpec, Limitation, Limits};
 
+use crate::bandwidth::BandwidthIsolator;
 use crate::child;
 use crate::cpu::CpuIsolator;
 use crate::cpuset::CpusetIsolator;
@@ -18,11 +20,14 @@ use crate::io::IoIsolator;
 use crate::isolator::{Isolator, Place};
 use crate::memory::MemoryIsolator;
 use crate::pids::PidsIsolator;
+use crate::ports::PortIsolator;
 use crate::pressure::PressureIsolator;
 use crate::trees::{MakeRoot, TreeId, Trees, make_kernel_root};
 use crate::usage::UsageReader;
 
-/// cpu, memory, pids, io, cpuset, devices.
+const NO_BPF: &str = "a fake has no BPF";
+
+/// cpu, memory, pids, io, cpuset, devices, pressure, ports, bandwidth.
 pub struct IsolatorSet {
     pub(crate) trees: Trees,
     isolators: Vec<Box<dyn Isolator>>,
@@ -66,12 +71,20 @@ impl IsolatorSet {
                     .to_owned(),
             ),
         };
-        Self::assemble(host, cgroup_root, &make_kernel_root, program)
+        let ports = PortPrograms::load()
+            .map_err(|error| Fault::from_error(model::FaultKind::Unsupported, &error).to_string());
+        Self::assemble(host, cgroup_root, &make_kernel_root, program, ports)
     }
 
     /// With root groups of another make, and without BPF: for tests on a fake.
     pub fn on_trees(host: &HostSupport, cgroup_root: &str, make: MakeRoot<'_>) -> Result<Self, StartError> {
-        Self::assemble(host, cgroup_root, make, Err("a fake has no BPF".to_owned()))
+        Self::assemble(
+            host,
+            cgroup_root,
+            make,
+            Err(NO_BPF.to_owned()),
+            Err(NO_BPF.to_owned()),
+        )
     }
 
     fn assemble(
@@ -79,6 +92,7 @@ impl IsolatorSet {
         cgroup_root: &str,
         make: MakeRoot<'_>,
         program: Result<bpf::Program, String>,
+        ports: Result<PortPrograms, String>,
     ) -> Result<Self, StartError> {
         let trees = Trees::make(host, cgroup_root, make, program.is_err())?;
         let memory = MemoryIsolator::new(host, &trees);
@@ -91,6 +105,8 @@ impl IsolatorSet {
             Box::new(CpusetIsolator::new(host, &trees)),
             Box::new(DeviceIsolator::new(&trees, program)),
             Box::new(PressureIsolator::new(host, &trees)),
+            Box::new(PortIsolator::new(&trees, ports)),
+            Box::new(BandwidthIsolator),
         ];
         Ok(Self {
             trees,
@@ -359,7 +375,11 @@ impl IsolatorSet {
         if files.is_empty() {
             return Err(UsageError::Gone(id.clone()));
         }
-        Ok(UsageReader::new(files))
+        let traffic = self
+            .isolators
+            .iter()
+            .find_map(|isolator| isolator.traffic(self.place(id)));
+        Ok(UsageReader::new(files, traffic))
     }
 
     /// Something to wait on for the lack of memory. `None`: there is no memory controller.

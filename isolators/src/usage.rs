@@ -6,6 +6,8 @@ use kernel::cgroup::Group;
 use kernel::file::{Access, KernelFileError, sample};
 use model::{HostSupport, Limit, Limits, Usage};
 
+use crate::ports::TrafficReader;
+
 /// A statistics file that is kept open, and how it is read.
 pub struct UsageFile {
     fd: OwnedFd,
@@ -35,12 +37,13 @@ impl UsageFile {
 /// pressure three where the kernel counts it.
 pub struct UsageReader {
     files: Vec<UsageFile>,
+    traffic: Option<TrafficReader>,
 }
 
 impl UsageReader {
-    pub(crate) fn new(mut files: Vec<UsageFile>) -> Self {
+    pub(crate) fn new(mut files: Vec<UsageFile>, traffic: Option<TrafficReader>) -> Self {
         files.shrink_to_fit();
-        Self { files }
+        Self { files, traffic }
     }
 
     /// Reads everything; `timestamp` is left 0. What can not be read, because the container has ended
@@ -52,6 +55,9 @@ impl UsageReader {
                 (file.parse)(text, &mut usage);
             }
         }
+        if let Some(traffic) = self.traffic.as_ref().and_then(TrafficReader::read) {
+            traffic.fill(&mut usage);
+        }
         usage
     }
 
@@ -61,6 +67,11 @@ impl UsageReader {
             .iter()
             .filter_map(|file| sample(file.fd.as_fd(), buffer).map(<[u8]>::len))
             .sum()
+    }
+
+    /// What the container's port policy has refused; `None`: it has none.
+    pub fn refusals(&self) -> Option<bpf::ports::Refusals> {
+        self.traffic.as_ref()?.refusals()
     }
 
     /// Descriptors that are kept open.

@@ -12,6 +12,7 @@ use crate::shell::Shell;
 
 /// Refuses what is wrong in itself or not enforceable here, before anything is made.
 pub fn admit(shell: &Shell, id: &ContainerId, spec: &LaunchSpec) -> Result<(), Fault> {
+    shell.core().port_pool().admit(spec)?;
     if spec.network == Network::Mapped {
         let fault = Fault::unsupported("network", "network \"mapped\" is not available in this version");
         return Err(fault.remedy("use host or none"));

@@ -9,6 +9,7 @@ use model::{IdRange, Millis};
 use serde::Deserialize;
 
 use crate::disk_flags::{DiskFileFlags, DiskFlags};
+use crate::port_flags::PortFlags;
 
 const WORK_DIR: &str = "/var/lib/bulkhead";
 const RUNTIME_DIR: &str = "/run/bulkhead";
@@ -87,6 +88,8 @@ pub struct Flags {
     pub userns_range: IdRange,
     #[command(flatten)]
     pub disk: DiskFlags,
+    #[command(flatten)]
+    pub ports: PortFlags,
     /// Capabilities over the whole host that `run --cap-add` may grant all the same (like SYS_TIME), or ALL. The agent
     /// gives the others up at its start
     #[arg(
@@ -120,6 +123,8 @@ struct FileFlags {
     workers: Option<usize>,
     network_pool: Option<usize>,
     userns_range: Option<String>,
+    resources: Option<String>,
+    ephemeral_ports_per_container: Option<u16>,
     allow_capabilities: Option<Vec<String>>,
     gc_delay: Option<String>,
     gc_disk_headroom: Option<f64>,
@@ -163,6 +168,7 @@ pub struct Config {
     pub network_pool: usize,
     pub userns_range: IdRange,
     pub disk: DiskFlags,
+    pub ports: PortFlags,
     /// Beyond those that the agent keeps anyhow.
     pub allow_capabilities: Vec<String>,
     pub log: String,
@@ -319,6 +325,7 @@ impl Config {
             network_pool: flags.network_pool,
             userns_range: flags.userns_range,
             disk: flags.disk,
+            ports: flags.ports,
             allow_capabilities: flags.allow_capabilities,
             log: flags.log,
         })
@@ -432,6 +439,20 @@ fn merge(
         allow_capabilities,
         log
     );
+    if !given("resources") {
+        flags.ports.resources = file.resources.or(flags.ports.resources.take());
+    }
+    if let (false, Some(count)) = (
+        given("ephemeral_ports_per_container"),
+        file.ephemeral_ports_per_container,
+    ) {
+        if !(16..=32_768).contains(&count) {
+            let message = format!("ephemeral_ports_per_container: {count} is not from 16 to 32768");
+            let path = path.to_owned();
+            return Err(ConfigError::Parse { path, message });
+        }
+        flags.ports.ephemeral_ports_per_container = count;
+    }
     if !given("socket") {
         flags.socket = file.socket.or(flags.socket.take());
     }

@@ -26,6 +26,7 @@ mod metrics;
 mod network_pool;
 mod output;
 mod paths;
+mod port_flags;
 mod privileges;
 mod recovery;
 mod resources;

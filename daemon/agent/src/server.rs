@@ -83,6 +83,7 @@ async fn serve(config: Config) -> Result<(), Fault> {
         gc_delay: config.disk.gc_delay,
         gc_headroom: config.disk.gc_disk_headroom,
         id_pool: ids.usable(),
+        ports: config.ports.pool(&crate::port_flags::host_ports()?)?,
         ..Settings::default()
     };
     let disk = crate::disk::start(&config, &directories);

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 
-use model::{Bytes, Limit};
+use model::{Bytes, Limit, PortRanges};
 
 /// Averages of runnable tasks over 1, 5 and 15 minutes (proc(5), `/proc/loadavg`).
 pub fn load_average() -> Option<[f64; 3]> {
@@ -61,6 +61,27 @@ pub fn is_on_overlay(path: &std::path::Path) -> bool {
         .is_ok_and(|facts| facts.filesystem_type() == nix::sys::statfs::OVERLAYFS_SUPER_MAGIC)
 }
 
+/// Where connections of this network namespace come from unless they say otherwise (ip-sysctl.rst), both included. It
+/// holds for IPv6 too.
+pub fn local_port_range() -> io::Result<(u16, u16)> {
+    let text = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range")?;
+    let mut ports = text.split_ascii_whitespace().map_while(|word| word.parse().ok());
+    match (ports.next(), ports.next()) {
+        (Some(first), Some(last)) => Ok((first, last)),
+        _ => Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("{text:?} is no range"),
+        )),
+    }
+}
+
+/// Ports that the kernel takes for nobody who does not ask for them (ip-sysctl.rst, `ip_local_reserved_ports`).
+pub fn reserved_ports() -> io::Result<PortRanges> {
+    let text = fs::read_to_string("/proc/sys/net/ipv4/ip_local_reserved_ports")?;
+    let wrong = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+    text.trim().parse().map_err(wrong)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -72,5 +93,8 @@ mod tests {
         let (one, two) = (random_hex().unwrap(), random_hex().unwrap());
         assert_eq!(one.len(), 32);
         assert_ne!(one, two);
+        let (first, last) = local_port_range().unwrap();
+        assert!(0 < first && first <= last);
+        assert!(reserved_ports().is_ok());
     }
 }

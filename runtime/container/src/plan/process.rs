@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 
 use kernel::capability::{self, CapabilitySet};
 use kernel::rlimit;
-use model::{Capabilities, ExecSpec, Fault, HostSupport, IdRange, LaunchSpec, Rlimit, Seccomp, TerminalSize};
+use model::{
+    Capabilities, ExecSpec, Fault, HostSupport, IdRange, LaunchSpec, PortGrant, Rlimit, Seccomp, TerminalSize,
+};
 use serde::{Deserialize, Serialize};
 
 use super::{PlanContext, c_path, c_text, own_ids};
@@ -102,7 +104,7 @@ pub(super) fn of_launch(
         )
         .remedy("--seccomp unconfined runs without one"));
     }
-    let environment = environment(ctx, spec.terminal.is_some(), &spec.env, &[])?;
+    let environment = environment(ctx, spec.terminal.is_some(), spec, &[])?;
     let ids = own_ids::check(spec, host)?;
     let (user, group) = user(spec.user.as_deref(), ids)?;
     let workdir = spec.workdir.as_deref().unwrap_or(&ctx.sandbox_target);
@@ -135,7 +137,7 @@ pub(super) fn of_exec(
 ) -> Result<ProcessPlan, Fault> {
     let possible = possible_capabilities(parent, host);
     let (granted, added) = capabilities(&parent.capabilities, possible)?;
-    let environment = environment(ctx, exec.terminal.is_some(), &parent.env, &exec.env)?;
+    let environment = environment(ctx, exec.terminal.is_some(), parent, &exec.env)?;
     let ids = own_ids::check(parent, host)?;
     let (user, group) = user(exec.user.as_deref().or(parent.user.as_deref()), ids)?;
     let workdir = exec
@@ -203,11 +205,11 @@ fn check_size(plan: &ProcessPlan) -> Result<(), Fault> {
     Ok(())
 }
 
-/// The small default environment, overridden by the spec's, overridden by the exec's.
+/// The small default environment and the container's ports, overridden by the spec's, overridden by the exec's.
 fn environment(
     ctx: &PlanContext,
     terminal: bool,
-    env: &[(String, String)],
+    spec: &LaunchSpec,
     more: &[(String, String)],
 ) -> Result<BTreeMap<String, String>, Fault> {
     let sandbox = ctx.sandbox_target.to_string_lossy().into_owned();
@@ -224,7 +226,8 @@ fn environment(
     if terminal {
         all.insert("TERM".to_owned(), "xterm".to_owned());
     }
-    for (index, (name, value)) in env.iter().chain(more).enumerate() {
+    all.extend(spec.grant.iter().flat_map(PortGrant::environment));
+    for (index, (name, value)) in spec.env.iter().chain(more).enumerate() {
         let field = || format!("env.{index}");
         if name.is_empty() || name.contains(['=', '\0']) {
             return Err(Fault::invalid(
