@@ -162,6 +162,7 @@ struct LogStatus {
   writer @6 :Ballot;            # null: this replica is not the writer
   membership @7 :Membership;    # null: not known
   halted @8 :Text;              # empty: it works
+  stalled @9 :Text;             # empty: it writes
 }
 
 struct ChangeRequest {

@@ -232,9 +232,7 @@ fn elect_error(error: LogError) -> StorageError {
         LogError::NotElected(NotElected::Outbid { promised }) => {
             StorageError::NotNow(format!("another writer has a higher ballot: {promised}"))
         }
-        LogError::NotElected(NotElected::NoQuorum) => {
-            StorageError::NotNow("no quorum of replicas answers".to_owned())
-        }
+        error @ LogError::NoQuorum { .. } => StorageError::NotNow(error.to_string()),
         LogError::Refused(Refusal::NotVoting { status }) => {
             StorageError::NotNow(format!("the replica does not vote yet: {status:?}"))
         }

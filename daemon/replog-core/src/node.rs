@@ -199,6 +199,10 @@ impl Node {
         &self.state
     }
 
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
     pub fn member(&self) -> Member {
         self.state.member
     }

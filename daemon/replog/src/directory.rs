@@ -4,6 +4,10 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Locked while a program uses the directory.
+const LOCK: &str = "lock";
 
 /// A directory that belongs to one store.
 pub trait Directory {
@@ -19,6 +23,8 @@ pub trait Directory {
     /// Puts a file that is durable already in the place of `to`, durably and all at once.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
     fn remove(&self, name: &str) -> io::Result<()>;
+    /// Nothing is done to it any more: somebody else may use it.
+    fn close(&self) {}
 }
 
 /// A file of fixed length.
@@ -37,14 +43,29 @@ pub trait File {
 #[derive(Clone, Debug)]
 pub struct DiskDirectory {
     path: PathBuf,
+    lock: Arc<fs::File>,
 }
 
 impl DiskDirectory {
-    /// Makes the directory if it is not there.
+    /// Makes the directory if it is not there. It is this program's until the last clone goes, or [`Directory::close`]:
+    /// two that write to the same segments would promise what the other overwrites.
     pub fn open(path: &Path) -> io::Result<Self> {
         fs::create_dir_all(path)?;
+        let lock = fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path.join(LOCK))?;
+        lock.try_lock().map_err(|error| match error {
+            fs::TryLockError::WouldBlock => io::Error::new(
+                io::ErrorKind::ResourceBusy,
+                "a running replica uses it; stop that one first, or ask it with --at",
+            ),
+            fs::TryLockError::Error(error) => error,
+        })?;
         let directory = Self {
             path: path.to_path_buf(),
+            lock: Arc::new(lock),
         };
         if let Some(parent) = path.parent() {
             fs::File::open(parent)?.sync_all()?;
@@ -106,6 +127,12 @@ impl Directory for DiskDirectory {
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         fs::rename(self.path.join(from), self.path.join(to))?;
         self.sync_names()
+    }
+
+    fn close(&self) {
+        if let Err(error) = self.lock.unlock() {
+            tracing::warn!("log store: cannot unlock {}: {error}", self.path.display());
+        }
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {

@@ -14,7 +14,7 @@ pub enum StoreError {
     /// No room for the next segment. Nothing was written and nothing is lost: the same append may be tried again
     /// when there is room.
     #[error(
-        "log store: no room for segment {file} of {bytes} bytes; nothing was written; make room on this disk"
+        "log store: no room for a segment of {bytes} bytes ({file}); nothing was written; make room on this disk"
     )]
     Full {
         file: String,
@@ -65,6 +65,18 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// The bytes of one position are not there, and may be got from another replica.
+    pub(crate) fn is_rot(&self) -> bool {
+        matches!(
+            self,
+            Self::Rotten { .. }
+                | Self::Io {
+                    operation: "read",
+                    ..
+                }
+        )
+    }
+
     pub(crate) fn io(operation: &'static str, file: &str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io {
             operation,

@@ -30,6 +30,9 @@ pub struct Ledger<D: Directory> {
     store: Store<D>,
     /// What all records so far add up to, durable or on their way.
     state: State,
+    /// What found no room, and what came behind it.
+    owed: Vec<Step>,
+    later: Vec<Record>,
 }
 
 impl<D: Directory> Ledger<D> {
@@ -45,7 +48,12 @@ impl<D: Directory> Ledger<D> {
         let damaged = !details.damage.is_empty() || !whole;
         let found = (!fresh || damaged).then(|| state.clone());
         Ok((
-            Self { store, state },
+            Self {
+                store,
+                state,
+                owed: Vec::new(),
+                later: Vec::new(),
+            },
             Found {
                 state: found,
                 damaged,
@@ -54,28 +62,76 @@ impl<D: Directory> Ledger<D> {
         ))
     }
 
-    /// Makes the records durable, all of them with one flush. On an error nothing is known of them, and nothing more is
-    /// taken.
+    /// Makes the records durable, with one flush if they fit into one batch. After [`StoreError::Full`] those that are not
+    /// durable are owed: to be tried again with the next call, which may bring no records of its own. On any other error
+    /// nothing is known of them, and nothing more is taken.
     pub fn persist(&mut self, records: &[Record]) -> Result<(), StoreError> {
-        let mut plan = Plan::default();
-        let before = codec::encode_meta(&self.state);
-        for record in records {
-            plan.add(&self.state, record);
-            self.state.apply(record);
+        if self.owed.is_empty() && self.later.is_empty() {
+            return self.persist_in_batches(records);
         }
+        self.later.extend_from_slice(records);
+        let steps = std::mem::take(&mut self.owed);
+        self.write(Plan { steps })?;
+        let later = std::mem::take(&mut self.later);
+        self.persist_in_batches(&later)
+    }
+
+    fn persist_in_batches(&mut self, records: &[Record]) -> Result<(), StoreError> {
+        let room = self.store.batch_bytes_max() / 2;
+        let mut rest = records;
+        while !rest.is_empty() {
+            let mut bytes = 0;
+            let fits = |record: &&Record| {
+                bytes += cost(record);
+                bytes <= room
+            };
+            // One that is larger by itself goes alone: a record is written whole or not at all.
+            let count = rest.iter().take_while(fits).count().max(1);
+            let (now, later) = rest.split_at(count);
+            let mut plan = Plan::default();
+            for record in now {
+                plan.add(&self.state, record);
+                self.state.apply(record);
+            }
+            if let Err(error) = self.write(plan) {
+                if matches!(error, StoreError::Full { .. }) {
+                    self.later = later.to_vec();
+                }
+                return Err(error);
+            }
+            rest = later;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, plan: Plan) -> Result<(), StoreError> {
         let meta = codec::encode_meta(&self.state);
         let mut entries: Vec<Entry<'_>> = plan.steps.iter().map(Step::entry).collect();
-        if meta != before || self.store.meta().is_empty() {
+        if meta != self.store.meta() {
             entries.push(Entry::Meta(&meta));
         }
         if self.state.begin.0 > self.store.begin() {
             entries.push(Entry::Begin(self.state.begin.0));
         }
-        self.store.append(&entries)
+        let written = self.store.append(&entries);
+        if let Err(StoreError::Full { .. }) = &written {
+            self.owed = plan.steps;
+        }
+        written
     }
 
     /// Agreed values from `first` to `last` or as many as weigh `bytes_max`; fewer when some can't be read.
     pub fn load(&self, first: Position, last: Position, bytes_max: usize) -> Vec<Value> {
+        self.load_to(first, last, bytes_max).0
+    }
+
+    /// [`Ledger::load`], and the position that ended it because its bytes are not as they were written.
+    pub fn load_to(
+        &self,
+        first: Position,
+        last: Position,
+        bytes_max: usize,
+    ) -> (Vec<Value>, Option<Position>) {
         let mut values = Vec::new();
         let mut bytes = 0;
         let mut position = first;
@@ -84,7 +140,7 @@ impl<D: Directory> Ledger<D> {
                 Ok(value) => value,
                 Err(error) => {
                     tracing::error!("log: {error}");
-                    break;
+                    return (values, error.is_rot().then_some(position));
                 }
             };
             bytes += value.weight();
@@ -94,7 +150,26 @@ impl<D: Directory> Ledger<D> {
             values.push(value);
             position = position.next();
         }
-        values
+        (values, None)
+    }
+
+    /// Writes agreed values anew where they can't be read. How many that were.
+    pub fn mend(&mut self, first: Position, values: &[Value]) -> Result<usize, StoreError> {
+        let mut mended = 0;
+        for (position, value) in (first.0..).zip(values) {
+            let broken = self.store.flags(position) == Some(AGREED)
+                && read(&self.store, Position(position)).is_err_and(|error| error.is_rot());
+            if broken {
+                let bytes = codec::encode_entry(value);
+                self.store.append(&[Entry::Value {
+                    position,
+                    flags: AGREED,
+                    bytes: &bytes,
+                }])?;
+                mended += 1;
+            }
+        }
+        Ok(mended)
     }
 
     /// Ends damage that a start found: what is left is kept as agreed, and the meta record says who this replica is from
@@ -104,11 +179,11 @@ impl<D: Directory> Ledger<D> {
         for record in records {
             state.apply(record);
         }
-        let (mut store, details) = self.store.repair(&details.damage, &codec::encode_meta(&state))?;
         // What lies behind a hole is of no use: a replica's log has none.
-        let mut left = meta(&store)?;
-        restore(&store, &mut left)?;
-        store.append(&[Entry::Cut(left.learned.next().0)])?;
+        let cut = state.learned.next().0;
+        let (store, details) = self
+            .store
+            .repair(&details.damage, &codec::encode_meta(&state), cut)?;
         Self::on(store, details)
     }
 
@@ -138,6 +213,15 @@ fn read<D: Directory>(store: &Store<D>, position: Position) -> Result<Value, Sto
         position: position.0,
         cause: error.to_string(),
     })
+}
+
+/// About the bytes that a record takes in a batch.
+fn cost(record: &Record) -> usize {
+    let values: &[Value] = match record {
+        Record::Accepted { values, .. } | Record::Learned { values, .. } => values,
+        _ => &[],
+    };
+    64 + values.iter().map(|value| value.weight() + 96).sum::<usize>()
 }
 
 /// Fills in what the positions tell. `Ok(false)`: something that has to be there is not.

@@ -1,6 +1,7 @@
 //! The replicated log, acting. So far its disk: a [`Store`] of checksummed, preallocated segment files with one flush
 //! per batch, that tells a torn tail (never promised to anybody, cut off) from bit rot (was promised, reported).
 
+mod answering;
 pub mod batch;
 mod client;
 pub mod codec;
@@ -11,6 +12,7 @@ mod index;
 mod ledger;
 mod open;
 mod peers;
+mod reading;
 mod replica;
 mod roll;
 pub mod scan;

@@ -23,6 +23,14 @@ impl<D: Directory> Store<D> {
             }
             self.recover_segment(*number, at == last, &mut recovered)?;
         }
+        // An index is written when the next segment has been begun.
+        if self.directory.read(&numbers[last].index_name()).is_ok() {
+            tracing::warn!("log store: the segment behind {} is missing", numbers[last]);
+            recovered.damage.push(Damage {
+                segment: numbers[last],
+                sectors: Vec::new(),
+            });
+        }
         let below = self.slots.split_off(&self.begin);
         let dropped = std::mem::replace(&mut self.slots, below);
         for slot in dropped.values() {
@@ -138,7 +146,8 @@ impl<D: Directory> Store<D> {
         self.sectors = (bytes.len() / SECTOR_BYTES) as u32;
         self.next_batch = scan.next_batch;
         self.end = scan.end;
-        if !last {
+        // With an index, the next start would not look, and the damage were forgotten before it is repaired.
+        if !last && !recovered.damage.iter().any(|damage| damage.segment == number) {
             self.write_index(number);
         }
         self.cut_off(number, &scan, recovered)

@@ -12,18 +12,24 @@ use std::time::{Duration, Instant};
 use model::Millis;
 use net::queue::{OneshotSender, oneshot};
 use replog_core::{
-    Answer, Ballot, Change, Halt, Incarnation, Input, Membership, Node, Notice, Position, Record, Refusal,
-    ReplicaId, Settings, Start, StartError, Status, Ticket, Token, Value, Wish,
+    Answer, Ballot, Change, Halt, Incarnation, Input, Membership, Node, NotElected, Notice, Position, Record,
+    Refusal, ReplicaId, Settings, Start, StartError, Status, Ticket, Token, Value, Wish,
 };
 
+use crate::answering::Answering;
 use crate::directory::DiskDirectory;
 use crate::error::StoreError;
 use crate::ledger::Ledger;
 use crate::peers::Peers;
+use crate::reading::Mending;
 use crate::store::Options;
 
-/// Bytes of values in one answer to a peer that catches up.
-const LOAD_BYTES_MAX: usize = 4 << 20;
+/// Between two attempts to write to a disk that is full.
+const FULL_PAUSE: Duration = Duration::from_millis(500);
+/// Records that may wait for a full disk. Beyond that this replica stops: it would grow without end.
+const FULL_BYTES_MAX: usize = 16 << 20;
+/// For an append or truncation, when nothing else is said.
+const ANSWER_LIMIT: Duration = Duration::from_secs(15);
 
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -63,6 +69,15 @@ pub enum LogError {
     Refused(#[from] Refusal),
     #[error("the replica has stopped: {0}")]
     Halted(String),
+    /// Whether it is done, or will be when a quorum is back, is not known.
+    #[error("{what}: no quorum of replicas answered within {seconds} s; {replicas}")]
+    NoQuorum {
+        what: &'static str,
+        seconds: u64,
+        replicas: String,
+    },
+    #[error("position {0} can't be read here and no other replica had it in time: read from another one")]
+    Unreadable(Position),
 }
 
 /// How a replica is.
@@ -78,26 +93,32 @@ pub struct ReplicaStatus {
     pub writer: Option<Ballot>,
     pub membership: Option<Arc<Membership>>,
     pub halted: Option<String>,
+    /// What it waits for, when it writes nothing although it wants to.
+    pub stalled: Option<String>,
 }
 
-type Shared = Arc<Mutex<Ledger<DiskDirectory>>>;
+pub(crate) type Shared = Arc<Mutex<Ledger<DiskDirectory>>>;
 
-struct Inner {
-    node: RefCell<Node>,
+pub(crate) struct Inner {
+    pub(crate) node: RefCell<Node>,
     epoch: Instant,
-    ledger: Shared,
+    pub(crate) ledger: Shared,
     /// One thread: records are written in their order.
-    writer: net::Pool,
+    pub(crate) writer: net::Pool,
     /// Reads and preparations that nobody's promise waits for.
-    helper: net::Pool,
+    pub(crate) helper: net::Pool,
     unwritten: RefCell<(Vec<Record>, Token)>,
     writing: Cell<bool>,
     making_spare: Cell<bool>,
     tickets: RefCell<HashMap<Ticket, OneshotSender<Answer>>>,
     next_ticket: Cell<u64>,
     appends: RefCell<Vec<(Ticket, Arc<[u8]>)>>,
-    peers: Peers,
+    pub(crate) peers: Peers,
+    pub(crate) answering: Answering,
+    pub(crate) mending: Mending,
+    answer_limit: Cell<Duration>,
     halted: RefCell<Option<String>>,
+    stalled: RefCell<Option<String>>,
     stopped: net::Notify,
     /// The deadline may have changed.
     changed: net::Notify,
@@ -105,7 +126,7 @@ struct Inner {
 
 /// A handle; clones are the same replica. The replica ends with [`Replica::stop`] or the loop.
 #[derive(Clone)]
-pub struct Replica(Rc<Inner>);
+pub struct Replica(pub(crate) Rc<Inner>);
 
 impl Replica {
     /// Reads the disk and begins. Blocks on the disk; has to be called on an event loop.
@@ -166,7 +187,11 @@ impl Replica {
             next_ticket: Cell::new(1),
             appends: RefCell::default(),
             peers: Peers::new(config.settings.replica, &config.peers),
+            answering: Answering::new(&config.peers),
+            mending: Mending::default(),
+            answer_limit: Cell::new(ANSWER_LIMIT),
             halted: RefCell::new(None),
+            stalled: RefCell::new(None),
             stopped: net::Notify::new(),
             changed: net::Notify::new(),
         });
@@ -189,6 +214,7 @@ impl Replica {
             writer: node.writer(),
             membership: state.membership.clone(),
             halted: self.0.halted.borrow().clone(),
+            stalled: self.0.stalled.borrow().clone(),
         }
     }
 
@@ -196,8 +222,17 @@ impl Replica {
     pub async fn elect(&self, at_least: u64) -> Result<(Position, Ballot), LogError> {
         match self.ask(|ticket| Input::Elect { ticket, at_least }).await? {
             Answer::Elected { position, ballot } => Ok((position, ballot)),
+            Answer::NotElected(NotElected::NoQuorum) => {
+                let limit = self.0.node.borrow().settings().timing.election;
+                Err(self.no_quorum("not elected", Duration::from_millis(limit.0)))
+            }
             answer => Err(error_of(answer)),
         }
+    }
+
+    /// How long an append or a truncation waits for a quorum.
+    pub fn limit_answers(&self, limit: Duration) {
+        self.0.answer_limit.set(limit);
     }
 
     /// Appends; ready when a quorum has it on disk. Those that are called together share messages and flushes.
@@ -217,7 +252,10 @@ impl Replica {
             })
             .detach();
         }
-        match self.wait(answer).await? {
+        match self
+            .wait_limited(ticket, answer, "whether it is appended is not known")
+            .await?
+        {
             Answer::Appended { position } => Ok(position),
             answer => Err(error_of(answer)),
         }
@@ -225,7 +263,12 @@ impl Replica {
 
     /// Entries before `to` are not needed any more.
     pub async fn truncate(&self, to: Position) -> Result<Position, LogError> {
-        match self.ask(|ticket| Input::Truncate { ticket, to }).await? {
+        let (ticket, answer) = self.ticket();
+        self.give(Input::Truncate { ticket, to });
+        match self
+            .wait_limited(ticket, answer, "whether it is truncated is not known")
+            .await?
+        {
             Answer::Truncated { position } => Ok(position),
             answer => Err(error_of(answer)),
         }
@@ -259,32 +302,6 @@ impl Replica {
         self.give(Input::Initialize);
     }
 
-    /// Agreed entries as this replica knows them, `first` being the first of the answer; as many as fit.
-    pub async fn read(&self, first: Position, last: Position) -> Result<Vec<Value>, LogError> {
-        let mut values = self.stored(first, last).await?;
-        // That the newest are agreed is not on the disk yet: it rides with the next record.
-        let node = self.0.node.borrow();
-        let state = node.state();
-        let mut next = first.plus(values.len());
-        while next <= last.min(state.learned) && next >= state.in_memory_from() {
-            let Some(value) = state.value(next) else { break };
-            values.push(value.clone());
-            next = next.next();
-        }
-        Ok(values)
-    }
-
-    /// Those that the disk says are agreed.
-    async fn stored(&self, first: Position, last: Position) -> Result<Vec<Value>, LogError> {
-        let ledger = self.0.ledger.clone();
-        let read = self
-            .0
-            .helper
-            .run(move || locked(&ledger).load(first, last, LOAD_BYTES_MAX))
-            .await;
-        read.map_err(|error| LogError::Halted(error.to_string()))
-    }
-
     /// Why it stopped, when it has.
     pub async fn halted(&self) -> String {
         loop {
@@ -302,12 +319,19 @@ impl Replica {
 
     /// A message of a peer.
     pub fn receive(&self, envelope: replog_core::Envelope) {
-        self.give(Input::Message(envelope));
+        self.0.answering.heard(envelope.from.replica);
+        if let Some(envelope) = self.0.mending.take(envelope) {
+            self.give(Input::Message(envelope));
+        }
     }
 
     /// Says and writes nothing more.
     pub fn stop(&self) {
         self.halt("stopped".to_owned());
+        // Behind what is on its way to the disk. Handles may live on, and the directory is somebody else's.
+        let (writer, ledger) = (self.0.writer.clone(), self.0.ledger.clone());
+        net::spawn(async move { drop(writer.run(move || locked(&ledger).store_mut().close()).await) })
+            .detach();
     }
 
     fn ticket(&self) -> (Ticket, net::queue::OneshotReceiver<Answer>) {
@@ -328,7 +352,23 @@ impl Replica {
         answer.await.map_err(|_| halted())
     }
 
-    fn give(&self, input: Input) {
+    async fn wait_limited(
+        &self,
+        ticket: Ticket,
+        answer: net::queue::OneshotReceiver<Answer>,
+        what: &'static str,
+    ) -> Result<Answer, LogError> {
+        let limit = self.0.answer_limit.get();
+        match net::timeout(limit, self.wait(answer)).await {
+            Ok(answered) => answered,
+            Err(_) => {
+                self.0.tickets.borrow_mut().remove(&ticket);
+                Err(self.no_quorum(what, limit))
+            }
+        }
+    }
+
+    pub(crate) fn give(&self, input: Input) {
         if self.0.halted.borrow().is_some() {
             // Nobody answers any more: the sender's drop is the answer.
             self.0.tickets.borrow_mut().clear();
@@ -357,7 +397,7 @@ impl Replica {
                         let _ = sender.send(answer);
                     }
                 }
-                Wish::Load { to, first, last } => self.load(to, first, last),
+                Wish::Load { to, first, last } => self.load_for(to, first, last),
                 // The store removes segments by itself as the log's beginning moves.
                 Wish::Discard { .. } => {}
                 Wish::Notice(notice) => tell(&notice),
@@ -368,15 +408,6 @@ impl Replica {
             net::spawn(write(self.clone())).detach();
         }
         self.0.changed.set();
-    }
-
-    fn load(&self, to: replog_core::Member, first: Position, last: Position) {
-        let replica = self.clone();
-        net::spawn(async move {
-            let values = replica.stored(first, last).await.unwrap_or_default();
-            replica.give(Input::Loaded { to, first, values });
-        })
-        .detach();
     }
 
     fn stop_for(&self, halt: &Halt) {
@@ -413,7 +444,11 @@ async fn write(replica: Replica) {
             let written = ledger.persist(&records);
             (written, ledger.store().wants_spare())
         };
-        match replica.0.writer.run(job).await {
+        let written = match replica.0.writer.run(job).await {
+            Ok((Err(full @ StoreError::Full { .. }), _)) => wait_for_room(&replica, full).await,
+            written => written,
+        };
+        match written {
             Ok((Ok(()), wants_spare)) => {
                 if wants_spare {
                     make_spare(&replica);
@@ -427,6 +462,47 @@ async fn write(replica: Replica) {
                 reason: error.to_string(),
             }),
         }
+    }
+}
+
+/// The disk is full, and nothing of the records was written: until there is room, this replica promises and accepts
+/// nothing more, and what it promised stays promised.
+async fn wait_for_room(
+    replica: &Replica,
+    full: StoreError,
+) -> Result<(Result<(), StoreError>, bool), net::PoolError> {
+    tracing::error!("log: this replica answers nothing until there is room: {full}");
+    *replica.0.stalled.borrow_mut() = Some(full.to_string());
+    let outcome = loop {
+        net::sleep(FULL_PAUSE).await;
+        let waiting: usize = replica.0.unwritten.borrow().0.iter().map(weight).sum();
+        if waiting > FULL_BYTES_MAX || replica.0.halted.borrow().is_some() {
+            break Ok((Err(full), false));
+        }
+        let ledger = replica.0.ledger.clone();
+        let again = move || {
+            let mut ledger = locked(&ledger);
+            let written = ledger.persist(&[]);
+            (written, ledger.store().wants_spare())
+        };
+        match replica.0.writer.run(again).await {
+            Ok((Err(StoreError::Full { .. }), _)) => {}
+            outcome => break outcome,
+        }
+    };
+    if let Ok((Ok(()), _)) = &outcome {
+        tracing::info!("log: there is room again; this replica goes on");
+        replica.0.stalled.borrow_mut().take();
+    }
+    outcome
+}
+
+fn weight(record: &Record) -> usize {
+    match record {
+        Record::Accepted { values, .. } | Record::Learned { values, .. } => {
+            values.iter().map(Value::weight).sum()
+        }
+        _ => 0,
     }
 }
 
@@ -514,6 +590,6 @@ fn tell(notice: &Notice) {
     }
 }
 
-fn locked(ledger: &Shared) -> std::sync::MutexGuard<'_, Ledger<DiskDirectory>> {
+pub(crate) fn locked(ledger: &Shared) -> std::sync::MutexGuard<'_, Ledger<DiskDirectory>> {
     ledger.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,6 +1,8 @@
 //! Segments come and go: the next one is begun, one that is full gets its index, those that hold nothing are removed,
 //! and a damaged one is written anew without its damage.
 
+use std::io::ErrorKind;
+
 use crate::batch::{self, Entry};
 use crate::directory::{Directory, File};
 use crate::error::StoreError;
@@ -147,13 +149,26 @@ impl<D: Directory> Store<D> {
     }
 
     /// Ends the damage that a start reported: first makes `meta` durable in a new segment (it has to say that this
-    /// replica may have forgotten promises), then writes each damaged segment anew with what can still be read, and
-    /// opens the result.
-    pub fn repair(mut self, damage: &[Damage], meta: &[u8]) -> Result<(Self, Recovered), StoreError> {
+    /// replica may have forgotten promises) and voids the values from `cut` on, then writes each damaged segment anew with
+    /// what can still be read, and opens the result. Until the first of it is durable, every start reports the damage.
+    pub fn repair(
+        mut self,
+        damage: &[Damage],
+        meta: &[u8],
+        cut: u64,
+    ) -> Result<(Self, Recovered), StoreError> {
         self.meta = meta.to_vec();
         self.roll_to(self.active.next())?;
+        self.append(&[Entry::Cut(cut)])?;
         for number in damage.iter().map(|damage| damage.segment) {
-            self.rebuild(number)?;
+            // With its values void it may be gone already.
+            if self
+                .parts
+                .first_key_value()
+                .is_some_and(|(first, _)| *first <= number)
+            {
+                self.rebuild(number)?;
+            }
         }
         Self::open(self.directory, self.options)
     }
@@ -279,10 +294,13 @@ fn allocate<D: Directory>(directory: &D, name: &str, bytes: u64) -> Result<D::Fi
     directory.create(name, bytes).map_err(|source| {
         // What was made so far would keep the room from whoever is to make some.
         let _ = directory.remove(name);
-        StoreError::Full {
-            file: name.to_owned(),
-            bytes,
-            source,
+        match source.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => StoreError::Full {
+                file: name.to_owned(),
+                bytes,
+                source,
+            },
+            _ => StoreError::io("make a segment as", name)(source),
         }
     })
 }

@@ -316,6 +316,12 @@ impl<D: Directory> Store<D> {
         self.id
     }
 
+    /// Nothing more is written; somebody else may open the directory.
+    pub fn close(&mut self) {
+        self.stopped.get_or_insert_with(|| "closed".to_owned());
+        self.directory.close();
+    }
+
     pub fn options(&self) -> &Options {
         &self.options
     }

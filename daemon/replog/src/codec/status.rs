@@ -21,10 +21,12 @@ pub fn encode_status(value: &ReplicaStatus, mut builder: log_status::Builder<'_>
         put_membership(membership, builder.reborrow().init_membership());
     }
     builder.set_halted(value.halted.as_deref().unwrap_or_default());
+    builder.set_stalled(value.stalled.as_deref().unwrap_or_default());
 }
 
 pub fn decode_status(reader: log_status::Reader<'_>) -> Result<ReplicaStatus, DecodeError> {
     let halted = reader.get_halted()?.to_string()?;
+    let stalled = reader.get_stalled()?.to_string()?;
     Ok(ReplicaStatus {
         id: ReplicaId(reader.get_replica()),
         status: get_status(reader.get_status())?,
@@ -43,5 +45,6 @@ pub fn decode_status(reader: log_status::Reader<'_>) -> Result<ReplicaStatus, De
             None
         },
         halted: (!halted.is_empty()).then_some(halted),
+        stalled: (!stalled.is_empty()).then_some(stalled),
     })
 }

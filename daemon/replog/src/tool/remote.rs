@@ -63,6 +63,7 @@ fn show(status: &ReplicaStatus, form: Format) -> Result<()> {
             "writer": status.writer.is_some(),
             "members": members,
             "halted": status.halted,
+            "stalled": status.stalled,
         });
         println!("{value}");
         return Ok(());
@@ -85,6 +86,9 @@ fn show(status: &ReplicaStatus, form: Format) -> Result<()> {
     println!("members   {members:?}");
     if let Some(why) = &status.halted {
         println!("halted    {why}");
+    }
+    if let Some(why) = &status.stalled {
+        println!("stalled   {why}");
     }
     Ok(())
 }

@@ -106,7 +106,7 @@ fn a_value_that_rotted_in_a_full_segment_is_not_served() {
     let damage = store.verify().unwrap();
     assert_eq!(damage.len(), 1, "{damage:?}");
     // Repair keeps the others and says with its meta that this replica may have forgotten.
-    let (store, recovered) = store.repair(&damage, b"recovering").unwrap();
+    let (store, recovered) = store.repair(&damage, b"recovering", u64::MAX).unwrap();
     assert_eq!((recovered.damage.len(), store.meta()), (0, &b"recovering"[..]));
     assert_eq!(store.verify().unwrap(), []);
     let left: Vec<_> = store.positions().map(|(position, _)| position).collect();
@@ -161,7 +161,7 @@ fn one_wrong_byte_anywhere_never_changes_a_value() {
                 }
             }
             if !damage.is_empty() {
-                let (store, again) = store.repair(&damage, b"recovering").unwrap();
+                let (store, again) = store.repair(&damage, b"recovering", u64::MAX).unwrap();
                 assert_eq!(again.damage, [], "{place}: after the repair");
                 assert_eq!(store.verify().unwrap(), [], "{place}: after the repair");
                 assert_eq!(store.meta(), b"recovering", "{place}");
@@ -192,7 +192,7 @@ fn a_segment_that_is_gone_is_damage() {
     disk.remove("0000000000000002.segment").unwrap();
     let (store, recovered) = Store::open(disk.clone(), SMALL).unwrap();
     assert_eq!(recovered.damage.len(), 1, "{recovered:?}");
-    let (_, recovered) = store.repair(&recovered.damage, b"recovering").unwrap();
+    let (_, recovered) = store.repair(&recovered.damage, b"recovering", u64::MAX).unwrap();
     assert_eq!(recovered.damage, []);
 }
 

@@ -1,0 +1,189 @@
+//! Reading from the disk, and mending it: bytes that are not as they were written are never served; the value is got from
+//! another replica, where it is agreed too, and written anew.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::time::Duration;
+
+use net::queue::{OneshotSender, oneshot};
+use replog_core::{Envelope, Input, Member, Message, Position, ReplicaId, Value};
+
+use crate::error::StoreError;
+use crate::replica::{LogError, Replica, locked};
+
+/// Bytes of values in one answer.
+const LOAD_BYTES_MAX: usize = 4 << 20;
+/// For one replica that is asked for a value.
+const ASK: Duration = Duration::from_secs(1);
+/// Rounds over all other replicas before a reader is told that the value is not to be had.
+const ROUNDS: u32 = 3;
+
+/// Positions that are being got from others.
+#[derive(Default)]
+pub struct Mending(RefCell<HashMap<Position, OneshotSender<Vec<Value>>>>);
+
+impl Mending {
+    /// Keeps the answer to a question of ours; gives back every other message.
+    pub fn take(&self, envelope: Envelope) -> Option<Envelope> {
+        if self.0.borrow().is_empty() {
+            return Some(envelope);
+        }
+        let Message::Fetched(fetched) = &envelope.message else {
+            return Some(envelope);
+        };
+        let Some(sender) = self.0.borrow_mut().remove(&fetched.first) else {
+            return Some(envelope);
+        };
+        if let Message::Fetched(fetched) = envelope.message {
+            // Whoever asked may have given up.
+            let _ = sender.send(fetched.values);
+        }
+        None
+    }
+}
+
+impl Replica {
+    /// Agreed entries as this replica knows them, `first` being the first of the answer; as many as fit.
+    pub async fn read(&self, first: Position, last: Position) -> Result<Vec<Value>, LogError> {
+        loop {
+            let (mut values, broken) = self.stored(first, last).await?;
+            match broken {
+                Some(at) if at == first => {
+                    if !self.mend(at).await {
+                        return Err(LogError::Unreadable(at));
+                    }
+                    continue;
+                }
+                // The next call begins there, and then has less to wait for.
+                Some(at) => self.mend_later(at),
+                None => self.add_from_memory(&mut values, first, last),
+            }
+            return Ok(values);
+        }
+    }
+
+    /// That the newest are agreed is not on the disk yet: it rides with the next record.
+    fn add_from_memory(&self, values: &mut Vec<Value>, first: Position, last: Position) {
+        let node = self.0.node.borrow();
+        let state = node.state();
+        let mut next = first.plus(values.len());
+        while next <= last.min(state.learned) && next >= state.in_memory_from() {
+            let Some(value) = state.value(next) else { break };
+            values.push(value.clone());
+            next = next.next();
+        }
+    }
+
+    /// Those that the disk says are agreed, and the position that ended them because it is broken.
+    async fn stored(
+        &self,
+        first: Position,
+        last: Position,
+    ) -> Result<(Vec<Value>, Option<Position>), LogError> {
+        let ledger = self.0.ledger.clone();
+        let read = self
+            .0
+            .helper
+            .run(move || locked(&ledger).load_to(first, last, LOAD_BYTES_MAX))
+            .await;
+        read.map_err(|error| LogError::Halted(error.to_string()))
+    }
+
+    /// For a peer that catches up. With a broken value it gets fewer, and asks another one.
+    pub(crate) fn load_for(&self, to: Member, first: Position, last: Position) {
+        let replica = self.clone();
+        net::spawn(async move {
+            let (values, broken) = replica.stored(first, last).await.unwrap_or_default();
+            if let Some(at) = broken {
+                replica.mend_later(at);
+            }
+            replica.give(Input::Loaded { to, first, values });
+        })
+        .detach();
+    }
+
+    fn mend_later(&self, at: Position) {
+        let replica = self.clone();
+        net::spawn(async move {
+            replica.mend(at).await;
+        })
+        .detach();
+    }
+
+    /// Gets the values from `at` on from another replica and writes those that are broken anew.
+    async fn mend(&self, at: Position) -> bool {
+        for _ in 0..ROUNDS {
+            for peer in self.others() {
+                if self.has_halted() {
+                    return false;
+                }
+                let values = self.ask_for(peer, at).await;
+                if values.is_empty() {
+                    continue;
+                }
+                match self.write_anew(at, values).await {
+                    Ok(count) => {
+                        tracing::warn!(
+                            "log: {count} values from position {at} on were got from replica {peer} and written anew"
+                        );
+                        return true;
+                    }
+                    Err(error) => {
+                        tracing::error!("log: position {at} can't be written anew: {error}");
+                        return false;
+                    }
+                }
+            }
+        }
+        false
+    }
+
+    fn others(&self) -> Vec<ReplicaId> {
+        let status = self.status();
+        let members = status.membership.iter().flat_map(|known| &known.members);
+        members
+            .map(|member| member.replica)
+            .filter(|id| *id != status.id)
+            .collect()
+    }
+
+    async fn ask_for(&self, peer: ReplicaId, at: Position) -> Vec<Value> {
+        let waits = self.0.mending.0.borrow().contains_key(&at);
+        if waits {
+            // Another reader asks already; what it gets is on the disk soon.
+            net::sleep(ASK / 4).await;
+            return Vec::new();
+        }
+        let (sender, answer) = oneshot();
+        self.0.mending.0.borrow_mut().insert(at, sender);
+        let from = self.0.node.borrow().member();
+        self.0.peers.send(Envelope {
+            from,
+            to: peer,
+            incarnation: None,
+            message: Message::Fetch { first: at },
+        });
+        let values = net::timeout(ASK, answer).await;
+        self.0.mending.0.borrow_mut().remove(&at);
+        values.ok().and_then(Result::ok).unwrap_or_default()
+    }
+
+    async fn write_anew(&self, at: Position, values: Vec<Value>) -> Result<usize, LogError> {
+        let ledger = self.0.ledger.clone();
+        let mended = self.0.writer.run(move || locked(&ledger).mend(at, &values)).await;
+        match mended {
+            Ok(Ok(count)) => Ok(count),
+            Ok(Err(error)) => {
+                let reason = error.to_string();
+                // A full disk takes it later; after any other error nothing is known of what the store holds.
+                if !matches!(error, StoreError::Full { .. }) {
+                    self.give(Input::PersistFailed {
+                        reason: reason.clone(),
+                    });
+                }
+                Err(LogError::Halted(reason))
+            }
+            Err(error) => Err(LogError::Halted(error.to_string())),
+        }
+    }
+}
