@@ -113,8 +113,13 @@ async fn follow(
             let _ = inputs.try_push(input);
         }
     };
-    Reconnect::default()
+    let (termination, output) = Reconnect::default()
         .follow(&endpoint, &id, &output, on_input)
-        .await
-        .map(|(termination, _)| termination)
+        .await?;
+    if output == client::OutputEnded::Cut {
+        complain(&format!(
+            "the agent went away before all of the output had come; see it with: bulkhead logs {id}"
+        ));
+    }
+    Ok(termination)
 }

@@ -20,6 +20,9 @@ pub struct Reconnect {
     pub patience: Duration,
 }
 
+/// How often the output of a container that has ended is asked for again.
+const CUTS_MAX: u32 = 8;
+
 impl Default for Reconnect {
     /// An agent restarts in well under a second, its host's service manager may pause before; a person
     /// who waits wants to know after half a minute.
@@ -50,7 +53,7 @@ impl Reconnect {
 
     /// Goes on with the output and the end of a container that was attached from the beginning.
     /// `on_input` gets the new stdin each time, if there is one. The second result tells whether the
-    /// output is whole.
+    /// output is whole: it is not if an agent went away in the middle of it and none came after.
     pub async fn follow(
         &self,
         endpoint: &Endpoint,
@@ -58,10 +61,19 @@ impl Reconnect {
         output: &Resumable,
         mut on_input: impl FnMut(Option<Input>),
     ) -> Result<(Termination, OutputEnded), Fault> {
+        let mut cuts = 0;
         loop {
             match self.follow_once(endpoint, id, output, &mut on_input).await {
                 Err(fault) if fault.kind == FaultKind::Unavailable => {
                     self.still_there(endpoint, fault).await?
+                }
+                // The end is known and the agent went away before the last of the output had come. Its successor
+                // has kept that; but an output that is cut again and again would be a wait for ever.
+                Ok(end @ (_, OutputEnded::Cut)) if cuts < CUTS_MAX => {
+                    cuts += 1;
+                    if Agent::connect_retry(endpoint, self.patience).await.is_err() {
+                        return Ok(end);
+                    }
                 }
                 result => return result,
             }

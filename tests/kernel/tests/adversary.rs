@@ -85,18 +85,7 @@ fn a_client_that_never_reads_costs_bounded_memory() {
         return;
     }
     let agent = Agent::start();
-    agent
-        .cli(&[
-            "run",
-            "-d",
-            "--name",
-            "chatty",
-            "--",
-            "sh",
-            "-c",
-            "yes 0123456789",
-        ])
-        .success();
+    agent.background("chatty", "yes 0123456789");
     let before = resident_kb(agent.pid());
     let mut command = agent.command(&["logs", "-f", "chatty"]);
     let mut client = command.stdout(Stdio::piped()).spawn().expect("start a client");

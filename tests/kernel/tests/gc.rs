@@ -83,18 +83,7 @@ fn what_is_too_old_goes_and_what_runs_stays() {
         return;
     }
     let agent = Agent::start_with(&["--gc-delay=1s", "--disk-watch-interval=100ms"], &[]);
-    agent
-        .cli(&[
-            "run",
-            "-d",
-            "--name",
-            "lives",
-            "--",
-            "sh",
-            "-c",
-            "echo x > f; sleep 100",
-        ])
-        .success();
+    agent.background("lives", "echo x > f; sleep 100");
     let ended = run(&agent, "ended", "mkdir -p a/b; echo x > a/b/f; echo said");
     eventually("it is gone", || (!sandbox(&agent, &ended).exists()).then_some(()));
     eventually("its record is gone", || {
@@ -161,18 +150,7 @@ fn a_full_disk_takes_all_that_has_ended() {
     let second = run(&agent, "second", "head -c 4000000 /dev/zero > f");
     std::thread::sleep(Duration::from_millis(400));
     assert!(place(&first).exists() && place(&second).exists());
-    agent
-        .cli(&[
-            "run",
-            "-d",
-            "--name",
-            "big",
-            "--",
-            "sh",
-            "-c",
-            "head -c 7500000 /dev/zero > f; sleep 100",
-        ])
-        .success();
+    agent.background("big", "head -c 7500000 /dev/zero > f; sleep 100");
     eventually("room is made", || {
         (!place(&first).exists() && !place(&second).exists()).then_some(())
     });
@@ -193,18 +171,7 @@ fn a_dangling_mount_is_not_deleted_through() {
         return;
     }
     let agent = Agent::start_with(&["--gc-delay=0s", "--disk-watch-interval=100ms"], &[]);
-    agent
-        .cli(&[
-            "run",
-            "-d",
-            "--name",
-            "c",
-            "--",
-            "sh",
-            "-c",
-            "mkdir -p deep/er/m; echo x > deep/f; sleep 100",
-        ])
-        .success();
+    agent.background("c", "mkdir -p deep/er/m; echo x > deep/f; sleep 100");
     let id = id_of(&agent, "c");
     let point = sandbox(&agent, &id).join("deep/er/m");
     eventually("the mount point", || point.exists().then_some(()));

@@ -308,18 +308,7 @@ fn an_exec_without_stdin_does_not_open_the_containers_null_device() {
         return;
     }
     let agent = Agent::start();
-    agent
-        .cli(&[
-            "run",
-            "-d",
-            "--name",
-            "c",
-            "--",
-            "sh",
-            "-c",
-            "rm -f /dev/null; ln -s /proc/1/mem /dev/null; sleep 100",
-        ])
-        .success();
+    agent.background("c", "rm -f /dev/null; ln -s /proc/1/mem /dev/null; sleep 100");
     let link = agent.cli(&["exec", "c", "--", "readlink", "/proc/self/fd/0"]);
     assert!(!link.stdout.contains("mem"), "{link:?}");
 }

@@ -64,18 +64,7 @@ fn an_end_that_nobody_saw_is_reported_once() {
         return;
     }
     let mut agent = Agent::start();
-    agent
-        .cli(&[
-            "run",
-            "-d",
-            "--name",
-            "short",
-            "--",
-            "sh",
-            "-c",
-            "sleep 0.3; exit 7",
-        ])
-        .success();
+    agent.background("short", "sleep 0.3; exit 7");
     agent.kill_hard();
     std::thread::sleep(std::time::Duration::from_millis(600));
     agent.spawn();
@@ -110,9 +99,7 @@ fn a_kill_is_not_forgotten() {
     }
     let mut agent = Agent::start();
     let script = "trap '' TERM; echo ready; while :; do sleep 0.05; done";
-    agent
-        .cli(&["run", "-d", "--name", "doomed", "--", "sh", "-c", script])
-        .success();
+    agent.background("doomed", script);
     eventually("it is ready", || {
         agent
             .cli(&["logs", "doomed"])
@@ -139,9 +126,7 @@ fn a_waiting_client_gets_its_answer_from_the_next_agent() {
     }
     let mut agent = Agent::start();
     let script = format!("sleep {}; exit 5", patience(1).as_secs());
-    agent
-        .cli(&["run", "-d", "--name", "w", "--", "sh", "-c", &script])
-        .success();
+    agent.background("w", &script);
     let mut wait = agent
         .command(&["wait", "w"])
         .stdout(std::process::Stdio::piped())
@@ -165,9 +150,7 @@ fn what_an_ended_container_wrote_is_followed_to_its_end_at_the_next_agent() {
     }
     let mut agent = Agent::start();
     let script = "echo said; exit 3";
-    agent
-        .cli(&["run", "-d", "--name", "over", "--", "sh", "-c", script])
-        .success();
+    agent.background("over", script);
     assert_eq!(agent.cli(&["wait", "over"]).success().stdout, "3\n");
     agent.kill_hard();
     agent.spawn();

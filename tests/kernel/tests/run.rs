@@ -115,19 +115,7 @@ fn a_detached_container_is_listed_logged_waited_for_and_killed() {
         return;
     }
     let agent = Agent::start();
-    let id = agent
-        .cli(&[
-            "run",
-            "-d",
-            "--name",
-            "one",
-            "--",
-            "sh",
-            "-c",
-            "echo hello; sleep 100",
-        ])
-        .success()
-        .stdout;
+    let id = agent.background("one", "echo hello; sleep 100");
     let listed = agent.cli(&["ps", "-o", "json"]).json();
     assert_eq!(listed[0]["id"], id.trim());
     assert_eq!(

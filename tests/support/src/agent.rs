@@ -255,6 +255,12 @@ impl Agent {
         self.cli_with_input(arguments, b"")
     }
 
+    /// A detached container with a name that runs a shell's script; its id.
+    pub fn background(&self, name: &str, script: &str) -> String {
+        let run = ["run", "-d", "--name", name, "--", "sh", "-c", script];
+        self.cli(&run).success().stdout.trim().to_owned()
+    }
+
     pub fn cli_with_input(&self, arguments: &[&str], input: &[u8]) -> Answer {
         let mut command = self.command(arguments);
         command.stdin(if input.is_empty() {

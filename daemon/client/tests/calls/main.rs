@@ -657,6 +657,41 @@ fn a_restarted_agent_is_found_again() {
 }
 
 #[test]
+fn output_that_was_cut_after_the_end_was_known_is_fetched_from_the_successor() {
+    story(async {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("agent.sock");
+        let endpoint = Endpoint::Unix(path.clone());
+        let script = Rc::new(Script::default());
+        // It answers the wait; the output stops in the middle.
+        script.output_goes_on.set(true);
+        script.output.replace(vec![(STDOUT, b"one ".to_vec())]);
+        script.termination.replace(Some(termination()));
+        let first = serve_at(&path, &script).await;
+
+        let kept = Kept::default();
+        let output = Resumable::new(Box::new(kept.clone()));
+        let following = net::spawn({
+            let (endpoint, id) = (endpoint.clone(), "c0ffee01".parse().unwrap());
+            async move { Reconnect::default().follow(&endpoint, &id, &output, |_| {}).await }
+        });
+        until("first output", || kept.bytes.borrow().len() == 4).await;
+        until("the wait", || script.waits.get() == 1).await;
+        drop(first);
+
+        script.output.borrow_mut().push((STDOUT, b"two".to_vec()));
+        script.output_goes_on.set(false);
+        script.attach_refused.set(true);
+        let _second = serve_at(&path, &script).await;
+        assert_eq!(
+            following.await.unwrap(),
+            Ok((termination(), OutputEnded::Complete))
+        );
+        assert_eq!(String::from_utf8_lossy(&kept.bytes.borrow()), "one two");
+    });
+}
+
+#[test]
 fn patience_ends() {
     story(async {
         let directory = tempfile::tempdir().unwrap();

@@ -328,6 +328,15 @@ fn pass_gate(channel: BorrowedFd<'_>) -> bool {
     channel::gate(channel, true) == Gate::Open
 }
 
+/// While we have the rights that the launcher has: raised with fewer, the least score that a process may give itself
+/// would stay the launcher's (proc(5), `oom_score_adj`).
+pub(super) fn give_up_protection(prepared: &mut Prepared) {
+    if prepared.oom_score_lowered {
+        let _ = procfs::set_own_oom_score_adjustment(0);
+        prepared.oom_score_lowered = false;
+    }
+}
+
 /// A further process: this one only joins and clones; the clone is the agent's child.
 fn exec(mut fds: ChildFds, own_network: bool, prepared: &mut Prepared) -> Result<(), (OwnedFd, Failure)> {
     match exec_steps(&mut fds, own_network, prepared) {
@@ -345,6 +354,8 @@ fn exec_steps(fds: &mut ChildFds, own_network: bool, prepared: &mut Prepared) ->
         .target
         .take()
         .ok_or_else(|| Failure::of("join container")(Errno::EINVAL))?;
+    // Not in the clone, which would have to keep SYS_RESOURCE for it, among processes that may trace it.
+    give_up_protection(prepared);
     let mut namespaces = NamespaceFlags::PID
         .and(NamespaceFlags::MOUNT)
         .and(NamespaceFlags::UTS)

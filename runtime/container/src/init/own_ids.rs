@@ -13,7 +13,6 @@ use kernel::capability;
 use kernel::device;
 use kernel::mount;
 use kernel::namespace::{self, NamespaceFlags};
-use kernel::procfs;
 use kernel::user_namespace::{self, MakeError};
 use model::IdRange;
 
@@ -84,8 +83,7 @@ impl OwnIds {
     }
 }
 
-/// To be done while we are root on the host: raised from inside, the least score that a process may give itself would
-/// stay the launcher's (proc(5), `oom_score_adj`). So the init is not protected either.
+/// To be done while we are root on the host. The init is not protected from the end of memory either.
 ///
 /// Programs reopen their output by name (`/dev/stdout`): the pipes must be theirs.
 pub(super) fn before_entering(
@@ -94,10 +92,7 @@ pub(super) fn before_entering(
     IdRange { base, .. }: IdRange,
 ) -> Result<(), Failure> {
     give_streams(fds, base, base)?;
-    if prepared.oom_score_lowered {
-        let _ = procfs::set_own_oom_score_adjustment(0);
-        prepared.oom_score_lowered = false;
-    }
+    super::child::give_up_protection(prepared);
     Ok(())
 }
 

@@ -17,9 +17,7 @@ fn a_full_runtime_directory_refuses_launches_and_loses_nothing_of_what_runs() {
         .cli(&["run", "-d", "--name", "c", "--pids", "8", "--", "sleep", "1000"])
         .success();
     let script = "while [ ! -e go ]; do sleep 0.1; done; exit 7";
-    agent
-        .cli(&["run", "-d", "--name", "e", "--", "sh", "-c", script])
-        .success();
+    agent.background("e", script);
     let sandbox = agent.container("e").expect("running")["sandbox"].clone();
     let pid = pid_of(&agent, "c");
     let ballast = disk.fill();
@@ -60,9 +58,7 @@ fn a_full_work_directory_refuses_launches_and_keeps_what_runs() {
     let disk = SmallDisk::over(agent.work_dir(), "mode=700,size=512k,nr_inodes=32");
     agent.spawn();
     let script = "while sleep 0.1; do echo a line; done";
-    agent
-        .cli(&["run", "-d", "--name", "c", "--", "sh", "-c", script])
-        .success();
+    agent.background("c", script);
     let pid = pid_of(&agent, "c");
     let ballast = disk.fill();
     // Directories need no room there, only names: those run out as well.
