@@ -17,6 +17,10 @@ use crate::value::Value;
 
 const PEERS_MAX: usize = 4 * MEMBERS_MAX;
 const WAITERS_MAX: usize = 64;
+/// Pieces that were learned and are not durable while the next one is asked for: what a slow disk leaves in memory.
+const BEHIND_MAX: u64 = 2;
+/// Messages' worth of entries in one piece that comes from a disk.
+const PIECE_BATCHES: usize = 4;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub(crate) struct Catchup {
@@ -67,6 +71,11 @@ impl Node {
 
     /// Asks for the next piece when somebody has it and none is on its way.
     pub(crate) fn pursue(&mut self) {
+        self.pursue_at(false);
+    }
+
+    /// `once`: without waiting for the disk, as far as it is not far behind.
+    fn pursue_at(&mut self, once: bool) {
         let settled = self.coordinator.as_ref().is_some_and(|c| !c.wants_facts());
         if self.catchup.fetch.is_some() || settled {
             return;
@@ -90,7 +99,14 @@ impl Node {
         self.catchup.last = of;
         let first = learned.next();
         self.catchup.fetch = Some(Fetch { of, first, deadline });
-        self.say_to(of, None, Message::Fetch { first });
+        let fetch = Message::Fetch { first };
+        if once && self.outbox.behind() <= BEHIND_MAX {
+            // It tells nothing that a crash could make untrue (this disk has asked before): the next piece is on its way while
+            // the last one is flushed.
+            self.send_to(of, fetch);
+        } else {
+            self.say_to(of, None, fetch);
+        }
     }
 
     pub(crate) fn catchup_tick(&mut self) {
@@ -122,7 +138,7 @@ impl Node {
         if first > last || first < self.state.begin {
             return self.hand_over(from, first, Vec::new());
         }
-        let last = last.min(first.plus(self.settings.bounds.batch).previous());
+        let last = last.min(first.plus(self.settings.bounds.batch * PIECE_BATCHES).previous());
         if first < self.state.in_memory_from() {
             return self.wish_load(from, first, last);
         }
@@ -169,6 +185,7 @@ impl Node {
         // What it said before may have been lost with its disk.
         self.catchup.peers.remove(&from.replica);
         self.note_learned(from.replica, fetched.learned);
+        let before = self.state.learned;
         if fetched.begin > self.state.learned.next() {
             self.record(Record::Begin(fetched.begin));
         }
@@ -192,7 +209,13 @@ impl Node {
             self.set_status(Status::Voting);
         }
         self.learned_more();
-        self.pursue();
+        self.pursue_at(true);
+        let at_the_end = self.state.learned > before && self.catchup.fetch.is_none();
+        if self.state.status == Status::Recovering && at_the_end {
+            // Who lets it in goes by what it last told, and a busy writer is soon far ahead of that.
+            let soon = Millis(self.now.0 + self.settings.timing.hello.0 / 4);
+            self.recovery.next = self.recovery.next.min(soon);
+        }
     }
 
     /// After the agreed prefix grew by what others told.

@@ -366,7 +366,28 @@ impl Node {
             }
             self.pump();
         }
+        self.ask_newcomer();
         self.change_step();
+    }
+
+    /// Again while appends wait for it: when it was asked first it may not have had all of it.
+    fn ask_newcomer(&mut self) {
+        let changing = self.coordinator.as_ref().and_then(|c| c.changing.as_ref());
+        let Some(Changing {
+            put: Some(put),
+            stage: Stage::Waiting { barrier: Some(_), .. },
+            ..
+        }) = changing
+        else {
+            return;
+        };
+        let replica = match put {
+            Put::Replica(replica) => *replica,
+            Put::Disk(member) => member.replica,
+        };
+        if let Some(member) = self.candidate(replica).map(|c| c.member) {
+            self.ask_one(member);
+        }
     }
 
     /// The coordinator ended: what becomes of the change depends on how far it was.

@@ -330,6 +330,12 @@ impl Node {
         self.dispatch(envelope);
     }
 
+    /// As [`Node::send`], to whichever disk that replica has.
+    pub(crate) fn send_to(&mut self, to: ReplicaId, message: Message) {
+        let envelope = self.envelope(to, None, message);
+        self.dispatch(envelope);
+    }
+
     /// Says it when everything recorded so far is durable.
     pub(crate) fn say(&mut self, to: Member, message: Message) {
         self.say_to(to.replica, Some(to.incarnation), message);

@@ -66,6 +66,11 @@ impl Outbox {
         None
     }
 
+    /// Batches that are wished, or about to be, and not durable.
+    pub fn behind(&self) -> u64 {
+        self.issued.0 - self.durable.0 + u64::from(!self.pending.is_empty())
+    }
+
     pub fn waiting(&self) -> usize {
         self.waiting.len()
     }

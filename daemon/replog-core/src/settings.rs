@@ -60,7 +60,8 @@ pub struct Bounds {
     pub recent_bytes: usize,
     /// Messages that wait for the disk; beyond that incoming ones are dropped, as a network may.
     pub waiting: usize,
-    /// How far behind a replica may be to be admitted.
+    /// How far behind a replica may be to be admitted: as much as a busy writer appends between two words of it, and no
+    /// more than it can learn while appends wait (`Timing::barrier`).
     pub lag: usize,
 }
 
@@ -106,7 +107,7 @@ impl Default for Bounds {
             recent: 1_024,
             recent_bytes: 16 << 20,
             waiting: 8_192,
-            lag: 64,
+            lag: 4_096,
         }
     }
 }
