@@ -223,7 +223,7 @@ impl Steering {
     }
 
     /// All entries of the map `name`: key and value.
-    pub fn read_all(&self, name: &str) -> Result<Vec<(Vec<u8>, Vec<u8>)>, SteeringError> {
+    pub fn read_all(&self, name: &str) -> Result<Vec<Pair>, SteeringError> {
         const BATCH: u32 = 4096;
         let map = self.map(name)?;
         let batches = map.lookup_batch(BATCH, MapFlags::ANY, MapFlags::ANY);
@@ -325,6 +325,9 @@ fn word(bytes: &[u8]) -> Option<u32> {
 fn number(bytes: &[u8]) -> u32 {
     word(bytes).unwrap_or(u32::MAX)
 }
+
+/// A key and its value.
+pub type Pair = (Vec<u8>, Vec<u8>);
 
 type Loaded = (BTreeMap<String, MapHandle>, BTreeMap<String, OwnedFd>);
 

@@ -1,6 +1,6 @@
 //! The data path of one agent: open, attach, detach, update, close.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::AsFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -36,6 +36,8 @@ pub(crate) struct State {
     pub socket: RouteSocket,
     pub host: HostNetwork,
     pub book: Book,
+    /// What containers of an earlier agent have on their eth0.
+    pub former_addresses: Vec<IpAddr>,
 }
 
 pub(crate) fn programs(operation: impl Into<String>) -> impl FnOnce(SteeringError) -> NetworkError {
@@ -73,6 +75,7 @@ impl Datapath {
             .slots()
             .map_err(programs("read the places of containers"))?;
         let inherited = inherited.into_iter().map(|(slot, _)| slot).collect();
+        let former_addresses = former_addresses(&steering)?;
         let datapath = Self {
             carried: carried_settings()?,
             config,
@@ -82,6 +85,7 @@ impl Datapath {
                 socket,
                 host,
                 book: Book::new(inherited),
+                former_addresses,
             }),
         };
         datapath.publish_host(&datapath.lock().host)?;
@@ -160,7 +164,9 @@ impl Datapath {
     /// Connects a container. An error leaves nothing behind.
     pub fn attach(&self, request: &Attach<'_>) -> Result<Attached, NetworkError> {
         let mut guard = self.lock();
-        let State { socket, host, book } = &mut *guard;
+        let State {
+            socket, host, book, ..
+        } = &mut *guard;
         let id = request.id;
         if book.members().contains_key(id) {
             return Err(NetworkError::AlreadyAttached(id.clone()));
@@ -461,6 +467,22 @@ fn retire(socket: &mut RouteSocket, member: &Member) -> Result<(), NetworkError>
     }
 }
 
+/// The shared addresses that the maps have, before they are told the host's present ones.
+fn former_addresses(steering: &Steering) -> Result<Vec<IpAddr>, NetworkError> {
+    let all = steering
+        .read_all("addresses")
+        .map_err(programs("read the network's addresses"))?;
+    let shared = all
+        .iter()
+        .filter(|(_, uplink)| uplink.iter().any(|byte| *byte != 0));
+    Ok(shared
+        .filter_map(|(key, _)| {
+            let octets: [u8; 16] = key.as_slice().try_into().ok()?;
+            Some(Ipv6Addr::from(octets).to_canonical())
+        })
+        .collect())
+}
+
 /// What a new namespace would have otherwise, compared once.
 fn carried_settings() -> Result<Settings, NetworkError> {
     let failed = |source| NetworkError::Namespace {
@@ -477,10 +499,4 @@ fn carried_settings() -> Result<Settings, NetworkError> {
         .into_iter()
         .filter(|setting| !new.contains(setting))
         .collect())
-}
-
-/// All that the data path says of addresses is of this kind.
-pub(crate) fn list(addresses: &[IpAddr]) -> String {
-    let all: Vec<String> = addresses.iter().map(IpAddr::to_string).collect();
-    all.join(", ")
 }

@@ -7,12 +7,15 @@
 mod book;
 mod datapath;
 mod error;
+mod explain;
 mod host_network;
 mod inside;
 mod recovery;
+mod refresh;
 mod request;
 pub mod shaper;
 mod shaper_plan;
+mod usage;
 
 pub use datapath::Datapath;
 pub use error::NetworkError;

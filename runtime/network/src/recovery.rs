@@ -48,6 +48,8 @@ impl Datapath {
             }
             self.release_unowned_ports(&guard)?;
         }
+        // Whatever has changed at the host while no agent ran.
+        self.refresh()?;
         let kept: Vec<u32> = kept_interfaces.into_iter().collect();
         adopted.removed = self.sweep(&kept)?;
         Ok(adopted)
@@ -80,7 +82,7 @@ impl Datapath {
             grant: one.grant,
             bandwidth: one.bandwidth,
             netns: one.netns,
-            addresses: guard.host.shared(),
+            addresses: guard.former_addresses.clone(),
         };
         if !intact {
             self.steering.reattach(Entry::Veth, link.index).map_err(wrong())?;

@@ -1,10 +1,15 @@
 //! A world of network namespaces: "outside" on the wire, "host" (the test's own thread), and containers. Nothing of the
 //! machine's own network is touched: the thread leaves it first, and mounts a bpffs that only it sees.
 
-use std::io::{BufRead, BufReader};
+#![allow(dead_code)] // Each test program uses a part of it.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
+use std::thread;
+use std::time::Duration;
 
 use kernel::namespace;
 use kernel::netlink::namespace::{create, within};
@@ -98,112 +103,85 @@ pub fn python(netns: Option<&OwnedFd>, code: &str) -> Running {
     }
 }
 
-/// Echoes TCP and UDP at `port`, IPv4 and IPv6.
-pub fn echo_server(netns: Option<&OwnedFd>, port: u16) -> Running {
-    python(
-        netns,
-        &format!(
-            r#"
-import socket, threading
-def tcp(family, address):
-    s = socket.socket(family, socket.SOCK_STREAM)
-    if family == socket.AF_INET6: s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    s.bind((address, {port})); s.listen(64)
-    def one(c):
-        with c:
-            while True:
-                d = c.recv(65536)
-                if not d: return
-                c.sendall(d)
-    def serve():
-        while True:
-            c, _ = s.accept()
-            threading.Thread(target=one, args=(c,), daemon=True).start()
-    threading.Thread(target=serve, daemon=True).start()
-def udp(family, address):
-    s = socket.socket(family, socket.SOCK_DGRAM)
-    if family == socket.AF_INET6: s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-    s.bind((address, {port}))
-    def serve():
-        while True:
-            d, a = s.recvfrom(65536)
-            s.sendto(d, a)
-    threading.Thread(target=serve, daemon=True).start()
-for f, a in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):
-    tcp(f, a); udp(f, a)
-print("ready", flush=True)
-threading.Event().wait()
-"#
-        ),
-    )
-}
-
-/// Asks an echo server; the answer is what came back and from where it was asked.
-pub const ASK: &str = r#"
-import socket, sys
-kind, address, port, size = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-source = int(sys.argv[5]) if len(sys.argv) > 5 else 0
-family = socket.AF_INET6 if ":" in address else socket.AF_INET
-s = socket.socket(family, socket.SOCK_STREAM if kind == "tcp" else socket.SOCK_DGRAM)
-s.settimeout(1.5)
-if source: s.bind(("", source))
-s.connect((address, port))
-payload = bytes(i * 7 % 251 for i in range(size))
-s.sendall(payload)
-got = b""
-while len(got) < size:
-    part = s.recv(65536)
-    if not part: break
-    got += part
-assert got == payload, (len(got), size)
-print("ok", s.getsockname()[1])
-"#;
-
-pub fn ask(netns: Option<&OwnedFd>, kind: &str, address: &str, port: u16, size: usize) -> Output {
-    ask_from(netns, kind, address, port, size, 0)
-}
-
-pub fn ask_from(
-    netns: Option<&OwnedFd>,
-    kind: &str,
-    address: &str,
-    port: u16,
-    size: usize,
-    source: u16,
-) -> Output {
-    let run = || {
-        Command::new("python3")
-            .args([
-                "-c",
-                ASK,
-                kind,
-                address,
-                &port.to_string(),
-                &size.to_string(),
-                &source.to_string(),
-            ])
-            .output()
-            .unwrap()
-    };
+fn in_or_here<R: Send>(netns: Option<&OwnedFd>, work: impl FnOnce() -> R + Send) -> R {
     match netns {
-        Some(netns) => within(netns, run).unwrap(),
-        None => run(),
+        Some(netns) => within(netns, work).unwrap(),
+        None => work(),
     }
 }
 
-#[track_caller]
-pub fn answered(output: &Output) {
-    assert!(output.status.success(), "{}", text(output));
+/// Echoes TCP and UDP at `port`, IPv4 and IPv6, until the test ends.
+pub fn echo_server(netns: Option<&OwnedFd>, port: u16) {
+    let (tcp, udp) = in_or_here(netns, || {
+        let any = ("::".parse::<IpAddr>().unwrap(), port);
+        (TcpListener::bind(any).unwrap(), UdpSocket::bind(any).unwrap())
+    });
+    thread::spawn(move || {
+        for stream in tcp.incoming() {
+            let stream = stream.unwrap();
+            thread::spawn(move || std::io::copy(&mut &stream, &mut &stream));
+        }
+    });
+    thread::spawn(move || {
+        let mut bytes = vec![0; 65536];
+        while let Ok((count, from)) = udp.recv_from(&mut bytes) {
+            let _ = udp.send_to(&bytes[..count], from);
+        }
+    });
 }
 
-#[track_caller]
-pub fn unanswered(output: &Output) {
-    assert!(
-        !output.status.success(),
-        "reached what it must not: {}",
-        text(output)
-    );
+#[derive(Debug, Clone, Copy)]
+pub enum Kind {
+    Tcp,
+    Udp,
+}
+
+/// How long an answer may take; what must not be answered is waited for no longer either.
+const ANSWER: Duration = Duration::from_millis(1500);
+
+/// Sends `size` bytes to an echo server and compares what comes back.
+pub fn ask(netns: Option<&OwnedFd>, kind: Kind, address: &str, port: u16, size: usize) -> io::Result<()> {
+    let to = SocketAddr::new(address.parse().unwrap(), port);
+    let payload: Vec<u8> = (0..size).map(|at| (at * 7 % 251) as u8).collect();
+    in_or_here(netns, || match kind {
+        Kind::Tcp => {
+            let mut stream = TcpStream::connect_timeout(&to, ANSWER)?;
+            stream.set_read_timeout(Some(ANSWER))?;
+            let mut writer = stream.try_clone()?;
+            let mut got = vec![0; size];
+            thread::scope(|scope| {
+                let sender = scope.spawn(|| writer.write_all(&payload));
+                stream.read_exact(&mut got)?;
+                sender.join().unwrap()
+            })?;
+            same(&got, &payload)
+        }
+        Kind::Udp => {
+            let any: IpAddr = if to.is_ipv4() {
+                Ipv4Addr::UNSPECIFIED.into()
+            } else {
+                Ipv6Addr::UNSPECIFIED.into()
+            };
+            let socket = UdpSocket::bind((any, 0))?;
+            socket.set_read_timeout(Some(ANSWER))?;
+            socket.connect(to)?;
+            socket.send(&payload)?;
+            let mut got = vec![0; 65536];
+            let count = socket.recv(&mut got)?;
+            same(&got[..count], &payload)
+        }
+    })
+}
+
+fn same(got: &[u8], payload: &[u8]) -> io::Result<()> {
+    match got == payload {
+        true => Ok(()),
+        false => Err(io::Error::other(format!(
+            "{} of {} bytes",
+            got.len(),
+            payload.len()
+        ))),
+    }
 }
 
 impl World {
