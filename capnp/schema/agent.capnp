@@ -70,6 +70,18 @@ interface Agent {
   # Removes what finished containers left on disk, or only tells what would go. Answers when all of it has been tried.
   enum Which { due @0; olderThan @1; named @2; }
   # due: what the agent would remove by itself now. named: the containers of `ids`.
+
+  explain @11 (question :PacketQuestion) -> (fault :Value.Fault, verdict :Text, steps :List(Text));
+  # What would happen to a packet, and why.
+}
+
+struct PacketQuestion {
+  from :union { outside @0 :Void; host @1 :Void; container @2 :Text; }  # id or name
+  transport @3 :Transport;
+  enum Transport { tcp @0; udp @1; icmp @2; }
+  destination @4 :Text;      # an IP address; empty = the host's own
+  destinationPort @5 :UInt16;
+  sourcePort @6 :UInt16;     # 0 = one that the sender may use
 }
 
 interface Container {

@@ -31,5 +31,6 @@ struct Checkpoint {
   killAtMs @12 :Value.OptionalU64;
   termination @13 :Value.Termination;  # null pointer = not over
   updating @14 :Value.Limits;   # being put in force, promised to nobody yet; null pointer = none
+  networkSlot @16 :Value.OptionalU64;  # place in the network's maps; none unless mapped
   startMarked @15 :Bool;        # the init marks in the status file that the command is about to start
 }

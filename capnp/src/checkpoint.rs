@@ -172,6 +172,9 @@ fn write(checkpoint: &Checkpoint, mut builder: checkpoint::Builder<'_>) {
     if let Some(at) = checkpoint.kill_at_ms {
         builder.reborrow().init_kill_at_ms().set_value(at);
     }
+    if let Some(slot) = checkpoint.network_slot {
+        builder.reborrow().init_network_slot().set_value(slot.into());
+    }
     if let Some(termination) = &checkpoint.termination {
         encode_termination(termination, builder.init_termination());
     }
@@ -196,6 +199,10 @@ fn read(reader: checkpoint::Reader<'_>) -> Result<Checkpoint, Fault> {
             ),
         },
         init: read_identity(reader, budget)?,
+        network_slot: optional_number("network_slot", reader.get_network_slot())?
+            .map(u32::try_from)
+            .transpose()
+            .map_err(|error| Fault::invalid("network_slot", error.to_string()))?,
         start_marked: reader.get_start_marked(),
         kept: read_kept(reader, budget)?,
         sandbox: optional_path("sandbox", reader.get_sandbox(), budget)?,

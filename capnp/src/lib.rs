@@ -64,6 +64,7 @@ pub mod fault;
 pub mod launch;
 pub mod limits;
 mod network;
+pub mod question;
 pub mod registry;
 pub mod removed;
 pub mod usage;

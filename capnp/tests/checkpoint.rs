@@ -33,6 +33,7 @@ fn example() -> Checkpoint {
         killing: None,
         kill_at_ms: None,
         termination: None,
+        network_slot: Some(7),
     }
 }
 

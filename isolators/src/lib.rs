@@ -6,7 +6,6 @@
 //!
 //! State lives in the kernel alone: after a restart of the agent the same calls work on the same groups.
 
-pub mod bandwidth;
 pub mod child;
 pub mod cpu;
 pub mod cpuset;
@@ -16,6 +15,7 @@ pub mod error;
 pub mod io;
 pub mod isolator;
 pub mod memory;
+pub mod network;
 pub mod pids;
 pub mod ports;
 pub mod pressure;

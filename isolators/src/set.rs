@@ -10,7 +10,6 @@ use kernel::cgroup::{Group, Removal, Version, memory as memory_files};
 use kernel::file::{Access, KernelFileError};
 use model::{ContainerId, Controller, Fault, HostSupport, IsolatorReport, LaunchSpec, Limitation, Limits};
 
-use crate::bandwidth::BandwidthIsolator;
 use crate::child;
 use crate::cpu::CpuIsolator;
 use crate::cpuset::CpusetIsolator;
@@ -27,7 +26,7 @@ use crate::usage::UsageReader;
 
 const NO_BPF: &str = "a fake has no BPF";
 
-/// cpu, memory, pids, io, cpuset, devices, pressure, ports, bandwidth.
+/// cpu, memory, pids, io, cpuset, devices, pressure, ports.
 pub struct IsolatorSet {
     pub(crate) trees: Trees,
     isolators: Vec<Box<dyn Isolator>>,
@@ -106,7 +105,6 @@ impl IsolatorSet {
             Box::new(DeviceIsolator::new(&trees, program)),
             Box::new(PressureIsolator::new(host, &trees)),
             Box::new(PortIsolator::new(&trees, ports)),
-            Box::new(BandwidthIsolator),
         ];
         Ok(Self {
             trees,

@@ -95,5 +95,11 @@ pub fn limits_into(limits: &Limits, host: &HostSupport, usage: &mut Usage) {
     };
     usage.mem_soft_limit_bytes = limits.mem_soft.map(|bytes| bytes.get());
     usage.disk_limit_bytes = limits.disk.and_then(Limit::value).map(|bytes| bytes.get());
+    // Mesos tells bytes a second.
+    let bytes = |rate: model::BitsPerSecond| rate.0 / 8;
+    usage.net_tx_rate_limit = limits.bandwidth.egress_ceiling().map(bytes);
+    usage.net_rx_rate_limit = limits.bandwidth.ingress_ceiling().map(bytes);
+    usage.net_tx_burst_size = limits.bandwidth.egress_burst.map(|burst| burst.0);
+    usage.net_rx_burst_size = limits.bandwidth.ingress_burst.map(|burst| burst.0);
     usage.pids_limit = limits.pids.and_then(Limit::value).map(u64::from);
 }

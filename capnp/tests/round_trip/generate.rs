@@ -573,6 +573,7 @@ pub fn checkpoint() -> impl Strategy<Value = Checkpoint> {
         option::of(any::<u64>()),
         option::of(reason()),
         option::of(any::<u64>()),
+        option::of(any::<u32>()),
     );
     (who, process, times, option::of(termination())).prop_map(|(who, process, times, termination)| {
         Checkpoint {
@@ -591,6 +592,7 @@ pub fn checkpoint() -> impl Strategy<Value = Checkpoint> {
             killing: times.2,
             kill_at_ms: times.3,
             termination,
+            network_slot: times.4,
         }
     })
 }

@@ -106,6 +106,11 @@ impl AgentCore {
                     },
                 );
             }
+            Input::PortRefused { id, port, refused } => {
+                if self.containers.contains_key(&id) {
+                    self.emit(now, &id, EventKind::PortRefused { port, refused });
+                }
+            }
             Input::Drain { ticket, grace } => self.drain(now, ticket, grace),
             Input::Leftover { id, age, wanted } => self.leftover(now, id, age, wanted),
             Input::LeftoverFree { id } => self.leftover_free(now, &id),

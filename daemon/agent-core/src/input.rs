@@ -125,6 +125,14 @@ pub enum Input {
         id: ContainerId,
         message: String,
     },
+    /// It tried ports that it does not have.
+    PortRefused {
+        id: ContainerId,
+        /// The last of them.
+        port: u16,
+        /// How often since the last such input.
+        refused: u64,
+    },
     LimitHit {
         id: ContainerId,
         limitation: Limitation,

@@ -50,7 +50,7 @@ pub fn host(shell: &Shell) -> HostReport {
     described.iter_mut().for_each(|line| shell.ids.complete(line));
     let isolators = std::iter::once(groups)
         .chain(described)
-        .chain([shell.disk.report()]);
+        .chain([shell.disk.report(), shell.network.report()]);
     HostReport {
         isolators: isolators.collect(),
         kernel_release: shell.host.kernel_release.clone(),

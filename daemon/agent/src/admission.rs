@@ -13,9 +13,11 @@ use crate::shell::Shell;
 /// Refuses what is wrong in itself or not enforceable here, before anything is made.
 pub fn admit(shell: &Shell, id: &ContainerId, spec: &LaunchSpec) -> Result<(), Fault> {
     shell.core().port_pool().admit(spec)?;
-    if spec.network == Network::Mapped {
-        let fault = Fault::unsupported("network", "network \"mapped\" is not available in this version");
-        return Err(fault.remedy("use host or none"));
+    shell.network.admit(spec.network, &spec.limits.bandwidth)?;
+    if spec.network == Network::Mapped && spec.userns.is_some() {
+        let message =
+            "a network behind the host's address with ids of its own is not available in this version";
+        return Err(Fault::unsupported("userns", message).remedy("leave one of the two out"));
     }
     if spec.output.files == 0 || spec.output.file_bytes.get() < OUTPUT_BYTES_MIN {
         let message = format!("needs at least 1 file of at least {OUTPUT_BYTES_MIN} bytes");

@@ -31,6 +31,9 @@ pub fn facts(shell: &Shell, id: &ContainerId) -> Option<Checkpoint> {
         killing: core.killing(id),
         kill_at_ms: None,
         termination: status.termination.clone(),
+        network_slot: shell
+            .resources(id)
+            .and_then(|resources| resources.network_slot.get()),
     })
 }
 

@@ -125,6 +125,7 @@ struct FileFlags {
     userns_range: Option<String>,
     resources: Option<String>,
     ephemeral_ports_per_container: Option<u16>,
+    uplinks: Option<Vec<String>>,
     allow_capabilities: Option<Vec<String>>,
     gc_delay: Option<String>,
     gc_disk_headroom: Option<f64>,
@@ -439,6 +440,9 @@ fn merge(
         allow_capabilities,
         log
     );
+    if let (false, Some(uplinks)) = (given("uplinks"), file.uplinks) {
+        flags.ports.uplinks = uplinks;
+    }
     if !given("resources") {
         flags.ports.resources = file.resources.or(flags.ports.resources.take());
     }

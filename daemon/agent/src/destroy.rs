@@ -184,12 +184,15 @@ async fn take_down(shell: &Rc<Shell>, id: &ContainerId, remove: bool) -> TakenDo
         (true, false) => Fate::RemovedWhenRead,
     };
     let isolators = shell.isolators.clone();
+    let network = shell.network.clone();
     let mut taking = TakingDown::new(shell, id, fate);
     let job = move || {
         drop(newborn);
         let limitation = isolators.limitation(&taking.id, &limits).ok().flatten();
         taking.limitation.clone_from(&limitation);
-        let done = end_groups(&isolators, &taking.id).and_then(|()| taking.slice());
+        let done = end_groups(&isolators, &taking.id)
+            .and_then(|()| network.detach(&taking.id).map_err(|fault| fault.to_string()))
+            .and_then(|()| taking.slice());
         (taking, done, limitation)
     };
     let (mut taking, mut done, limitation) = match shell.pool.run(job).await {

@@ -8,6 +8,7 @@ use agent_core::{EndReport, Input};
 use container::channel::{self, Report};
 use container::plan::{self, ChildPlan, PlanContext};
 use container::{ChildFds, CloneKind, CloneRequest, Namespaces};
+use isolators::network::NetworkIsolator;
 use model::{ContainerId, Fault, FaultKind, LaunchSpec, Limits, Network, ProcessIdentity};
 
 use crate::failpoint;
@@ -57,12 +58,14 @@ async fn make_ready(shell: &Shell, id: &ContainerId, spec: Box<LaunchSpec>) -> R
     let netns = match spec.network {
         // One that the container's user namespace shall own is made by the child.
         Network::None if spec.userns.is_none() => shell.networks.take(),
-        Network::None | Network::Host | Network::Mapped => None,
+        Network::Mapped => shell.networks.take(),
+        Network::None | Network::Host => None,
     };
     let context = plan_context(shell, id, &spec);
     let (directories, isolators) = (shell.directories.clone(), shell.isolators.clone());
     let (host, launcher, disk) = (shell.host.clone(), shell.launcher.clone(), shell.disk.clone());
-    let newborn = blocking(shell, move || {
+    let network = shell.network.clone();
+    let (newborn, slot) = blocking(shell, move || {
         let id = &context.id;
         failpoint::pass("launch.directories")?;
         let status = directories
@@ -74,12 +77,35 @@ async fn make_ready(shell: &Shell, id: &ContainerId, spec: Box<LaunchSpec>) -> R
         failpoint::pass("launch.prepared")?;
         failpoint::pass("fork.plan")?;
         let plan = plan::launch_plan(&spec, &host, &context)?;
-        clone_init(&launcher, &host.boot_id, &spec, &plan, status, groups, netns)
+        let (netns, slot) = connect(&network, id, &spec, netns)?;
+        let newborn = clone_init(&launcher, &host.boot_id, &spec, &plan, status, groups, netns)?;
+        Ok((newborn, slot))
     })
     .await?;
     *resources.newborn.borrow_mut() = Some(newborn);
+    resources.network_slot.set(slot);
     shell.set_sandbox(id);
     Ok(())
+}
+
+/// The network namespace that the child is to join, connected before anybody is in it. What a failed launch has made is
+/// taken away by its cleanup.
+fn connect(
+    network: &NetworkIsolator,
+    id: &ContainerId,
+    spec: &LaunchSpec,
+    netns: Option<OwnedFd>,
+) -> Result<(Option<OwnedFd>, Option<u32>), Fault> {
+    if spec.network != Network::Mapped {
+        return Ok((netns, None));
+    }
+    let netns = match netns {
+        Some(netns) => netns,
+        None => container::netpool::make_empty_netns()
+            .map_err(|error| Fault::failed(format!("make a network namespace: {error}")))?,
+    };
+    let attached = network.attach(id, &netns, spec)?;
+    Ok((Some(netns), Some(attached.slot)))
 }
 
 /// Runs on a worker.
@@ -385,13 +411,26 @@ async fn announce_and_apply(
     let announced = write_checkpoint(shell, id).await;
     drop(turn);
     announced?;
+    let mode = shell.core().spec(id).map(|spec| spec.network).unwrap_or_default();
+    shell.network.admit(mode, &new.bandwidth)?;
     let (isolators, disk, job_id) = (shell.isolators.clone(), shell.disk.clone(), id.clone());
+    let network = shell.network.clone();
     let used = resources.disk.used();
     blocking(shell, move || {
         failpoint::pass("update.apply")?;
         disk.check_update(&job_id, &old, &new, used)?;
         isolators.update(&job_id, &old, &new)?;
-        crate::disk::update_last(&disk, &isolators, &job_id, &old, &new)
+        crate::disk::update_last(&disk, &isolators, &job_id, &old, &new)?;
+        network
+            .update(&job_id, &old.bandwidth, &new.bandwidth)
+            .inspect_err(|_| {
+                let undone = isolators.update(&job_id, &new, &old).map_err(Fault::from);
+                let undone =
+                    undone.and_then(|()| crate::disk::update_last(&disk, &isolators, &job_id, &new, &old));
+                if let Err(fault) = undone {
+                    tracing::error!(container = %job_id, "put the old limits in force again: {fault}");
+                }
+            })
     })
     .await
 }

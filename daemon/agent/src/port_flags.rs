@@ -21,6 +21,9 @@ pub struct PortFlags {
         env = "BULKHEAD_EPHEMERAL_PORTS_PER_CONTAINER"
     )]
     pub ephemeral_ports_per_container: u16,
+    /// Interfaces whose addresses containers of --network mapped share [default: those with a default route]
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',', env = "BULKHEAD_UPLINKS")]
+    pub uplinks: Vec<String>,
 }
 
 /// Mesos' default.
@@ -164,6 +167,7 @@ mod tests {
         PortFlags {
             resources: resources.map(str::to_owned),
             ephemeral_ports_per_container: per_container,
+            uplinks: Vec::new(),
         }
     }
 

@@ -88,6 +88,7 @@ pub async fn recover(shell: &Rc<Shell>) -> Result<(), Fault> {
     for ended in survey.ended {
         remember(shell, ended);
     }
+    adopt_networks(shell, &survey.found).await?;
     let (mut adopted, mut ended) = (0, 0);
     for found in survey.found {
         if found.alive.is_ok() {
@@ -99,6 +100,39 @@ pub async fn recover(shell: &Rc<Shell>) -> Result<(), Fault> {
     }
     if adopted + ended > 0 {
         tracing::info!(adopted, ended, "containers of an earlier agent");
+    }
+    Ok(())
+}
+
+/// Containers with a network of their own are connected still; what nobody has is removed.
+async fn adopt_networks(shell: &Rc<Shell>, found: &[Found]) -> Result<(), Fault> {
+    let known = found.iter().filter_map(|found| {
+        let Checkpoint {
+            id,
+            network_slot,
+            spec,
+            limits,
+            init,
+            ..
+        } = &found.checkpoint;
+        let netns = match (&found.alive, init) {
+            // Its pid is held by the pidfd.
+            (Ok(_), Some(init)) => kernel::namespace::network_of(init.pid).ok(),
+            _ => None,
+        };
+        Some(isolators::network::Known {
+            id: id.clone(),
+            slot: (*network_slot)?,
+            grant: spec.grant.clone().unwrap_or_default(),
+            bandwidth: limits.bandwidth,
+            netns,
+        })
+    });
+    let known: Vec<_> = known.collect();
+    let network = shell.network.clone();
+    let lost = blocking(shell, move || network.adopt(known)).await?;
+    for id in lost {
+        tracing::error!(container = %id, "its interface is gone: it has no network any more; kill it and start it anew");
     }
     Ok(())
 }
@@ -314,6 +348,7 @@ fn adopt(shell: &Rc<Shell>, found: Found) {
     let id = checkpoint.id.clone();
     let directory = shell.directories.output(&id);
     let resources = Resources::new(&checkpoint.spec, directory, shell.pool.clone());
+    resources.network_slot.set(checkpoint.network_slot);
     shell.hold(&id, resources.clone());
     let alive = alive.and_then(|living| {
         take_over(&resources, living).map_err(|fault| {

@@ -39,6 +39,10 @@ pub struct Resources {
     /// Watches the memory ceiling; dropped, and so cancelled, before the cgroups go.
     pub watch: RefCell<Option<net::Task<()>>>,
     pub disk: crate::disk::DiskWatch,
+    /// Its place in the network's maps, while it is connected there.
+    pub network_slot: Cell<Option<u32>>,
+    /// Refused binds that have been told.
+    pub ports_refused: Cell<u64>,
 }
 
 /// What a worker made: a child at its gate, and our ends of what it was given. Unless it is taken over, dropping it ends
@@ -105,6 +109,8 @@ impl Resources {
             end_recorded: Cell::new(false),
             watch: RefCell::new(None),
             disk: crate::disk::DiskWatch::default(),
+            network_slot: Cell::new(None),
+            ports_refused: Cell::new(0),
         })
     }
 }

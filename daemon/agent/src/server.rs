@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use agent_core::{AgentCore, Settings};
 use isolators::IsolatorSet;
+use isolators::network::NetworkIsolator;
 use model::{Fault, FaultKind, Limit};
 use net::{Signal, Signals};
 
@@ -91,12 +92,18 @@ async fn serve(config: Config) -> Result<(), Fault> {
     // Event numbers grow over restarts, so that a subscriber's place stays meaningful.
     let core = AgentCore::new(settings, net::wall_ms() * 1000);
     let networks = NetworkPool::new(config.network_pool, pool.clone());
+    let network = Arc::new(NetworkIsolator::new(
+        &config.instance,
+        directories.network_pins(),
+        config.ports.uplinks.clone(),
+    ));
     let shell = Shell::new(Parts {
         config,
         directories,
         host,
         isolators,
         disk,
+        network,
         pool,
         paths,
         launcher,
@@ -106,9 +113,11 @@ async fn serve(config: Config) -> Result<(), Fault> {
     });
     crate::recovery::recover(&shell).await?;
     crate::gc::survey(&shell).await?;
+    crate::port_watch::take_stock(&shell).await;
     net::spawn(shell.clone().keep_time()).detach();
     net::spawn(crate::statistics::keep_sampling(shell.clone())).detach();
     net::spawn(crate::gc::keep_watching(shell.clone())).detach();
+    net::spawn(crate::port_watch::keep_watching(shell.clone())).detach();
     serve_http(&shell)?;
     let clients = serve_clients(&shell)?;
     let tcp_clients = serve_tcp_clients(&shell)?;
@@ -130,8 +139,21 @@ async fn serve(config: Config) -> Result<(), Fault> {
         }
     }
     drop((clients, tcp_clients));
+    close_network(&shell).await;
     let _ = std::fs::remove_file(&shell.config.socket);
     Ok(())
+}
+
+/// What is not used by any container goes with us; the rest stays for the next agent.
+async fn close_network(shell: &Shell) {
+    let keep = shell
+        .core()
+        .list(false)
+        .any(|status| status.network == model::Network::Mapped);
+    let network = shell.network.clone();
+    if let Err(error) = shell.pool.run(move || network.close(keep)).await {
+        tracing::warn!("take the network down: {error}");
+    }
 }
 
 /// Takes the root groups away on every way out. Only empty ones can be removed: containers keep theirs.

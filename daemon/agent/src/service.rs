@@ -396,6 +396,18 @@ impl agent::Server for AgentService {
         Ok(())
     }
 
+    async fn explain(
+        self: CapRc<Self>,
+        params: agent::ExplainParams,
+        mut results: agent::ExplainResults,
+    ) -> Result<(), capnp::Error> {
+        self.shell.metrics.calls.increment();
+        let question = attempt!(results, wire::question::decode(params.get()?.get_question()?));
+        let answer = attempt!(results, crate::explain::explain(&self.shell, &question).await);
+        wire::question::encode_answer(&answer, results.get());
+        Ok(())
+    }
+
     async fn ping(
         self: CapRc<Self>,
         params: agent::PingParams,

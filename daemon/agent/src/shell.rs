@@ -8,6 +8,7 @@ use std::sync::Arc;
 use agent_core::{AgentCore, Answer, Input, Now, Ticket, Wish};
 use isolators::IsolatorSet;
 use isolators::disk::DiskIsolator;
+use isolators::network::NetworkIsolator;
 use model::{ContainerId, EventKind, Fault, FaultKind, HostSupport, Limitation};
 use net::queue::{OneshotReceiver, OneshotSender, oneshot};
 
@@ -28,6 +29,7 @@ pub struct Shell {
     pub host: Arc<HostSupport>,
     pub isolators: Arc<IsolatorSet>,
     pub disk: Arc<DiskIsolator>,
+    pub network: Arc<NetworkIsolator>,
     pub pool: net::Pool,
     /// For looks at places that a client named.
     pub paths: net::Pool,
@@ -53,6 +55,7 @@ pub struct Parts {
     pub host: HostSupport,
     pub isolators: Arc<IsolatorSet>,
     pub disk: Arc<DiskIsolator>,
+    pub network: Arc<NetworkIsolator>,
     pub pool: net::Pool,
     /// For looks at places that a client named.
     pub paths: net::Pool,
@@ -70,6 +73,7 @@ impl Shell {
             host: Arc::new(parts.host),
             isolators: parts.isolators,
             disk: parts.disk,
+            network: parts.network,
             pool: parts.pool,
             paths: parts.paths,
             launcher: parts.launcher,

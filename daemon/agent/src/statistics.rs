@@ -1,10 +1,12 @@
 //! Measuring containers: files kept open, read on a worker, the loop never waits for the kernel.
 
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use isolators::UsageReader;
-use model::{ContainerId, ContainerState, Fault, Limits, Usage};
+use model::usage::PortSpan;
+use model::{ContainerId, ContainerState, Fault, Limits, Network, NetworkUsage, Usage};
 
 use crate::launch::failed;
 use crate::shell::Shell;
@@ -26,6 +28,7 @@ struct Target {
 pub async fn sample(shell: &Rc<Shell>, ids: &[ContainerId]) -> Result<Vec<(ContainerId, Usage)>, Fault> {
     let targets = targets(shell, ids)?;
     let mut samples = Vec::with_capacity(targets.len());
+    let moved = mapped_traffic(shell).await;
     let mut targets = targets.into_iter().peekable();
     while targets.peek().is_some() {
         let batch: Vec<Target> = targets.by_ref().take(BATCH).collect();
@@ -42,7 +45,7 @@ pub async fn sample(shell: &Rc<Shell>, ids: &[ContainerId]) -> Result<Vec<(Conta
             .map_err(|e| failed(&e))?;
         for (id, reader, usage) in measured {
             keep(shell, &id, reader);
-            match usage {
+            match usage.map(|usage| with_network(shell, &id, &moved, usage)) {
                 Ok(usage) => samples.push((id, usage)),
                 Err(fault) if !ids.is_empty() => return Err(fault),
                 Err(_) => {}
@@ -50,6 +53,47 @@ pub async fn sample(shell: &Rc<Shell>, ids: &[ContainerId]) -> Result<Vec<(Conta
         }
     }
     Ok(samples)
+}
+
+/// What all containers with a network of their own have moved: one batch for all of them.
+async fn mapped_traffic(shell: &Rc<Shell>) -> HashMap<ContainerId, NetworkUsage> {
+    let any = shell
+        .core()
+        .list(false)
+        .any(|status| status.network == Network::Mapped);
+    if !any {
+        return HashMap::new();
+    }
+    let network = shell.network.clone();
+    match shell.pool.run(move || network.usage()).await {
+        Ok(Ok(moved)) => moved,
+        Ok(Err(fault)) => {
+            tracing::warn!("measure the network: {fault}");
+            HashMap::new()
+        }
+        Err(error) => {
+            tracing::warn!("measure the network: {error}");
+            HashMap::new()
+        }
+    }
+}
+
+fn with_network(
+    shell: &Shell,
+    id: &ContainerId,
+    moved: &HashMap<ContainerId, NetworkUsage>,
+    mut usage: Usage,
+) -> Usage {
+    if let Some(moved) = moved.get(id) {
+        moved.fill(&mut usage);
+    }
+    let core = shell.core();
+    let ephemeral = core.spec(id).and_then(|spec| spec.grant.as_ref()?.ephemeral);
+    usage.net_ephemeral_ports = ephemeral.map(|range| PortSpan {
+        begin: range.first(),
+        end: range.last(),
+    });
+    usage
 }
 
 fn targets(shell: &Shell, ids: &[ContainerId]) -> Result<Vec<Target>, Fault> {
@@ -117,7 +161,7 @@ thread_local! {
 }
 
 /// The reader stays open until its container is cleaned up; one that came back too late is dropped.
-fn keep(shell: &Shell, id: &ContainerId, reader: Option<Arc<UsageReader>>) {
+pub(crate) fn keep(shell: &Shell, id: &ContainerId, reader: Option<Arc<UsageReader>>) {
     let Some(resources) = shell.resources(id) else {
         return;
     };
@@ -143,6 +187,11 @@ pub async fn keep_sampling(shell: Rc<Shell>) {
                 }
             }
             Err(fault) => tracing::warn!("sample the containers: {fault}"),
+        }
+        // An address that the host has lost or got meanwhile.
+        let network = shell.network.clone();
+        if let Ok(Err(fault)) = shell.pool.run(move || network.refresh()).await {
+            tracing::warn!("look at the uplinks again: {fault}");
         }
     }
 }

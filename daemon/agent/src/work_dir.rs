@@ -13,6 +13,7 @@
 //!   set-aside/<id>.checkpoint      records that could not be read
 //! <runtime_dir>/                   survives a crash of the agent, not a reboot
 //!   agent.sock  lock  boot_id  token  cgroup_place
+//!   bpf/                           a bpffs with the network's pins, once a container is mapped
 //!   containers/<id>/
 //!     checkpoint                   who it is: written before its command may run
 //!     status                       wait status of its command, written by its init
@@ -93,6 +94,11 @@ impl Directories {
 
     pub fn work(&self) -> &Path {
         &self.work
+    }
+
+    /// Where the network's programs and maps are pinned.
+    pub fn network_pins(&self) -> PathBuf {
+        self.runtime().join("bpf")
     }
 
     pub fn runtime(&self) -> &Path {

@@ -10,10 +10,11 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use model::usage::PortSpan;
 use model::{
-    AgentInfo, Bytes, ContainerState, ContainerStatus, ContainerUsage, Cpus, DeviceLimit, Event, EventKind,
-    Fault, FaultKind, HostReport, IsolatorReport, LaunchSpec, Limit, Limitation, Limits, Millis, Network,
-    Reason, Seccomp, TerminalSize, Usage,
+    AgentInfo, BitsPerSecond, Bytes, ContainerState, ContainerStatus, ContainerUsage, Cpus, DeviceLimit,
+    Event, EventKind, Fault, FaultKind, HostReport, IsolatorReport, LaunchSpec, Limit, Limitation, Limits,
+    Millis, Network, Reason, Seccomp, TerminalSize, Usage,
 };
 use serde::{Deserialize, Serialize};
 
@@ -42,7 +43,11 @@ pub struct Container {
     pub finished_at: Option<f64>,
     pub command: Vec<String>,
     pub limits: ContainerLimits,
+    /// Those that it may listen at.
     pub ports: Vec<u16>,
+    /// Where its connections come from, both ends included; `null`: from the host's.
+    #[serde(default)]
+    pub ephemeral_ports: Option<PortSpan>,
     pub network: Network,
     pub labels: BTreeMap<String, String>,
     pub sandbox: Option<PathBuf>,
@@ -52,6 +57,7 @@ pub struct Container {
 
 /// Ceilings and weights in force.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ContainerLimits {
     pub cpus: Option<f64>,
     pub cpu_limit: Option<f64>,
@@ -67,6 +73,13 @@ pub struct ContainerLimits {
     pub cpuset_mems: Option<String>,
     pub io_weight: Option<u16>,
     pub io_devices: Vec<IoDevice>,
+    pub egress_bits_per_sec: Option<u64>,
+    pub ingress_bits_per_sec: Option<u64>,
+    pub egress_burst_bytes: Option<u64>,
+    pub ingress_burst_bytes: Option<u64>,
+    pub egress_min_bits_per_sec: Option<u64>,
+    pub ingress_min_bits_per_sec: Option<u64>,
+    pub network_weight: Option<u32>,
 }
 
 /// Ceilings of one block device: bytes and operations a second.
@@ -92,6 +105,8 @@ pub struct ContainerLimitation {
 impl From<&Limits> for ContainerLimits {
     fn from(limits: &Limits) -> Self {
         let bytes = |limit: Option<Limit<Bytes>>| limit.and_then(Limit::value).map(Bytes::get);
+        let bits = |rate: BitsPerSecond| rate.0;
+        let bandwidth = &limits.bandwidth;
         Self {
             cpus: limits.cpus.map(Cpus::as_f64),
             cpu_limit: limits.cpu_ceiling().map(Cpus::as_f64),
@@ -107,6 +122,13 @@ impl From<&Limits> for ContainerLimits {
             cpuset_mems: limits.cpuset_mems.clone(),
             io_weight: limits.io.weight,
             io_devices: limits.io.devices.iter().map(IoDevice::from).collect(),
+            egress_bits_per_sec: bandwidth.egress_ceiling().map(bits),
+            ingress_bits_per_sec: bandwidth.ingress_ceiling().map(bits),
+            egress_burst_bytes: bandwidth.egress_burst.map(Bytes::get),
+            ingress_burst_bytes: bandwidth.ingress_burst.map(Bytes::get),
+            egress_min_bits_per_sec: bandwidth.egress_min.map(bits),
+            ingress_min_bits_per_sec: bandwidth.ingress_min.map(bits),
+            network_weight: bandwidth.weight,
         }
     }
 }
@@ -153,7 +175,19 @@ impl From<&ContainerStatus> for Container {
             finished_at: end.map(|end| secs(end.finished_at_ms)),
             command: status.command.clone(),
             limits: ContainerLimits::from(&status.limits),
-            ports: Vec::new(),
+            ports: status
+                .grant
+                .iter()
+                .flat_map(|grant| grant.allotted.ports())
+                .collect(),
+            ephemeral_ports: status
+                .grant
+                .as_ref()
+                .and_then(|grant| grant.ephemeral)
+                .map(|range| PortSpan {
+                    begin: range.first(),
+                    end: range.last(),
+                }),
             network: status.network,
             labels: status.labels.clone(),
             sandbox: status.sandbox.clone(),
@@ -214,6 +248,9 @@ pub struct Spec {
     pub output_files: u32,
     /// `base` is the host's id of the container's root.
     pub userns: Option<model::UserNamespace>,
+    /// As `--ports` takes it.
+    #[serde(default)]
+    pub ports: Option<String>,
 }
 
 /// A variable of the environment.
@@ -252,6 +289,7 @@ impl From<&LaunchSpec> for Spec {
             output_file_bytes: spec.output.file_bytes.get(),
             output_files: spec.output.files,
             userns: spec.userns,
+            ports: spec.ports.as_ref().map(ToString::to_string),
         }
     }
 }

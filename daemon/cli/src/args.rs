@@ -4,7 +4,8 @@
 use clap::{Args, Command, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::{
-    attach, completions, drain, events, exec, gc, inspect, kill, logs, ps, stats, top, update, version, wait,
+    attach, completions, drain, events, exec, gc, inspect, kill, logs, network, ps, stats, top, update,
+    version, wait,
 };
 
 use crate::run_args::RunArgs;
@@ -85,6 +86,7 @@ pub(crate) enum Verb {
     Update(update::UpdateArgs),
     Kill(kill::KillArgs),
     Wait(wait::WaitArgs),
+    Net(network::NetArgs),
     Gc(gc::GcArgs),
     Drain(drain::DrainArgs),
     Version(version::VersionArgs),
@@ -106,6 +108,7 @@ impl Verb {
             Self::Update(_) => "update",
             Self::Kill(_) => "kill",
             Self::Wait(_) => "wait",
+            Self::Net(_) => "net",
             Self::Gc(_) => "gc",
             Self::Drain(_) => "drain",
             Self::Version(_) => "version",

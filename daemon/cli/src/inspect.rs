@@ -3,7 +3,7 @@
 use api::client_json;
 use clap::Args;
 use client::{Agent, Inspection};
-use model::{AgentInfo, ContainerStatus, HostReport, IsolatorReport, Limits, UserNamespace};
+use model::{AgentInfo, Bandwidth, ContainerStatus, HostReport, IsolatorReport, Limits, UserNamespace};
 use serde::Serialize;
 
 use crate::args::Format;
@@ -81,7 +81,14 @@ fn describe(inspection: &Inspection) -> Vec<(String, String)> {
     for (key, value) in limits(&status.limits) {
         lines.add(&key, value);
     }
-    lines.add("network", format!("{:?}", status.network).to_lowercase());
+    lines.add("network", status.network.as_str().to_owned());
+    if let Some(grant) = &status.grant {
+        lines.add_some(
+            "ports",
+            Some(grant.allotted.to_string()).filter(|ports| !ports.is_empty()),
+        );
+        lines.add_some("ephemeral ports", grant.ephemeral.map(|range| range.to_string()));
+    }
     lines.add_some(
         "sandbox",
         status.sandbox.as_ref().map(|path| path.display().to_string()),
@@ -171,7 +178,27 @@ pub(crate) fn limits(limits: &Limits) -> Vec<(String, String)> {
             .collect();
         lines.add("io-limit", format!("{}:{}", device.device, set.join(",")));
     }
+    bandwidth(&mut lines, &limits.bandwidth);
     lines.0
+}
+
+fn bandwidth(lines: &mut Lines, bandwidth: &Bandwidth) {
+    lines.add_some("egress", bandwidth.egress.map(|rate| rate.to_string()));
+    lines.add_some("ingress", bandwidth.ingress.map(|rate| rate.to_string()));
+    lines.add_some(
+        "egress-burst",
+        bandwidth.egress_burst.map(|size| size.to_string()),
+    );
+    lines.add_some(
+        "ingress-burst",
+        bandwidth.ingress_burst.map(|size| size.to_string()),
+    );
+    lines.add_some("egress-min", bandwidth.egress_min.map(|rate| rate.to_string()));
+    lines.add_some("ingress-min", bandwidth.ingress_min.map(|rate| rate.to_string()));
+    lines.add_some(
+        "network-weight",
+        bandwidth.weight.map(|weight| weight.to_string()),
+    );
 }
 
 /// Of the host as JSON: a stable shape.

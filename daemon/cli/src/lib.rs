@@ -19,6 +19,7 @@ mod inspect;
 mod kill;
 mod limit_args;
 mod logs;
+mod network;
 mod output;
 pub mod parse;
 mod ps;

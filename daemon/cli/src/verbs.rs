@@ -14,7 +14,7 @@ use crate::completions::completions;
 use crate::failure::{Failure, Outcome, STATUS_BULKHEAD, STATUS_USAGE, runs_a_command};
 use crate::output::{complain, write_failure};
 use crate::{
-    attach, drain, events, exec, gc, inspect, kill, logs, ps, run, stats, top, update, version, wait,
+    attach, drain, events, exec, gc, inspect, kill, logs, network, ps, run, stats, top, update, version, wait,
 };
 
 const OUTPUT_VARIABLE: &str = "BULKHEAD_OUTPUT";
@@ -116,6 +116,7 @@ async fn on_loop(verb: Verb, endpoint: Endpoint, format: Format) -> Outcome {
         Verb::Update(args) => update::update(&agent, format, args).await,
         Verb::Kill(args) => kill::kill(&agent, args).await,
         Verb::Wait(args) => wait::wait(&agent, format, args).await,
+        Verb::Net(args) => network::net(&agent, format, args).await,
         Verb::Gc(args) => gc::gc(&agent, format, args).await,
         Verb::Drain(args) => drain::drain(&agent, format, args).await,
         // Handled before, without an agent.

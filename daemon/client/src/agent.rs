@@ -9,6 +9,7 @@ use std::time::Duration;
 use capnp::capability::RemotePromise;
 use futures::future::LocalBoxFuture;
 use futures::io::{AsyncRead, AsyncWrite};
+use model::network::{PacketExplanation, PacketQuestion};
 use model::{
     AgentInfo, ContainerId, ContainerStatus, ContainerUsage, Fault, FaultKind, HostReport, LaunchSpec,
     Millis, Removed, Termination,
@@ -325,6 +326,17 @@ impl Agent {
         let result = answer.get().map_err(|error| connection.unreadable(error))?;
         wire::fault::check(result.get_fault())?;
         wire::removed::decode_list(result.get_removed()).map_err(|fault| connection.unreadable(fault))
+    }
+
+    /// What would happen to a packet, and why.
+    pub async fn explain(&self, question: &PacketQuestion) -> Result<PacketExplanation, Fault> {
+        let connection = &self.connection;
+        let mut request = self.client.explain_request();
+        wire::question::encode(question, request.get().init_question());
+        let answer = connection.answer(request.send()).await?;
+        let result = answer.get().map_err(|error| connection.unreadable(error))?;
+        wire::fault::check(result.get_fault())?;
+        wire::question::decode_answer(result).map_err(|fault| connection.unreadable(fault))
     }
 
     pub async fn version(&self) -> Result<AgentInfo, Fault> {

@@ -366,6 +366,7 @@ pub fn is_filesystem(place: impl AsFd, kind: &CStr) -> Result<bool, Errno> {
         b"tmpfs" => libc::TMPFS_MAGIC,
         b"devpts" => libc::DEVPTS_SUPER_MAGIC,
         b"cgroup2" => libc::CGROUP2_SUPER_MAGIC,
+        b"bpf" => libc::BPF_FS_MAGIC,
         _ => return Ok(false),
     };
     filesystem_magic(place).map(|found| found == magic)

@@ -30,6 +30,11 @@ pub fn own_network() -> Result<OwnedFd, Errno> {
     open_namespace(Path::new("/proc/thread-self/ns/net"))
 }
 
+/// The network namespace of another process, which may be another's by now: for those whose pid is held.
+pub fn network_of(pid: i32) -> Result<OwnedFd, Errno> {
+    open_namespace(Path::new(&format!("/proc/{pid}/ns/net")))
+}
+
 fn open_namespace(path: &Path) -> Result<OwnedFd, Errno> {
     let flags = libc::O_RDONLY | libc::O_CLOEXEC;
     let result = path.with_nix_path(|path| {

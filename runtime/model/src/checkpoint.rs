@@ -47,4 +47,6 @@ pub struct Checkpoint {
     /// When the grace period of that kill is over, in milliseconds since the epoch.
     pub kill_at_ms: Option<u64>,
     pub termination: Option<Termination>,
+    /// Its place in the network's maps, where it has a network of its own behind the host's address.
+    pub network_slot: Option<u32>,
 }

@@ -1,6 +1,7 @@
 //! How a container is connected: by which network, how fast, and how much it has moved.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -187,6 +188,42 @@ impl NetworkUsage {
         }
         usage.net_drops.clone_from(&self.drops);
     }
+}
+
+/// Where a packet comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PacketOrigin {
+    /// From the wire.
+    Outside,
+    Host,
+    /// By id or name.
+    Container(String),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    Tcp,
+    Udp,
+    Icmp,
+}
+
+/// "What would happen to a packet like this?"
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PacketQuestion {
+    pub from: PacketOrigin,
+    pub transport: Transport,
+    /// None: the host's own address.
+    pub destination: Option<IpAddr>,
+    pub destination_port: u16,
+    /// None: one that the sender may use.
+    pub source_port: Option<u16>,
+}
+
+/// The verdict, and how it came about: one line for each decision.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PacketExplanation {
+    pub verdict: String,
+    pub steps: Vec<String>,
 }
 
 #[cfg(test)]

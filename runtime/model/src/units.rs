@@ -293,6 +293,18 @@ impl FromStr for BitsPerSecond {
     }
 }
 
+/// Exact: in the largest unit of which it is a whole number.
+impl fmt::Display for BitsPerSecond {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let units = [(1_000_000_000, "Gbit"), (1_000_000, "Mbit"), (1000, "kbit")];
+        let fits = |(factor, _): &&(u64, &str)| self.0 >= *factor && self.0.is_multiple_of(*factor);
+        match units.iter().find(fits) {
+            Some((factor, unit)) => f.pad(&format!("{}{unit}", self.0 / factor)),
+            None => f.pad(&format!("{}bit", self.0)),
+        }
+    }
+}
+
 /// A ceiling, or none. The kernel writes "none" as `max` (v2) or -1 (v1): here it is a variant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -16,8 +16,8 @@ use model::{
     Reason, Removed,
 };
 
-use crate::own_ids;
 use crate::random::Random;
+use crate::{own_ids, own_ports};
 
 mod faults;
 pub use faults::Faults;
@@ -97,6 +97,7 @@ pub fn run(seed: u64, log: bool) -> (Result<(), Violation>, Option<String>) {
         containers_max: 12,
         gc_delay: Millis::secs(20),
         id_pool: Some(own_ids::POOL),
+        ports: own_ports::pool(),
         ..Settings::default()
     };
     let mut world = World {
@@ -272,7 +273,10 @@ impl World {
     fn launch(&mut self) -> Result<(), Violation> {
         // Ids and names come from a small set, so that they collide.
         let id: ContainerId = format!("c{}", self.random.below(16)).parse().expect("a valid id");
+        let (network, ports) = own_ports::draw(&mut self.random);
         let spec = LaunchSpec {
+            network,
+            ports,
             name: self.random.one_in(2).then(|| {
                 format!("n{}", self.random.below(6))
                     .parse()

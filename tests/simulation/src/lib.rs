@@ -4,5 +4,6 @@ pub mod agent_world;
 pub mod log_model;
 pub mod log_world;
 pub mod own_ids;
+pub mod own_ports;
 pub mod random;
 pub mod sweep;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use model::ContainerState;
 
 use super::{Violation, World};
-use crate::own_ids;
+use crate::{own_ids, own_ports};
 
 impl World {
     pub(super) fn invariants(&self) -> Result<(), Violation> {
@@ -37,6 +37,12 @@ impl World {
         }
         let living_specs = self.reality.iter().filter(|(_, r)| r.process && r.checkpointed);
         if let Some(message) =
+            own_ports::conflict(living_specs.filter_map(|(id, r)| Some((id, r.spec.as_ref()?))))
+        {
+            return self.violated(message);
+        }
+        let living_specs = self.reality.iter().filter(|(_, r)| r.process && r.checkpointed);
+        if let Some(message) =
             own_ids::conflict(living_specs.filter_map(|(id, r)| Some((id, r.spec.as_ref()?))))
         {
             return self.violated(message);
@@ -58,6 +64,11 @@ impl World {
         }
         if let Some((ticket, asked)) = self.open.first_key_value() {
             return self.violated(format!("{asked:?} {ticket:?} was never answered"));
+        }
+        let pool = own_ports::pool();
+        let all = pool.allotted.plus(&pool.ephemeral);
+        if let Some(port) = all.ports().find(|port| self.core.port_owner(*port).is_some()) {
+            return self.violated(format!("port {port} was not given back"));
         }
         for (id, reality) in &self.reality {
             if reality.process || reality.groups || reality.checkpointed || reality.directory {

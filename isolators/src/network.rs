@@ -1,0 +1,228 @@
+//! Mode "mapped": a network namespace behind the host's address, through crate `network`.
+//!
+//! Nothing of the host is touched before the first container asks for it: the data path is opened then, or by the agent
+//! that finds containers of an earlier one. What stays of it when no container is left is removed with the agent. All
+//! calls block on netlink: they belong to workers.
+
+use std::collections::HashMap;
+use std::ffi::CString;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use kernel::mount::{MountFlags, is_filesystem, mount_filesystem};
+use model::{Bandwidth, ContainerId, Fault, FaultKind, IsolatorReport, LaunchSpec, Network, NetworkUsage};
+use network::{Attach, Attached, Config, Datapath, NetworkError};
+pub use network::{Explanation, Known, Origin, PacketQuestion, Transport, Verdict};
+
+use crate::isolator::active;
+
+/// Of one agent.
+pub struct NetworkIsolator {
+    instance: String,
+    /// A directory of the agent's, on which a bpffs is mounted.
+    pins: PathBuf,
+    uplinks: Vec<String>,
+    datapath: Mutex<Option<Datapath>>,
+}
+
+const BPFFS: &std::ffi::CStr = c"bpf";
+
+impl NetworkIsolator {
+    /// `instance`: the agent's, of any length. `uplinks`: names; empty: those with a default route.
+    pub fn new(instance: &str, pins: PathBuf, uplinks: Vec<String>) -> Self {
+        Self {
+            instance: short(instance),
+            pins,
+            uplinks,
+            datapath: Mutex::new(None),
+        }
+    }
+
+    /// Does not wait for whoever changes the network now: it is asked for on the event loop.
+    pub fn report(&self) -> IsolatorReport {
+        let open = self.datapath.try_lock().ok();
+        let mechanism = match open.as_ref().and_then(|open| open.as_ref()) {
+            Some(datapath) => format!(
+                "BPF (tcx) at {} and loopback, veth; ceilings by {}",
+                datapath.uplinks().join(", "),
+                datapath.mechanism()
+            ),
+            None => "when asked (--network mapped): BPF (tcx) at the uplinks, veth".to_owned(),
+        };
+        active("network", mechanism)
+    }
+
+    /// Refuses what this mode of the network does not hold.
+    pub fn admit(&self, network: Network, bandwidth: &Bandwidth) -> Result<(), Fault> {
+        if !bandwidth.limits_anything() || network == Network::Mapped {
+            return Ok(());
+        }
+        let message = format!(
+            "traffic has no ceiling with the network {:?}: there is no interface of the container's own to hold it back at",
+            network.as_str()
+        );
+        Err(Fault::unsupported("limits.bandwidth", message).remedy("use --network mapped"))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Datapath>> {
+        self.datapath.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs `work` on the data path, which is opened if it is not yet.
+    fn with<T>(&self, work: impl FnOnce(&Datapath) -> Result<T, NetworkError>) -> Result<T, Fault> {
+        let mut open = self.lock();
+        let datapath = match open.as_ref() {
+            Some(datapath) => datapath,
+            None => {
+                self.mount()?;
+                let config = Config {
+                    instance: self.instance.clone(),
+                    pins: self.pins.clone(),
+                    uplinks: self.uplinks.clone(),
+                };
+                open.insert(Datapath::open(config).map_err(|error| fault(&error))?)
+            }
+        };
+        work(datapath).map_err(|error| fault(&error))
+    }
+
+    /// As [`with`](Self::with), but `None` where nobody has used the network yet.
+    fn if_open<T>(
+        &self,
+        work: impl FnOnce(&Datapath) -> Result<T, NetworkError>,
+    ) -> Result<Option<T>, Fault> {
+        let open = self.lock();
+        let result = open.as_ref().map(work).transpose();
+        result.map_err(|error| fault(&error))
+    }
+
+    fn mount(&self) -> Result<(), Fault> {
+        let failed = |what: &str, error: String| {
+            Fault::failed(format!(
+                "{what} {} for the network's pins: {error}",
+                self.pins.display()
+            ))
+        };
+        std::fs::create_dir_all(&self.pins).map_err(|error| failed("make", error.to_string()))?;
+        if self.is_mounted() {
+            return Ok(());
+        }
+        let target = CString::new(self.pins.as_os_str().as_bytes());
+        let target = target.map_err(|error| failed("mount a bpffs at", error.to_string()))?;
+        let flags = MountFlags::NO_SUID
+            .and(MountFlags::NO_DEVICES)
+            .and(MountFlags::NO_EXECUTE);
+        mount_filesystem(BPFFS, &target, flags, Some(c"mode=0700"))
+            .map_err(|error| failed("mount a bpffs at", error.to_string()))
+    }
+
+    fn is_mounted(&self) -> bool {
+        let directory = std::fs::File::open(&self.pins);
+        directory.is_ok_and(|directory| is_filesystem(&directory, BPFFS).unwrap_or(false))
+    }
+
+    /// Connects a container's network namespace.
+    pub fn attach(&self, id: &ContainerId, netns: impl AsFd, spec: &LaunchSpec) -> Result<Attached, Fault> {
+        let grant = spec.grant.clone().unwrap_or_default();
+        self.with(|datapath| {
+            datapath.attach(&Attach {
+                id,
+                netns: netns.as_fd(),
+                grant: &grant,
+                bandwidth: &spec.limits.bandwidth,
+            })
+        })
+    }
+
+    /// Disconnects a container; one that is not connected is no error.
+    pub fn detach(&self, id: &ContainerId) -> Result<(), Fault> {
+        self.if_open(|datapath| datapath.detach(id)).map(drop)
+    }
+
+    pub fn update(&self, id: &ContainerId, old: &Bandwidth, new: &Bandwidth) -> Result<(), Fault> {
+        if old == new {
+            return Ok(());
+        }
+        self.with(|datapath| datapath.update(id, new))
+    }
+
+    /// At the agent's start: takes over the containers of an earlier one. Returns those that have lost their network.
+    pub fn adopt(&self, known: Vec<Known>) -> Result<Vec<ContainerId>, Fault> {
+        if known.is_empty() && !self.is_mounted() {
+            return Ok(Vec::new());
+        }
+        let adopted = self.with(|datapath| datapath.adopt(known))?;
+        for interface in &adopted.removed {
+            tracing::warn!(%interface, "removed: an interface that no container has");
+        }
+        Ok(adopted.lost)
+    }
+
+    /// An uplink may have another address, or be down or up again.
+    pub fn refresh(&self) -> Result<(), Fault> {
+        self.if_open(Datapath::refresh).map(drop)
+    }
+
+    /// What all connected containers have moved.
+    pub fn usage(&self) -> Result<HashMap<ContainerId, NetworkUsage>, Fault> {
+        Ok(self.if_open(Datapath::usage_all)?.unwrap_or_default())
+    }
+
+    /// What would happen to a packet. `None`: no container is connected, so all of it is the host's.
+    pub fn explain(&self, question: &PacketQuestion) -> Result<Option<Explanation>, Fault> {
+        self.if_open(|datapath| datapath.explain(question))
+    }
+
+    /// The agent's end. `keep`: containers stay connected. Else nothing is left.
+    pub fn close(&self, keep: bool) {
+        let Some(datapath) = self.lock().take() else {
+            return;
+        };
+        if let Err(error) = datapath.close(keep) {
+            tracing::warn!("take the network down: {}", fault(&error));
+            return;
+        }
+        if keep {
+            return;
+        }
+        if let Err(error) = kernel::mount::detach(&self.pins) {
+            tracing::warn!("unmount {}: {error}", self.pins.display());
+        }
+        let _ = std::fs::remove_dir(&self.pins);
+    }
+}
+
+fn fault(error: &NetworkError) -> Fault {
+    let kind = match error {
+        NetworkError::Unenforceable { .. } => FaultKind::Unsupported,
+        NetworkError::Full(_) => FaultKind::Exhausted,
+        NetworkError::PortTaken { .. } => FaultKind::Conflict,
+        _ => FaultKind::Failed,
+    };
+    Fault::from_error(kind, error).field("network")
+}
+
+/// What names our interfaces: an interface's name has fifteen characters, an instance's any number. FNV-1a.
+fn short(instance: &str) -> String {
+    if instance.is_empty() {
+        return "main".to_owned();
+    }
+    let hash = instance.bytes().fold(0x811c_9dc5_u32, |hash, byte| {
+        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+    });
+    format!("{:06x}", hash & 0x00ff_ffff)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_instance_has_a_short_name_of_its_own() {
+        assert_eq!(short(""), "main");
+        let (one, two) = (short("test-1"), short("test-2"));
+        assert!(one.len() == 6 && one != two && one != "main");
+    }
+}
