@@ -22,6 +22,7 @@ mod signals;
 mod source;
 mod tcp;
 mod timer;
+mod tls;
 mod unix;
 mod worker;
 
@@ -37,6 +38,7 @@ pub use signals::{ExitInfo, ReceivedSignal, Signal, Signals, block_signals, wait
 pub use source::{Interest, Source};
 pub use tcp::{TcpListener, TcpStream};
 pub use timer::{Elapsed, Sleep, sleep, sleep_until, timeout};
+pub use tls::{Link, Secured, Tls, TlsError, TlsFiles};
 pub use unix::{BindError, Peer, UnixListener, UnixStream};
 pub use worker::{Pool, PoolError};
 

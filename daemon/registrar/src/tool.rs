@@ -51,6 +51,8 @@ struct Place {
     /// The directory of a registry with one replica (`--registry=local`), whose program is stopped.
     #[arg(long, value_name = "PATH")]
     directory: Option<PathBuf>,
+    #[command(flatten)]
+    tls: replog::tool::TlsArgs,
 }
 
 #[derive(Debug, Args)]
@@ -107,7 +109,7 @@ impl Place {
             }
             (Some(at), None) => Ok((
                 Kind::ReplicatedLog,
-                Storage::remote(replog::Client::connect(at).await?),
+                Storage::remote(replog::Client::connect(at, self.tls.load()?.as_ref()).await?),
             )),
             (None, None) => Err("give --at or --directory".to_owned()),
         }

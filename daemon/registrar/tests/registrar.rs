@@ -123,7 +123,11 @@ fn the_next_leader_has_what_was_answered_and_the_last_one_is_told() {
         // Readers anywhere see it, without being in anybody's way.
         let seen = contents(&cluster.storage(2), true).await.unwrap();
         assert!(same(&seen.registry, &first.registry()));
-        let remote = Storage::remote(Client::connect(&cluster.addresses[&ReplicaId(2)]).await.unwrap());
+        let remote = Storage::remote(
+            Client::connect(&cluster.addresses[&ReplicaId(2)], None)
+                .await
+                .unwrap(),
+        );
         assert!(same(
             &contents(&remote, true).await.unwrap().registry,
             &first.registry()

@@ -1,11 +1,15 @@
 //! A replica in another process, as a program asks it.
 
+use std::time::Duration;
+
 use net::rpc::RpcLimits;
 use replog_core::{Position, Value};
 use wire::replog_capnp::{change_request, log};
 
 use crate::codec;
 use crate::replica::ReplicaStatus;
+
+const CONNECT: Duration = Duration::from_secs(10);
 
 type Result<T> = std::result::Result<T, String>;
 
@@ -22,19 +26,25 @@ fn said(error: capnp::Error) -> String {
 
 impl Client {
     /// `HOST:PORT`. Has to be called on an event loop.
-    pub async fn connect(address: &str) -> Result<Self> {
-        use std::net::ToSocketAddrs as _;
-        let resolved = address
-            .to_socket_addrs()
-            .map_err(|error| format!("{address}: {error}; write HOST:PORT"))?
-            .next()
-            .ok_or_else(|| format!("{address} has no address"))?;
-        let stream = net::TcpStream::connect(resolved).await.map_err(|error| {
-            format!("no replica answers at {address}: {error}; start it with `bulkhead log replica`")
-        })?;
+    pub async fn connect(address: &str, tls: Option<&net::Tls>) -> Result<Self> {
+        let stream = net::timeout(CONNECT, crate::peers::connect(address, tls))
+            .await
+            .unwrap_or_else(|_| Err("no answer within 10 s".to_owned()))
+            .map_err(|error| {
+                format!(
+                    "no replica answers at {address}: {error}; start it with `bulkhead log replica`, or write its HOST:PORT"
+                )
+            })?;
         let (connection, client): (_, log::Client) = net::rpc::connect(stream, &RpcLimits::default());
         net::spawn(async move { drop(connection.await) }).detach();
-        Ok(Self(client))
+        let client = Self(client);
+        // Whether a server takes our certificate is known with its first answer only.
+        if tls.is_some() {
+            let asked = client.status().await;
+            asked
+                .map_err(|error| format!("{address}: {error}: does its authority know this certificate?"))?;
+        }
+        Ok(client)
     }
 
     pub async fn status(&self) -> Result<ReplicaStatus> {

@@ -37,11 +37,11 @@ struct Link {
 }
 
 impl Peers {
-    pub fn new(own: ReplicaId, addresses: &BTreeMap<ReplicaId, String>) -> Self {
+    pub fn new(own: ReplicaId, addresses: &BTreeMap<ReplicaId, String>, tls: Option<&net::Tls>) -> Self {
         let others = addresses.iter().filter(|(id, _)| **id != own);
         let links = others.map(|(id, address)| {
             let (queue, waiting) = bounded(QUEUE);
-            let task = net::spawn(keep_linked(*id, address.clone(), waiting));
+            let task = net::spawn(keep_linked(*id, address.clone(), tls.cloned(), waiting));
             (*id, Link { queue, _task: task })
         });
         Self {
@@ -61,19 +61,27 @@ impl Peers {
     }
 }
 
-async fn keep_linked(id: ReplicaId, address: String, mut waiting: Receiver<Envelope>) {
+async fn keep_linked(id: ReplicaId, address: String, tls: Option<net::Tls>, mut waiting: Receiver<Envelope>) {
     let mut pause = PAUSE_FIRST;
     let mut told = false;
     loop {
-        match net::timeout(CONNECT, connect(&address))
+        match net::timeout(CONNECT, connect(&address, tls.as_ref()))
             .await
             .unwrap_or_else(|_| Err("no answer".to_owned()))
         {
             Ok(stream) => {
                 tracing::debug!("log: linked to replica {id} at {address}");
-                (pause, told) = (PAUSE_FIRST, false);
+                pause = PAUSE_FIRST;
+                told &= tls.is_some();
                 match frames::send(stream, &mut waiting).await {
                     Ok(()) => return,
+                    // A server that takes nobody's certificate says so after the handshake.
+                    Err(reason) if tls.is_some() && !told => {
+                        tracing::info!(
+                            "log: the link to replica {id} at {address} ended: {reason}; trying on"
+                        );
+                        told = true;
+                    }
                     Err(reason) => tracing::debug!("log: the link to replica {id} ended: {reason}"),
                 }
             }
@@ -91,13 +99,23 @@ async fn keep_linked(id: ReplicaId, address: String, mut waiting: Receiver<Envel
     }
 }
 
-async fn connect(address: &str) -> Result<net::TcpStream, String> {
+/// A stream to `HOST:PORT`, behind a handshake where that is configured.
+pub async fn connect(address: &str, tls: Option<&net::Tls>) -> Result<net::Link, String> {
     let resolved = address
         .to_socket_addrs()
         .map_err(|error| error.to_string())?
         .next()
         .ok_or_else(|| "the name has no address".to_owned())?;
-    net::TcpStream::connect(resolved)
+    let stream = net::TcpStream::connect(resolved)
         .await
-        .map_err(|error| error.to_string())
+        .map_err(|error| error.to_string())?;
+    let Some(tls) = tls else {
+        return Ok(net::Link::Plain(stream));
+    };
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let secured = tls
+        .connect(stream, host)
+        .await
+        .map_err(|error| format!("TLS: {error}"))?;
+    Ok(net::Link::Secured(Box::new(secured)))
 }

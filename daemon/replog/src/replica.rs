@@ -114,6 +114,7 @@ pub(crate) struct Inner {
     next_ticket: Cell<u64>,
     appends: RefCell<Vec<(Ticket, Arc<[u8]>)>>,
     pub(crate) peers: Peers,
+    tls: Option<net::Tls>,
     pub(crate) answering: Answering,
     pub(crate) mending: Mending,
     answer_limit: Cell<Duration>,
@@ -131,6 +132,11 @@ pub struct Replica(pub(crate) Rc<Inner>);
 impl Replica {
     /// Reads the disk and begins. Blocks on the disk; has to be called on an event loop.
     pub fn open(config: Config) -> Result<Self, OpenError> {
+        Self::open_secured(config, None)
+    }
+
+    /// [`Replica::open`]; with `tls` all links, its own and those to it, are behind a mutual handshake.
+    pub fn open_secured(config: Config, tls: Option<net::Tls>) -> Result<Self, OpenError> {
         let wrong = |source| OpenError::Directory {
             path: config.directory.clone(),
             source,
@@ -186,7 +192,8 @@ impl Replica {
             tickets: RefCell::default(),
             next_ticket: Cell::new(1),
             appends: RefCell::default(),
-            peers: Peers::new(config.settings.replica, &config.peers),
+            peers: Peers::new(config.settings.replica, &config.peers, tls.as_ref()),
+            tls,
             answering: Answering::new(&config.peers),
             mending: Mending::default(),
             answer_limit: Cell::new(ANSWER_LIMIT),
@@ -311,6 +318,10 @@ impl Replica {
             }
             stopped.await;
         }
+    }
+
+    pub(crate) fn tls(&self) -> Option<net::Tls> {
+        self.0.tls.clone()
     }
 
     pub fn has_halted(&self) -> bool {

@@ -142,10 +142,20 @@ pub async fn serve(
 ) -> std::io::Error {
     let tasks = net::TaskSet::new();
     net::accept_loop(&listener, &limit, |stream, guard| {
-        // A peer may send what is large from the start.
+        // A peer may send what is large from the start, once its handshake is done.
         guard.handle().protect();
         let replica = replica.clone();
         tasks.spawn(async move {
+            let stream = match replica.tls() {
+                None => net::Link::Plain(stream),
+                Some(tls) => match tls.accept(stream).await {
+                    Ok(secured) => net::Link::Secured(Box::new(secured)),
+                    Err(error) => {
+                        tracing::warn!("log: a connection was refused: TLS: {error}");
+                        return;
+                    }
+                },
+            };
             let reason = attend(stream, replica, &guard).await;
             tracing::debug!("log: a connection ended: {reason}");
         });

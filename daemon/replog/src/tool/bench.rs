@@ -7,8 +7,6 @@ use std::time::Duration;
 use clap::Args;
 use futures::future::join_all;
 
-use crate::client::Client;
-
 #[derive(Debug, Args)]
 pub struct BenchArgs {
     #[command(flatten)]
@@ -26,7 +24,7 @@ pub struct BenchArgs {
 
 /// Prints one JSON object.
 pub async fn run(args: BenchArgs) -> Result<(), String> {
-    let log = Client::connect(&args.at.at).await?;
+    let log = args.at.connect().await?;
     log.elect(0).await?;
     let took = Rc::new(RefCell::new(Vec::new()));
     let failed = Rc::new(Cell::new(None));

@@ -24,7 +24,8 @@ Examples:
   bulkhead log add 4 --at 127.0.0.1:5061
   bulkhead log verify --directory /var/lib/log1
 
-Links between replicas are neither encrypted nor authenticated yet: other addresses than loopback need --insecure.";
+Replicas and tools with --tls-ca, --tls-certificate and --tls-key speak TLS 1.3 and let in only who has a certificate of that
+authority. Without them, other addresses than loopback need --insecure.";
 
 #[derive(Debug, Parser)]
 #[command(name = "log", about = "Run, ask and repair replicas of the replicated log", after_help = AFTER_HELP)]
@@ -70,6 +71,52 @@ struct At {
     /// The replica to ask.
     #[arg(long, value_name = "HOST:PORT", env = "BULKHEAD_LOG")]
     at: String,
+    #[command(flatten)]
+    tls: TlsArgs,
+}
+
+impl At {
+    async fn connect(&self) -> Result<crate::Client, String> {
+        crate::Client::connect(&self.at, self.tls.load()?.as_ref()).await
+    }
+}
+
+/// Certificates, all three or none.
+#[derive(Debug, Args)]
+pub struct TlsArgs {
+    /// Certificate of the authority that signed all replicas and tools of the log, in PEM.
+    #[arg(long, value_name = "FILE", env = "BULKHEAD_LOG_TLS_CA", requires_all = ["tls_certificate", "tls_key"])]
+    tls_ca: Option<PathBuf>,
+    /// Own certificate; a replica's names its host or address.
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "BULKHEAD_LOG_TLS_CERTIFICATE",
+        requires = "tls_ca"
+    )]
+    tls_certificate: Option<PathBuf>,
+    /// Its private key.
+    #[arg(long, value_name = "FILE", env = "BULKHEAD_LOG_TLS_KEY", requires = "tls_ca")]
+    tls_key: Option<PathBuf>,
+}
+
+impl TlsArgs {
+    /// Reads the files, where some are named.
+    pub fn load(&self) -> Result<Option<net::Tls>, String> {
+        let (Some(authority), Some(certificate), Some(key)) =
+            (&self.tls_ca, &self.tls_certificate, &self.tls_key)
+        else {
+            return Ok(None);
+        };
+        let files = net::TlsFiles {
+            authority: authority.clone(),
+            certificate: certificate.clone(),
+            key: key.clone(),
+        };
+        net::Tls::load(&files)
+            .map(Some)
+            .map_err(|error| error.to_string())
+    }
 }
 
 #[derive(Debug, Args)]
@@ -152,7 +199,9 @@ struct ReplicaArgs {
     /// Bytes of a segment file.
     #[arg(long, default_value_t = 64 << 20, value_name = "BYTES")]
     segment_bytes: u64,
-    /// Listen beyond loopback, without encryption or authentication.
+    #[command(flatten)]
+    tls: TlsArgs,
+    /// Listen and link beyond loopback without TLS.
     #[arg(long)]
     insecure: bool,
 }
@@ -167,6 +216,13 @@ fn peer(text: &str) -> Result<(u64, String), String> {
         return Err(format!("{address:?} has no port; write ID=HOST:PORT"));
     }
     Ok((id, address.to_owned()))
+}
+
+/// Of `HOST:PORT`.
+fn is_loopback(address: &str) -> bool {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    bare == "localhost" || bare.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
 }
 
 /// The verb and its flags.
@@ -197,11 +253,20 @@ pub fn main(matches: &ArgMatches) -> ExitCode {
 }
 
 fn run(args: ReplicaArgs) -> Result<(), String> {
-    if !args.listen.ip().is_loopback() && !args.insecure {
+    let tls = args.tls.load()?;
+    let mut addresses = args
+        .peers
+        .iter()
+        .map(|(_, address)| address.clone())
+        .collect::<Vec<_>>();
+    addresses.push(args.listen.to_string());
+    if let Some(address) = addresses.iter().find(|address| !is_loopback(address))
+        && tls.is_none()
+        && !args.insecure
+    {
         return Err(format!(
-            "--listen {} is not loopback, and links are neither encrypted nor authenticated: give --insecure if \
-             the network is yours alone",
-            args.listen
+            "{address} is not loopback, and links are neither encrypted nor authenticated: give --tls-ca, \
+             --tls-certificate and --tls-key, or --insecure if the network is yours alone"
         ));
     }
     let filter = tracing_subscriber::EnvFilter::try_from_env("BULKHEAD_LOG_LEVEL")
@@ -230,7 +295,7 @@ fn run(args: ReplicaArgs) -> Result<(), String> {
             directory: args.directory,
             segment_bytes: args.segment_bytes,
         };
-        let replica = Replica::open(config).map_err(|error| error.to_string())?;
+        let replica = Replica::open_secured(config, tls).map_err(|error| error.to_string())?;
         let listener = net::TcpListener::bind(args.listen)
             .map_err(|error| format!("cannot listen at {}: {error}", args.listen))?;
         let server = crate::serve(replica.clone(), listener, net::ConnectionLimit::new(1024));

@@ -5,7 +5,6 @@ use std::io::{BufRead as _, Write as _};
 use replog_core::{Position, Value};
 
 use super::{At, Format, ReadArgs, Verb};
-use crate::client::Client;
 use crate::replica::ReplicaStatus;
 
 /// Entries of one append.
@@ -16,18 +15,18 @@ type Result<T> = std::result::Result<T, String>;
 pub async fn obey(verb: Verb) -> Result<()> {
     match verb {
         Verb::Init(at) => {
-            Client::connect(&at.at).await?.initialize().await?;
+            at.connect().await?.initialize().await?;
             println!("allowed; see `bulkhead log status`");
             Ok(())
         }
         Verb::Status(args) => {
-            let status = Client::connect(&args.at.at).await?.status().await?;
+            let status = args.at.connect().await?.status().await?;
             show(&status, args.output)
         }
         Verb::Read(args) => read(args).await,
         Verb::Append(at) => append(&at).await,
         Verb::Truncate(args) => {
-            let log = Client::connect(&args.at.at).await?;
+            let log = args.at.connect().await?;
             log.elect(0).await?;
             log.truncate(Position(args.to)).await
         }
@@ -94,7 +93,7 @@ fn show(status: &ReplicaStatus, form: Format) -> Result<()> {
 }
 
 async fn read(args: ReadArgs) -> Result<()> {
-    let log = Client::connect(&args.at.at).await?;
+    let log = args.at.connect().await?;
     if args.catch_up {
         log.catch_up().await?;
     }
@@ -127,7 +126,7 @@ async fn read(args: ReadArgs) -> Result<()> {
 }
 
 async fn append(at: &At) -> Result<()> {
-    let log = Client::connect(&at.at).await?;
+    let log = at.connect().await?;
     log.elect(0).await?;
     let mut lines = std::io::stdin().lock().split(b'\n');
     loop {
@@ -145,7 +144,7 @@ async fn append(at: &At) -> Result<()> {
 }
 
 async fn change(at: &At, fill: impl FnOnce(wire::replog_capnp::change_request::Builder<'_>)) -> Result<()> {
-    let log = Client::connect(&at.at).await?;
+    let log = at.connect().await?;
     log.elect(0).await?;
     let membership = log.change(fill).await?;
     let members: Vec<_> = membership.members.iter().map(|member| member.replica.0).collect();
