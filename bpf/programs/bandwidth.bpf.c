@@ -166,7 +166,10 @@ static __always_inline int sort(struct __sk_buff *skb, __u32 direction)
 	flow->bulk_until = state->empty_at + STAYS_BULK_NS;
 	if (wait > state->mark_ns && bpf_skb_ecn_set_ce(skb))
 		state->marked_packets += 1;
-	skb->tc_classid = BH_HANDLE | BH_CLASS_TCP;
+	/* A packet that can't be cut small enough would be dropped there (sch_tbf.c, tbf_enqueue). */
+	if ((skb->gso_segs > 1 ? length / skb->gso_segs : length) > state->largest)
+		flow->uncut_until = flow->bulk_until;
+	skb->tc_classid = BH_HANDLE | (now < flow->uncut_until ? BH_CLASS_UNCUT : BH_CLASS_TCP);
 	return TC_ACT_OK;
 }
 

@@ -51,6 +51,7 @@ pub struct Shaped {
     pub rate: u64,
     pub mark_ns: u64,
     pub other_ns: u64,
+    pub largest: u64,
     pub police_burst_ns: u64,
     pub empty_at: u64,
     pub other_empty_at: u64,
@@ -62,7 +63,7 @@ pub struct Shaped {
     pub dropped_packets: u64,
 }
 
-const WORDS: usize = 12;
+const WORDS: usize = 13;
 const _: () = assert!(size_of::<Shaped>() == WORDS * 8);
 
 impl Shaped {
@@ -71,6 +72,7 @@ impl Shaped {
             self.rate,
             self.mark_ns,
             self.other_ns,
+            self.largest,
             self.police_burst_ns,
             self.empty_at,
             self.other_empty_at,
@@ -96,15 +98,16 @@ impl Shaped {
             rate: word(0),
             mark_ns: word(1),
             other_ns: word(2),
-            police_burst_ns: word(3),
-            empty_at: word(4),
-            other_empty_at: word(5),
-            police_at: word(6),
-            delay_ns: word(7),
-            bytes: word(8),
-            limited_bytes: word(9),
-            marked_packets: word(10),
-            dropped_packets: word(11),
+            largest: word(3),
+            police_burst_ns: word(4),
+            empty_at: word(5),
+            other_empty_at: word(6),
+            police_at: word(7),
+            delay_ns: word(8),
+            bytes: word(9),
+            limited_bytes: word(10),
+            marked_packets: word(11),
+            dropped_packets: word(12),
         }
     }
 }

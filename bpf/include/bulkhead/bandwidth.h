@@ -19,6 +19,7 @@
 #define BH_CLASS_SPARSE 2 /* flows that stay below their share: served first */
 #define BH_CLASS_TCP 3
 #define BH_CLASS_OTHER 4
+#define BH_CLASS_UNCUT 5 /* TCP of a larger MTU: between containers of one host */
 
 /*
  * One direction of one container. The agent writes the upper half, the programs the lower one; they run under the lock of the
@@ -28,6 +29,7 @@ struct bh_shaped {
 	__u64 rate; /* bytes a second; 0: no ceiling */
 	__u64 mark_ns; /* mark (ECN) what would wait longer */
 	__u64 other_ns; /* drop datagrams that would wait longer for other datagrams */
+	__u64 largest; /* bytes of a packet that the class of TCP takes, or can cut into */
 	__u64 police_burst_ns; /* see bh_police */
 	__u64 empty_at; /* when all that was let in will have left at the ceiling, bpf_ktime_get_ns */
 	__u64 other_empty_at; /* the same of the datagrams alone */
@@ -42,10 +44,11 @@ struct bh_shaped {
 /* One flow, or several whose hashes are the same. */
 struct bh_flow {
 	__u64 share_at; /* when it will be within its share again */
+	__u64 uncut_until; /* until then its packets go where those of a larger MTU go, for the same reason */
 	__u64 bulk_until; /* until then its packets may lie in a bulk class: another class would reorder them */
 };
 
-_Static_assert(sizeof(struct bh_shaped) == 96, "bh_shaped");
-_Static_assert(sizeof(struct bh_flow) == 16, "bh_flow");
+_Static_assert(sizeof(struct bh_shaped) == 104, "bh_shaped");
+_Static_assert(sizeof(struct bh_flow) == 24, "bh_flow");
 
 #endif

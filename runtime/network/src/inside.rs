@@ -110,6 +110,13 @@ pub fn furnish(
         let text = format!("{} {}", range.first(), range.last());
         set("ipv4/ip_local_port_range", &text)?;
     }
+    // What it sends to its own address reaches neighbours, too. One with an ingress ceiling takes it through a veth that drops
+    // what is larger than its MTU without a word; segments of that size are offloaded all the same.
+    if let Some(uplink) = host.primary() {
+        socket
+            .set_mtu(LOOPBACK, uplink.mtu)
+            .map_err(|error| InsideError::Netlink("set loopback's MTU", error))?;
+    }
     for (index, what) in [(LOOPBACK, "set loopback up"), (eth0, "set eth0 up")] {
         socket
             .set_up(index)

@@ -3,7 +3,8 @@
 //! ```text
 //! 1:  HTB ── 1:1 the ceiling ─┬─ 1:2 flows within their share   first, half the ceiling in any case
 //!                             ├─ 1:3 TCP transfers              a quarter, and what is left
-//!                             └─ 1:4 other traffic              a quarter, and what is left; a short queue
+//!                             ├─ 1:4 other traffic              an eighth, and what is left; a short queue
+//!                             └─ 1:5 TCP with a larger MTU      an eighth, and what is left; it can't be cut
 //! ```
 //!
 //! A filter of the HTB (bpf/programs/bandwidth.bpf.c) sorts. An offloaded packet of 64 kB holds a line of 10 Mbit/s for 52 ms,
@@ -33,6 +34,7 @@ pub const CEILING: Handle = Handle::new(1, 1);
 const SPARSE: Handle = Handle::new(1, 2);
 const TCP: Handle = Handle::new(1, 3);
 const OTHER: Handle = Handle::new(1, 4);
+const UNCUT: Handle = Handle::new(1, 5);
 
 /// One direction's ceiling.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,6 +91,7 @@ impl Ceiling {
             rate: self.rate,
             mark_ns: mark,
             other_ns: self.nanoseconds(u64::from(self.other_bytes())),
+            largest: self.unit(),
             police_burst_ns: SECOND_NS / 2 + self.nanoseconds(self.burst),
             // At another rate these were other times.
             empty_at: 0,
@@ -132,7 +135,8 @@ impl Ceiling {
             }),
             self.leaf(SPARSE, self.rate / 2, 0),
             self.leaf(TCP, self.rate / 4, 1),
-            self.leaf(OTHER, self.rate / 4, 1),
+            self.leaf(OTHER, self.rate / 8, 1),
+            self.leaf(UNCUT, self.rate / 8, 1),
             Change::Fifo {
                 parent: SPARSE,
                 handle: Handle::new(2, 0),
@@ -143,6 +147,11 @@ impl Ceiling {
                 parent: OTHER,
                 handle: Handle::new(4, 0),
                 bytes: self.other_bytes(),
+            },
+            Change::Fifo {
+                parent: UNCUT,
+                handle: Handle::new(5, 0),
+                bytes: self.tcp_bytes(),
             },
             Change::Sorter {
                 parent: ROOT,

@@ -48,7 +48,7 @@ impl Host {
     }
 
     fn container(&self, number: u16, bandwidth: &Bandwidth) -> Container {
-        let id = ContainerId::new(format!("shaped{number}")).unwrap();
+        let id: ContainerId = format!("shaped{number}").parse().unwrap();
         let netns = namespace::create().unwrap();
         let port = 31_000 + number;
         let first = 40_000 + number * 100;
@@ -72,7 +72,9 @@ impl Host {
     }
 
     fn update(&self, container: &Container, bandwidth: &Bandwidth) -> Result<(), NetworkError> {
-        within(&self.world.host, || self.datapath().update(&container.id, bandwidth))
+        within(&self.world.host, || {
+            self.datapath().update(&container.id, bandwidth)
+        })
     }
 
     /// iperf3 from one namespace to another; megabits a second that arrived, as payload.
@@ -119,7 +121,19 @@ fn ceilings(egress: Option<u64>, ingress: Option<u64>) -> Bandwidth {
 fn assert_near(measured: f64, wanted: f64, what: &str) {
     // The bench has the exact figure; here the machine runs other tests.
     let off = measured / wanted - 1.0;
-    assert!(off.abs() < 0.08, "{what}: {measured:.2} instead of {wanted} Mbit/s");
+    assert!(
+        off.abs() < 0.08,
+        "{what}: {measured:.2} instead of {wanted} Mbit/s"
+    );
+}
+
+/// Ends the threads beside a test that fails, too.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Round trips of small datagrams out of a namespace while `work` runs; median.
@@ -127,13 +141,12 @@ fn questions_during(host: &Host, container: &Container, work: impl FnOnce()) -> 
     let echo = within(&host.world.outside, || UdpSocket::bind((OUTSIDE, 7_777))).unwrap();
     let asker = within(&container.netns, || UdpSocket::bind((HOST, 0))).unwrap();
     for socket in [&echo, &asker] {
-        socket
-            .set_read_timeout(Some(Duration::from_millis(500)))
-            .unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
     }
     asker.connect((OUTSIDE, 7_777)).unwrap();
     let ended = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let ends = Ends(&ended);
         scope.spawn(|| {
             let mut bytes = [0; 64];
             while !ended.load(Ordering::Relaxed) {
@@ -155,7 +168,7 @@ fn questions_during(host: &Host, container: &Container, work: impl FnOnce()) -> 
             times
         });
         work();
-        ended.store(true, Ordering::Relaxed);
+        drop(ends);
         let mut times = asking.join().unwrap();
         times.sort();
         assert!(times.len() > 50, "{} answers", times.len());
@@ -177,12 +190,18 @@ fn a_ceiling_holds_out_of_and_into_a_container_and_questions_do_not_wait_behind_
             let rate = host.transfer(&container.netns, outside, OUTSIDE, 5_201, &options);
             assert_near(rate * TCP_HEADERS, 20.0, "egress");
         });
-        assert!(wait < Duration::from_millis(15), "egress, {streams} streams: {wait:?}");
+        assert!(
+            wait < Duration::from_millis(15),
+            "egress, {streams} streams: {wait:?}"
+        );
         let wait = questions_during(&host, &container, || {
             let rate = host.transfer(outside, &container.netns, HOST, container.port, &options);
             assert_near(rate * TCP_HEADERS, 20.0, "ingress");
         });
-        assert!(wait < Duration::from_millis(15), "ingress, {streams} streams: {wait:?}");
+        assert!(
+            wait < Duration::from_millis(15),
+            "ingress, {streams} streams: {wait:?}"
+        );
     }
     let wait = questions_during(&host, &container, || {
         let rate = host.transfer(&container.netns, outside, OUTSIDE, 5_201, "-u -b 60M -l 1400");
@@ -212,9 +231,8 @@ fn ceilings_change_while_traffic_flows_and_can_be_lifted() {
 
     // A connection that is open meanwhile is neither broken nor stuck.
     std::thread::scope(|scope| {
-        let running = scope.spawn(|| {
-            host.transfer(&container.netns, outside, OUTSIDE, 5_203, "-C cubic -t 3")
-        });
+        let running =
+            scope.spawn(|| host.transfer(&container.netns, outside, OUTSIDE, 5_203, "-C cubic -t 3"));
         std::thread::sleep(Duration::from_millis(1_500));
         let burst = Bandwidth {
             egress_burst: Some(Bytes(200_000)),
@@ -259,7 +277,12 @@ fn neighbours_on_the_same_host_obey_and_a_container_that_removes_its_discipline_
     );
     assert!(rate * UDP_HEADERS < 22.0, "policed: {rate}");
     let dropped = within(&host.world.host, || host.datapath().usage_all()).unwrap();
-    assert!(dropped[&slow.id].drops.get("egress_rate").is_some_and(|count| *count > 1_000));
+    assert!(
+        dropped[&slow.id]
+            .drops
+            .get("egress_rate")
+            .is_some_and(|count| *count > 1_000)
+    );
     assert_ne!(slow.attached.slot, free.attached.slot);
 }
 

@@ -4,6 +4,7 @@
 mod agent;
 mod eventually;
 mod host;
+pub mod network;
 pub mod traces;
 
 pub use agent::{Agent, Answer, bulkhead};
