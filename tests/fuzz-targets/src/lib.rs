@@ -14,9 +14,13 @@ pub mod feed;
 pub mod http_server;
 pub mod kernel_files;
 pub mod log_batch;
+pub mod log_message;
+pub mod log_record;
+pub mod log_segment;
 pub mod names;
 pub mod output_index;
 pub mod plan;
+pub mod registry;
 pub mod resources;
 pub mod rpc_frames;
 pub mod rpc_server;
@@ -44,9 +48,13 @@ pub const TARGETS: &[Target] = &[
     target("http_server", http_server::run),
     target("kernel_files", kernel_files::run),
     target("log_batch", log_batch::run),
+    target("log_message", log_message::run),
+    target("log_record", log_record::run),
+    target("log_segment", log_segment::run),
     target("names", names::run),
     target("output_index", output_index::run),
     target("plan", plan::run),
+    target("registry", registry::run),
     target("resources", resources::run),
     target("rpc_frames", rpc_frames::run),
     target("rpc_server", rpc_server::run),
