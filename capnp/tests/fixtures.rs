@@ -185,6 +185,7 @@ fn blank() -> Checkpoint {
         killing: None,
         kill_at_ms: None,
         termination: None,
+        network_slot: None,
     }
 }
 
@@ -285,6 +286,7 @@ fn full() -> Checkpoint {
         started_at_ms: Some(27_000),
         killing: Some(Reason::Timeout),
         kill_at_ms: Some(28_000),
+        network_slot: None,
         termination: Some(Termination {
             exit_status: 137,
             signal: Some(9),

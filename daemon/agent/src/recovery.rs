@@ -106,7 +106,8 @@ pub async fn recover(shell: &Rc<Shell>) -> Result<(), Fault> {
 
 /// Containers with a network of their own are connected still; what nobody has is removed.
 async fn adopt_networks(shell: &Rc<Shell>, found: &[Found]) -> Result<(), Fault> {
-    let known = found.iter().filter_map(|found| {
+    let living = found.iter().filter(|found| found.alive.is_ok());
+    let known = living.filter_map(|found| {
         let Checkpoint {
             id,
             network_slot,
