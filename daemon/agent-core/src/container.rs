@@ -65,6 +65,10 @@ pub(crate) struct Container {
     pub writing: u32,
     /// Whoever asked for the graceful kill that is being checkpointed.
     pub killers: Vec<Ticket>,
+    /// That it is to be killed has been given to be written down: a successor will not call it lost.
+    pub kill_noted: bool,
+    /// Everything in it is killed as soon as that is written.
+    pub kill_waits: bool,
     /// Last plain signal delivered by request, to tell a wanted death from an unwanted one.
     pub delivered: Option<i32>,
 }
@@ -182,6 +186,8 @@ impl Container {
             kill_attempts: 0,
             writing: 0,
             killers: Vec::new(),
+            kill_noted: false,
+            kill_waits: false,
             delivered: None,
         }
     }

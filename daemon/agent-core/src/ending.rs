@@ -61,15 +61,15 @@ impl AgentCore {
                     grace.unwrap_or(c.spec.grace)
                 };
                 self.end_gracefully(now, id, Doom::Killed, grace);
-                // A grace that outlives us must be known to a successor before it is promised.
-                if let Some(c) = self
-                    .containers
-                    .get_mut(id)
-                    .filter(|c| c.phase == Phase::Dying && grace.0 > 0)
-                {
-                    c.killers.push(ticket);
-                    c.writing += 1;
-                    return self.wishes.push_back(Wish::Checkpoint { id: id.clone() });
+                // What outlives us must be known to a successor before it is promised.
+                if let Some(c) = self.containers.get_mut(id).filter(|c| c.phase == Phase::Dying) {
+                    if c.kill_waits {
+                        return c.killers.push(ticket);
+                    }
+                    if grace.0 > 0 {
+                        c.killers.push(ticket);
+                        return self.note_kill(id);
+                    }
                 }
             }
             _ if c.phase == Phase::Running || c.phase == Phase::Dying => {
@@ -123,6 +123,16 @@ impl AgentCore {
         }
     }
 
+    fn note_kill(&mut self, id: &ContainerId) {
+        if let Some(c) = self.containers.get_mut(id) {
+            c.kill_noted = true;
+            c.writing += 1;
+            self.wishes.push_back(Wish::Checkpoint { id: id.clone() });
+        }
+    }
+
+    /// Kills everything in it. An init that is killed leaves no record of how it ended, so the reason is written down
+    /// first: a successor would call it lost.
     pub(crate) fn kill_all(&mut self, now: Now, id: &ContainerId) {
         let (first, longest) = (self.settings.kill_retry, self.settings.kill_retry_max);
         let Some(c) = self.containers.get_mut(id) else {
@@ -130,6 +140,13 @@ impl AgentCore {
         };
         c.phase = Phase::Dying;
         c.status.state = ContainerState::Killing;
+        if matches!(c.doom, Some(Doom::Killed | Doom::Timeout)) && !c.kill_noted {
+            c.kill_waits = true;
+            // A disk that hangs saves nobody.
+            self.set_alarm(id, Some((after(now, first), Alarm::KillAll)));
+            return self.note_kill(id);
+        }
+        c.kill_waits = false;
         c.kill_attempts += 1;
         let doubled = first.0.saturating_mul(1 << (c.kill_attempts - 1).min(20));
         let retry = Millis(doubled.min(longest.0));
@@ -143,7 +160,7 @@ impl AgentCore {
             return;
         };
         let attempt = c.kill_attempts;
-        // Nobody checkpoints a kill without a grace, as it is over at once. This one is not: a successor has to know.
+        // Not every reason is written down before a kill, as it is over at once. This one is not: a successor has to know.
         if c.status.waits_for.replace(message.clone()).is_none() {
             c.writing += 1;
             self.wishes.push_back(Wish::Checkpoint { id: id.clone() });

@@ -145,9 +145,15 @@ impl AgentCore {
         let Some(c) = self.containers.get_mut(id) else {
             return;
         };
-        if c.phase != Phase::Checkpointing {
+        if c.phase == Phase::Dying && c.kill_waits && c.writing == 0 {
+            self.kill_all(now, id);
+        }
+        if phase != Phase::Checkpointing {
             return self.update_persisted(now, id, result);
         }
+        let Some(c) = self.containers.get_mut(id) else {
+            return;
+        };
         match result {
             Err(fault) => {
                 c.doom(Doom::Failed(fault));

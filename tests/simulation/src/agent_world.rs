@@ -401,7 +401,12 @@ impl World {
             }
             Wish::KillAll { id } => {
                 let ignored = self.random.one_in(self.faults.kill_ignored);
+                let wanted = matches!(self.core.killing(&id), Some(Reason::Killed | Reason::Timeout));
                 let reality = self.reality.entry(id.clone()).or_default();
+                // A successor that finds it dead without a record would call it lost.
+                if wanted && reality.kill_sent == 0 && reality.killing.is_none() && !reality.unwritten {
+                    return self.violated(format!("{id} is killed before that is written down"));
+                }
                 reality.kill_sent += 1;
                 if !ignored {
                     self.later(Input::Exited {
