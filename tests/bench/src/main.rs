@@ -5,6 +5,7 @@ mod agent;
 mod floor;
 mod launch;
 mod log;
+mod net;
 mod peers;
 mod ping;
 mod ping_net;
@@ -52,6 +53,11 @@ enum What {
     },
     /// A ping over the event loop and Cap'n Proto, against a bare echo and tokio.
     Rpc {
+        #[command(flatten)]
+        how: How,
+    },
+    /// Mapped containers against the host itself, a bridge and u32 filters; how exact ceilings are.
+    Net {
         #[command(flatten)]
         how: How,
     },
@@ -110,6 +116,7 @@ fn main() -> ExitCode {
         }
         What::Stats { how } => reported("stats", &how, |report| stats::run(report, how.quick)),
         What::Recover { how } => reported("recover", &how, |report| recover::run(report, how.quick)),
+        What::Net { how } => reported("net", &how, |report| net::run(report, how.quick)),
         What::Rpc { how } => reported("rpc", &how, |report| rpc::run(report, how.quick)),
         What::Log { how } => reported("log", &how, |report| log::run(report, how.quick)),
         What::LogOwn { directory, addresses } => log::own::drive(&directory, &addresses),
