@@ -21,6 +21,7 @@ mod segment;
 mod service;
 mod store;
 pub mod tool;
+mod writing;
 
 pub use batch::Entry;
 pub use client::Client;

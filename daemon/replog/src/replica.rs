@@ -13,7 +13,7 @@ use model::Millis;
 use net::queue::{OneshotSender, oneshot};
 use replog_core::{
     Answer, Ballot, Change, Halt, Incarnation, Input, Membership, Node, NotElected, Notice, Position, Record,
-    Refusal, ReplicaId, Settings, Start, StartError, Status, Ticket, Token, Value, Wish,
+    Refusal, ReplicaId, Settings, Start, StartError, Status, Ticket, Token, Wish,
 };
 
 use crate::answering::Answering;
@@ -23,11 +23,8 @@ use crate::ledger::Ledger;
 use crate::peers::Peers;
 use crate::reading::Mending;
 use crate::store::Options;
+use crate::writing;
 
-/// Between two attempts to write to a disk that is full.
-const FULL_PAUSE: Duration = Duration::from_millis(500);
-/// Records that may wait for a full disk. Beyond that this replica stops: it would grow without end.
-const FULL_BYTES_MAX: usize = 16 << 20;
 /// For an append or truncation, when nothing else is said.
 const ANSWER_LIMIT: Duration = Duration::from_secs(15);
 
@@ -107,9 +104,9 @@ pub(crate) struct Inner {
     pub(crate) writer: net::Pool,
     /// Reads and preparations that nobody's promise waits for.
     pub(crate) helper: net::Pool,
-    unwritten: RefCell<(Vec<Record>, Token)>,
-    writing: Cell<bool>,
-    making_spare: Cell<bool>,
+    pub(crate) unwritten: RefCell<(Vec<Record>, Token)>,
+    pub(crate) writing: Cell<bool>,
+    pub(crate) making_spare: Cell<bool>,
     tickets: RefCell<HashMap<Ticket, OneshotSender<Answer>>>,
     next_ticket: Cell<u64>,
     appends: RefCell<Vec<(Ticket, Arc<[u8]>)>>,
@@ -118,8 +115,8 @@ pub(crate) struct Inner {
     pub(crate) answering: Answering,
     pub(crate) mending: Mending,
     answer_limit: Cell<Duration>,
-    halted: RefCell<Option<String>>,
-    stalled: RefCell<Option<String>>,
+    pub(crate) halted: RefCell<Option<String>>,
+    pub(crate) stalled: RefCell<Option<String>>,
     stopped: net::Notify,
     /// The deadline may have changed.
     changed: net::Notify,
@@ -416,7 +413,7 @@ impl Replica {
             }
         }
         if !self.0.unwritten.borrow().0.is_empty() && !self.0.writing.replace(true) {
-            net::spawn(write(self.clone())).detach();
+            net::spawn(writing::write(self.clone())).detach();
         }
         self.0.changed.set();
     }
@@ -439,100 +436,6 @@ impl Inner {
     fn time(&self) -> Millis {
         Millis(u64::try_from((net::now() - self.epoch).as_millis()).unwrap_or(u64::MAX))
     }
-}
-
-/// Writes until nothing is left to be written.
-async fn write(replica: Replica) {
-    loop {
-        let (records, token) = replica.0.unwritten.take();
-        if records.is_empty() || replica.0.halted.borrow().is_some() {
-            replica.0.writing.set(false);
-            return;
-        }
-        let ledger = replica.0.ledger.clone();
-        let job = move || {
-            let mut ledger = locked(&ledger);
-            let written = ledger.persist(&records);
-            (written, ledger.store().wants_spare())
-        };
-        let written = match replica.0.writer.run(job).await {
-            Ok((Err(full @ StoreError::Full { .. }), _)) => wait_for_room(&replica, full).await,
-            written => written,
-        };
-        match written {
-            Ok((Ok(()), wants_spare)) => {
-                if wants_spare {
-                    make_spare(&replica);
-                }
-                replica.give(Input::Persisted { token });
-            }
-            Ok((Err(error), _)) => replica.give(Input::PersistFailed {
-                reason: error.to_string(),
-            }),
-            Err(error) => replica.give(Input::PersistFailed {
-                reason: error.to_string(),
-            }),
-        }
-    }
-}
-
-/// The disk is full, and nothing of the records was written: until there is room, this replica promises and accepts
-/// nothing more, and what it promised stays promised.
-async fn wait_for_room(
-    replica: &Replica,
-    full: StoreError,
-) -> Result<(Result<(), StoreError>, bool), net::PoolError> {
-    tracing::error!("log: this replica answers nothing until there is room: {full}");
-    *replica.0.stalled.borrow_mut() = Some(full.to_string());
-    let outcome = loop {
-        net::sleep(FULL_PAUSE).await;
-        let waiting: usize = replica.0.unwritten.borrow().0.iter().map(weight).sum();
-        if waiting > FULL_BYTES_MAX || replica.0.halted.borrow().is_some() {
-            break Ok((Err(full), false));
-        }
-        let ledger = replica.0.ledger.clone();
-        let again = move || {
-            let mut ledger = locked(&ledger);
-            let written = ledger.persist(&[]);
-            (written, ledger.store().wants_spare())
-        };
-        match replica.0.writer.run(again).await {
-            Ok((Err(StoreError::Full { .. }), _)) => {}
-            outcome => break outcome,
-        }
-    };
-    if let Ok((Ok(()), _)) = &outcome {
-        tracing::info!("log: there is room again; this replica goes on");
-        replica.0.stalled.borrow_mut().take();
-    }
-    outcome
-}
-
-fn weight(record: &Record) -> usize {
-    match record {
-        Record::Accepted { values, .. } | Record::Learned { values, .. } => {
-            values.iter().map(Value::weight).sum()
-        }
-        _ => 0,
-    }
-}
-
-/// The next segment's file, before an append has to wait for it.
-fn make_spare(replica: &Replica) {
-    if replica.0.making_spare.replace(true) {
-        return;
-    }
-    let replica = replica.clone();
-    net::spawn(async move {
-        let maker = locked(&replica.0.ledger).store().spare_maker();
-        match replica.0.helper.run(move || maker.make()).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!("{error}"),
-            Err(error) => tracing::warn!("log: {error}"),
-        }
-        replica.0.making_spare.set(false);
-    })
-    .detach();
 }
 
 async fn keep_time(inner: std::rc::Weak<Inner>) {

@@ -73,7 +73,7 @@ fn start(directory: &Path, tls: &[Option<Tls>]) -> (BTreeMap<ReplicaId, String>,
                 settings,
                 peers: addresses.clone(),
                 directory: directory.join(id.to_string()),
-                segment_bytes: 1 << 20,
+                segment_bytes: 16 << 20,
             };
             let replica = Replica::open_secured(config, tls.clone()).unwrap();
             let listener = TcpListener::bind(address.parse().unwrap()).unwrap();
