@@ -284,11 +284,11 @@ impl Steering {
             .map_err(failed("clear", "counters"))
     }
 
-    /// The counters of all slots, summed over CPUs, by few system calls; index is the slot.
-    pub fn counters(&self) -> Result<Vec<Counters>, SteeringError> {
+    /// The counters of slots below `end`, summed over CPUs, by few system calls; index is the slot.
+    pub fn counters(&self, end: u32) -> Result<Vec<Counters>, SteeringError> {
         let map = self.map("counters")?;
         let cpus = libbpf_rs::num_possible_cpus().map_err(failed("read", "counters"))?;
-        let mut all = vec![Counters::default(); SLOTS as usize];
+        let mut all = vec![Counters::default(); end.min(SLOTS) as usize];
         crate::batch::read_percpu(
             map.as_fd(),
             size_of::<Counters>() * cpus,

@@ -27,9 +27,12 @@ impl Member {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Book {
     members: BTreeMap<ContainerId, Member>,
+    by_slot: BTreeMap<u32, ContainerId>,
+    /// Slot by port, as in the map `ports`; 0: nobody's.
+    owners: Vec<u32>,
     /// Those that an earlier agent has left in the maps, until they are adopted or removed.
     inherited: Vec<u32>,
 }
@@ -38,6 +41,8 @@ impl Book {
     pub fn new(inherited: Vec<u32>) -> Self {
         Self {
             members: BTreeMap::new(),
+            by_slot: BTreeMap::new(),
+            owners: vec![0; 1 << 16],
             inherited,
         }
     }
@@ -46,8 +51,26 @@ impl Book {
         &self.members
     }
 
+    /// For changes other than of place and ports.
     pub fn members_mut(&mut self) -> &mut BTreeMap<ContainerId, Member> {
         &mut self.members
+    }
+
+    pub fn insert(&mut self, id: ContainerId, member: Member) {
+        for port in member.grant.all().ports() {
+            self.owners[usize::from(port)] = member.slot;
+        }
+        self.by_slot.insert(member.slot, id.clone());
+        self.members.insert(id, member);
+    }
+
+    pub fn remove(&mut self, id: &ContainerId) {
+        if let Some(member) = self.members.remove(id) {
+            for port in member.grant.all().ports() {
+                self.owners[usize::from(port)] = 0;
+            }
+            self.by_slot.remove(&member.slot);
+        }
     }
 
     /// All inherited ones are accounted for.
@@ -57,25 +80,19 @@ impl Book {
 
     /// The lowest place that nobody has. Place 0 is the host's.
     pub fn free_slot(&self) -> Option<u32> {
-        let mut taken: Vec<u32> = self.members.values().map(|member| member.slot).collect();
-        taken.extend(&self.inherited);
-        taken.sort_unstable();
-        taken.dedup();
-        let mut free = 1;
-        for slot in taken {
-            if slot == free {
-                free += 1;
-            }
-        }
-        (free < SLOTS).then_some(free)
+        (1..SLOTS).find(|slot| !self.by_slot.contains_key(slot) && !self.inherited.contains(slot))
+    }
+
+    /// One above the highest place that is taken.
+    pub fn slots_end(&self) -> u32 {
+        self.by_slot.last_key_value().map_or(1, |(slot, _)| slot + 1)
     }
 
     pub fn owner(&self, port: u16) -> Option<&ContainerId> {
-        let mut owners = self.members.iter().filter(|(_, member)| member.owns(port));
-        owners.next().map(|(id, _)| id)
+        self.by_slot.get(&self.owners[usize::from(port)])
     }
 
     pub fn by_slot(&self, slot: u32) -> Option<(&ContainerId, &Member)> {
-        self.members.iter().find(|(_, member)| member.slot == slot)
+        self.members.get_key_value(self.by_slot.get(&slot)?)
     }
 }

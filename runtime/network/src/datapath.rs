@@ -218,7 +218,7 @@ impl Datapath {
             netns: Some(netns),
             addresses,
         };
-        book.members_mut().insert(id.clone(), member);
+        book.insert(id.clone(), member);
         Ok(attached)
     }
 
@@ -351,7 +351,7 @@ impl Datapath {
             // Its name is free for the next one at once, and a sweep finds it should the namespace live on.
             retire(socket, member)?;
         }
-        book.members_mut().remove(id);
+        book.remove(id);
         Ok(())
     }
 

@@ -26,12 +26,12 @@ impl Datapath {
             steps: Vec::new(),
         };
         let verdict = match &question.from {
-            Origin::Outside => walk.from_outside(question),
-            Origin::Host => walk.from_host(question),
+            Origin::Outside => walk.sent_outside(question),
+            Origin::Host => walk.sent_by_host(question),
             Origin::Container(id) => {
                 let member = guard.book.members().get(id);
                 let member = member.ok_or_else(|| NetworkError::NotAttached(id.clone()))?;
-                walk.from_container(question, id, member)
+                walk.sent_by_container(question, id, member)
             }
         };
         let mut steps = walk.steps;
@@ -100,7 +100,7 @@ impl Walk<'_> {
         }
     }
 
-    fn to_shared(&mut self, question: &PacketQuestion) -> Verdict {
+    fn at_shared(&mut self, question: &PacketQuestion) -> Verdict {
         if question.transport == Transport::Icmp && question.destination_port == 0 {
             self.say("an echo request is answered by the host");
             return Verdict::Host;
@@ -109,17 +109,17 @@ impl Walk<'_> {
             .map_or(Verdict::Host, Verdict::Container)
     }
 
-    fn from_outside(&mut self, question: &PacketQuestion) -> Verdict {
+    fn sent_outside(&mut self, question: &PacketQuestion) -> Verdict {
         if !self.is_shared(question.destination) {
             self.say("not to an address that containers share: the host's own stack decides");
             return Verdict::Host;
         }
-        self.to_shared(question)
+        self.at_shared(question)
     }
 
-    fn from_host(&mut self, question: &PacketQuestion) -> Verdict {
+    fn sent_by_host(&mut self, question: &PacketQuestion) -> Verdict {
         if self.is_shared(question.destination) {
-            return self.to_shared(question);
+            return self.at_shared(question);
         }
         self.say("not to an address that containers share: by the host's own routes");
         self.leave(question.destination)
@@ -130,7 +130,7 @@ impl Walk<'_> {
         Verdict::Dropped(reason.name())
     }
 
-    fn from_container(&mut self, question: &PacketQuestion, id: &ContainerId, member: &Member) -> Verdict {
+    fn sent_by_container(&mut self, question: &PacketQuestion, id: &ContainerId, member: &Member) -> Verdict {
         if let Some(port) = question.source_port {
             let slot = self.owners.get(usize::from(port)).copied().unwrap_or_default();
             if slot != member.slot {
@@ -155,7 +155,7 @@ impl Walk<'_> {
         if !self.is_shared(question.destination) {
             return self.leave(question.destination);
         }
-        self.to_shared(question)
+        self.at_shared(question)
     }
 
     fn leave(&mut self, destination: Option<IpAddr>) -> Verdict {

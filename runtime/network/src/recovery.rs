@@ -107,7 +107,7 @@ impl Datapath {
             .set_owner(member.grant.all().ports(), member.slot)
             .map_err(wrong())?;
         let bandwidth = member.bandwidth;
-        guard.book.members_mut().insert(one.id.clone(), member);
+        guard.book.insert(one.id.clone(), member);
         if !intact && !bandwidth.is_unset() {
             self.apply_bandwidth(guard, &one.id)?;
         }

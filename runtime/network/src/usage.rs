@@ -11,12 +11,12 @@ use crate::shaper::LimitedLink;
 
 impl Datapath {
     pub fn usage_all(&self) -> Result<HashMap<ContainerId, NetworkUsage>, NetworkError> {
-        let counters = self
-            .steering
-            .counters()
-            .map_err(programs("read the network's counters"))?;
         let limited = self.shaper.usage()?;
         let state = self.lock();
+        let counters = self
+            .steering
+            .counters(state.book.slots_end())
+            .map_err(programs("read the network's counters"))?;
         let members = state.book.members().iter();
         Ok(members
             .filter_map(|(id, member)| {
@@ -31,7 +31,7 @@ impl Datapath {
     pub fn unattributed_drops(&self) -> Result<BTreeMap<String, u64>, NetworkError> {
         let counters = self
             .steering
-            .counters()
+            .counters(1)
             .map_err(programs("read the network's counters"))?;
         Ok(counters.first().map(drops).unwrap_or_default())
     }

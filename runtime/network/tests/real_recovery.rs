@@ -236,8 +236,8 @@ fn many_come_and_go_quickly() {
         "attach {attached:?} each, usage {told:?}, detach {:?} each, {detached:?} at most",
         begin.elapsed() / u32::from(MANY)
     );
-    // The machine of the tests is busy; what is meant is 5 ms.
-    assert!(attached.as_millis() < 50, "{attached:?}");
+    // What is meant is 5 ms. Here an unoptimised build shares its processors with other tests.
+    assert!(attached.as_millis() < 500, "{attached:?}");
     // Their namespaces take the interfaces along.
     for _ in 0..100 {
         if !on_host_ok("ip -o link").contains("bh") {
