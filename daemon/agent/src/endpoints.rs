@@ -233,6 +233,27 @@ const SERIES: &[Series] = &[
     ("disk_limit_bytes", "gauge", |u| {
         u.disk_limit_bytes.map(|v| v as f64)
     }),
+    ("network_receive_bytes_total", "counter", |u| {
+        u.net_rx_bytes.map(|v| v as f64)
+    }),
+    ("network_receive_packets_total", "counter", |u| {
+        u.net_rx_packets.map(|v| v as f64)
+    }),
+    ("network_receive_dropped_total", "counter", |u| {
+        u.net_rx_dropped.map(|v| v as f64)
+    }),
+    ("network_transmit_bytes_total", "counter", |u| {
+        u.net_tx_bytes.map(|v| v as f64)
+    }),
+    ("network_transmit_packets_total", "counter", |u| {
+        u.net_tx_packets.map(|v| v as f64)
+    }),
+    ("network_transmit_dropped_total", "counter", |u| {
+        u.net_tx_dropped.map(|v| v as f64)
+    }),
+    ("network_refused_total", "counter", |u| {
+        u.net_rx_bytes.map(|_| u.net_drops.values().sum::<u64>() as f64)
+    }),
     // cAdvisor's words: waiting, at least one task; stalled, all of them.
     ("pressure_cpu_waiting_seconds_total", "counter", |u| {
         waiting(u.cpu_pressure)
