@@ -63,6 +63,8 @@ fn refuse(fault: &Fault) -> ExitCode {
 
 async fn serve(config: Config) -> Result<(), Fault> {
     let mut host = kernel::host::probe().map_err(|e| failed(&e))?;
+    // Before anything is made.
+    let ports = config.ports.pool(&crate::port_flags::host_ports()?)?;
     let descriptors = kernel::system::raise_descriptors()
         .map_err(|e| Fault::failed(format!("raise the limit of open files: {e}")))?;
     let (directories, _locks) =
@@ -84,7 +86,7 @@ async fn serve(config: Config) -> Result<(), Fault> {
         gc_delay: config.disk.gc_delay,
         gc_headroom: config.disk.gc_disk_headroom,
         id_pool: ids.usable(),
-        ports: config.ports.pool(&crate::port_flags::host_ports()?)?,
+        ports,
         ..Settings::default()
     };
     let disk = crate::disk::start(&config, &directories);
