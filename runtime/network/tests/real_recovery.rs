@@ -54,8 +54,8 @@ fn a_connection_outlives_agents_with_and_without_their_pins() {
     let datapath = world.open();
     ping_pong(&mut stream);
     let adopted = datapath.adopt(vec![known(&one)]).unwrap();
-    assert_eq!(adopted.kept, [one.id.clone()]);
-    assert_eq!(adopted.removed, [two.attached.interface.clone()]);
+    assert_eq!(adopted.kept, std::slice::from_ref(&one.id));
+    assert_eq!(adopted.removed, std::slice::from_ref(&two.attached.interface));
     ping_pong(&mut stream);
     assert!(matches!(
         datapath.attach(&network::Attach {
@@ -92,7 +92,7 @@ fn a_connection_outlives_agents_with_and_without_their_pins() {
     on_host_ok(&format!("ip link del {}", three.attached.interface));
     let datapath = world.open();
     let adopted = datapath.adopt(vec![known(&one), known(&three)]).unwrap();
-    assert_eq!(adopted.lost, [three.id.clone()]);
+    assert_eq!(adopted.lost, std::slice::from_ref(&three.id));
     ping_pong(&mut stream);
     datapath.close(false).unwrap();
 }

@@ -37,6 +37,15 @@ pub struct World {
     _scratch: tempfile::TempDir,
 }
 
+impl Drop for World {
+    fn drop(&mut self) {
+        // A directory with a mount can't be removed.
+        if let Some(mount) = self.pins.parent() {
+            on_host(&format!("umount -l {}", mount.display()));
+        }
+    }
+}
+
 /// A program in some namespace, killed at the end.
 pub struct Running(Child);
 
