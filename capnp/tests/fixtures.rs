@@ -366,12 +366,12 @@ fn with_two_fields_more(file: &[u8]) -> Vec<u8> {
             _ => pointer & !0xffff_fffc | u64::from((offset as i32 as u32) << 2),
         });
     }
-    // Fields that were new since the file was written: `updating` @14.
-    words.push(0);
+    // Fields that were new since the file was written: `updating` @14, `networkSlot` @16.
+    words.extend([0, 0]);
     // A list of bytes (2) of length 8, right behind.
     words.push(1 | (2 | 8 << 3) << 32);
     words.push(u64::from_le_bytes(*b"tomorro\0"));
-    words[0] = ((new as u64 - 1) << 2) | ((data as u64 + 1) << 32) | ((pointers as u64 + 2) << 48);
+    words[0] = ((new as u64 - 1) << 2) | ((data as u64 + 1) << 32) | ((pointers as u64 + 3) << 48);
     let mut message = vec![0; 4];
     message.extend((words.len() as u32).to_le_bytes());
     message.extend(words.iter().flat_map(|word| word.to_le_bytes()));
