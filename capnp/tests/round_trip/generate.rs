@@ -566,7 +566,7 @@ pub fn checkpoint() -> impl Strategy<Value = Checkpoint> {
             boot_id,
         });
     let kept = (text(), any::<i32>()).prop_map(|(name, number)| KeptDescriptor { name, number });
-    let who = (text(), id(), launch_spec(), state(), limits());
+    let who = (text(), id(), launch_spec().boxed(), state(), limits().boxed());
     let process = (option::of(identity), vec(kept, 0..5), option::of(path()));
     let times = (
         any::<u64>(),
@@ -575,7 +575,7 @@ pub fn checkpoint() -> impl Strategy<Value = Checkpoint> {
         option::of(any::<u64>()),
         option::of(any::<u32>()),
     );
-    (who, process, times, option::of(termination())).prop_map(|(who, process, times, termination)| {
+    (who, process, times, option::of(termination().boxed())).prop_map(|(who, process, times, termination)| {
         Checkpoint {
             instance: who.0,
             id: who.1,
