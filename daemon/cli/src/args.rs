@@ -83,7 +83,7 @@ pub(crate) enum Verb {
     Top(top::TopArgs),
     Events(events::EventsArgs),
     Inspect(inspect::InspectArgs),
-    Update(update::UpdateArgs),
+    Update(Box<update::UpdateArgs>),
     Kill(kill::KillArgs),
     Wait(wait::WaitArgs),
     Net(network::NetArgs),

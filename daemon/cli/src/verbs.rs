@@ -113,7 +113,7 @@ async fn on_loop(verb: Verb, endpoint: Endpoint, format: Format) -> Outcome {
         Verb::Top(args) => top::top(&agent, &args).await,
         Verb::Events(args) => events::events(&agent, format, args).await,
         Verb::Inspect(args) => inspect::inspect(&agent, format, args).await,
-        Verb::Update(args) => update::update(&agent, format, args).await,
+        Verb::Update(args) => update::update(&agent, format, *args).await,
         Verb::Kill(args) => kill::kill(&agent, args).await,
         Verb::Wait(args) => wait::wait(&agent, format, args).await,
         Verb::Net(args) => network::net(&agent, format, args).await,
