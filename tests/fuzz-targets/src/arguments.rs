@@ -3,7 +3,8 @@
 //! Rules: what is taken prints as something that is taken again with the same meaning; a value is within the bounds
 //! that its error names.
 
-use cli::parse::{self, Ports, Variable};
+use cli::parse::{self, Variable};
+use model::{PortRanges, PortRequest};
 
 pub fn run(data: &[u8]) {
     let (kind, rest) = crate::choice(data);
@@ -16,7 +17,10 @@ pub fn run(data: &[u8]) {
         4 => label(text),
         5 => device(text),
         6 => signal(text),
-        7 => ports(text),
+        7 => {
+            ports(text);
+            port_ranges(text);
+        }
         8 => {
             if let Ok(time) = parse::timeout(text) {
                 assert!(time.get() > 0);
@@ -116,16 +120,23 @@ fn signal(text: &str) {
 }
 
 fn ports(text: &str) {
-    let Ok(taken) = parse::ports(text) else { return };
-    let printed = match &taken {
-        Ports::Count(count) => count.to_string(),
-        Ports::List(ranges) => {
-            assert!(ranges.iter().all(|(first, last)| 0 < *first && first <= last));
-            let printed: Vec<String> = ranges.iter().map(|(a, b)| format!("{a}-{b}")).collect();
-            printed.join(",")
-        }
+    let Ok(taken) = text.parse::<PortRequest>() else {
+        return;
     };
-    assert_eq!(parse::ports(&printed), Ok(taken));
+    assert_eq!(taken.to_string().parse(), Ok(taken));
+}
+
+fn port_ranges(text: &str) {
+    let Ok(ranges) = text.parse::<PortRanges>() else {
+        return;
+    };
+    assert!(
+        ranges
+            .ranges()
+            .iter()
+            .all(|range| 0 < range.first() && range.first() <= range.last())
+    );
+    assert_eq!(ranges.to_string().parse(), Ok(ranges));
 }
 
 /// A whole line, one argument a line.
