@@ -147,8 +147,12 @@ fn info<T>(fd: &OwnedFd, info: &mut T) -> io::Result<()> {
     bpf(OBJ_GET_INFO_BY_FD, &mut attributes).map(drop)
 }
 
-/// The map that a program uses, by its name and the size of its values; `None`: it uses no such map.
-pub(crate) fn map_of_program(program: u32, name: &str, value_size: usize) -> io::Result<Option<OwnedFd>> {
+/// The map that a program uses and the map's id, by its name and the size of its values; `None`: it uses no such map.
+pub(crate) fn map_of_program(
+    program: u32,
+    name: &str,
+    value_size: usize,
+) -> io::Result<Option<(u32, OwnedFd)>> {
     let program = by_id(PROG_GET_FD_BY_ID, program)?;
     let mut ids = [0_u32; MAPS_MAX];
     let mut found = ProgramInfo {
@@ -167,7 +171,7 @@ pub(crate) fn map_of_program(program: u32, name: &str, value_size: usize) -> io:
             .position(|byte| *byte == 0)
             .unwrap_or(NAME_BYTES);
         if &facts.name[..end] == name.as_bytes() && facts.value_size as usize == value_size {
-            return Ok(Some(map));
+            return Ok(Some((*id, map)));
         }
     }
     Ok(None)

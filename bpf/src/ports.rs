@@ -2,13 +2,15 @@
 //! container's v2 group.
 //!
 //! Nothing is pinned. Programs, policy and counters belong to the group and end with it; whoever comes later finds them
-//! through the group ([`GroupMaps::of`]), whatever agent has put them there.
+//! through the group ([`PortPrograms::maps_of`]), whatever agent has put them there.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use libbpf_rs::skel::{OpenSkel as _, SkelBuilder as _};
 use model::{PortGrant, PortRange, PortRanges};
@@ -66,7 +68,10 @@ pub struct PortPrograms {
     connect: [OwnedFd; 2],
     guard: OwnedFd,
     count: [OwnedFd; 2],
-    policy: OwnedFd,
+    policy: Arc<OwnedFd>,
+    traffic: Arc<OwnedFd>,
+    /// Maps of an earlier agent's programs by their id: one descriptor for all its containers.
+    earlier: Mutex<HashMap<u32, Weak<OwnedFd>>>,
 }
 
 /// `struct bh_port_policy`.
@@ -141,8 +146,46 @@ impl PortPrograms {
                 copied(programs.bh_count_in.as_fd())?,
                 copied(programs.bh_count_out.as_fd())?,
             ],
-            policy: copied(loaded.maps.bh_policy_1.as_fd())?,
+            policy: Arc::new(copied(loaded.maps.bh_policy_1.as_fd())?),
+            traffic: Arc::new(copied(loaded.maps.bh_traffic_1.as_fd())?),
+            earlier: Mutex::default(),
         })
+    }
+
+    /// Policy and counters of a group, whoever attached them; `None`: nothing of ours is attached to it.
+    pub fn maps_of(&self, group: BorrowedFd<'_>) -> io::Result<Option<GroupMaps>> {
+        let mut maps = GroupMaps {
+            group: group_id(group)?,
+            policy: Some(Arc::clone(&self.policy)),
+            traffic: Some(Arc::clone(&self.traffic)),
+            cpus: libbpf_rs::num_possible_cpus().map_err(|error| io::Error::other(error.to_string()))?,
+        };
+        if maps.traffic().is_ok() {
+            maps.policy = maps.policy.take().filter(|_| maps.policy().is_ok());
+            return Ok(Some(maps));
+        }
+        let find = |kind: u32, name: &str, size: usize| -> io::Result<Option<Arc<OwnedFd>>> {
+            for program in attached(group, kind)? {
+                if let Some((id, map)) = objects::map_of_program(program, name, size)? {
+                    return Ok(Some(self.shared(id, map)));
+                }
+            }
+            Ok(None)
+        };
+        maps.policy = find(INET4_BIND, POLICY, size_of::<Policy>())?;
+        maps.traffic = find(INET_EGRESS, TRAFFIC, size_of::<Traffic>())?;
+        Ok(Some(maps).filter(|maps| maps.policy.is_some() || maps.traffic.is_some()))
+    }
+
+    fn shared(&self, id: u32, map: OwnedFd) -> Arc<OwnedFd> {
+        let mut earlier = self.earlier.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = earlier.get(&id).and_then(Weak::upgrade) {
+            return known;
+        }
+        earlier.retain(|_, map| map.strong_count() > 0);
+        let map = Arc::new(map);
+        earlier.insert(id, Arc::downgrade(&map));
+        map
     }
 
     /// Counts the traffic of a group's sockets from now on.
@@ -223,35 +266,12 @@ impl Policy {
 #[derive(Debug)]
 pub struct GroupMaps {
     group: u64,
-    policy: Option<OwnedFd>,
-    traffic: Option<OwnedFd>,
+    policy: Option<Arc<OwnedFd>>,
+    traffic: Option<Arc<OwnedFd>>,
     cpus: usize,
 }
 
 impl GroupMaps {
-    /// `None`: nothing of ours is attached to the group.
-    pub fn of(group: BorrowedFd<'_>) -> io::Result<Option<Self>> {
-        let find = |kind: u32, name: &str, size: usize| -> io::Result<Option<OwnedFd>> {
-            for program in attached(group, kind)? {
-                if let Some(map) = objects::map_of_program(program, name, size)? {
-                    return Ok(Some(map));
-                }
-            }
-            Ok(None)
-        };
-        let policy = find(INET4_BIND, POLICY, size_of::<Policy>())?;
-        let traffic = find(INET_EGRESS, TRAFFIC, size_of::<Traffic>())?;
-        if policy.is_none() && traffic.is_none() {
-            return Ok(None);
-        }
-        Ok(Some(Self {
-            group: group_id(group)?,
-            policy,
-            traffic,
-            cpus: libbpf_rs::num_possible_cpus().map_err(|error| io::Error::other(error.to_string()))?,
-        }))
-    }
-
     pub fn traffic(&self) -> io::Result<Option<Traffic>> {
         let Some(map) = &self.traffic else { return Ok(None) };
         let mut each = vec![Traffic::default(); self.cpus];

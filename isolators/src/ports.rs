@@ -90,7 +90,7 @@ impl Isolator for PortIsolator {
 
     fn traffic(&self, place: Place<'_>) -> Option<TrafficReader> {
         let group = place.trees.tree(self.unified?).open_group(place.name).ok()?;
-        match GroupMaps::of(group.as_fd()) {
+        match self.programs.as_ref().ok()?.maps_of(group.as_fd()) {
             Ok(maps) => maps.map(|maps| TrafficReader { maps }),
             Err(error) => {
                 tracing::debug!(container = place.name, "find the traffic counters: {error}");

@@ -417,6 +417,8 @@ fn statistics_grow_and_cost_few_descriptors() {
         let usage = reader.sample(&mut buffer);
         usage.cpus_user_time_secs.unwrap() > 0.05
             && usage.cpus_nr_throttled.unwrap() > 0
+            // Counted when it ends, the number when it begins.
+            && usage.cpus_throttled_time_secs.unwrap() > 0.0
             // The shell's own memory comes late where head and tr take all the time.
             && usage.mem_rss_bytes.unwrap() > 3_000_000
     });
