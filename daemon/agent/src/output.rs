@@ -38,7 +38,25 @@ struct Lazy {
 
 impl Lazy {
     fn append(&mut self, bytes: &[u8]) -> io::Result<u64> {
-        let file = match &mut self.file {
+        let file = self.file()?;
+        file.append(bytes)?;
+        Ok(file.end())
+    }
+
+    /// What the pipe holds goes into the file without passing through us: should we be killed in between, it is in
+    /// one of the two.
+    fn take_from(&mut self, pipe: &File, most: usize) -> io::Result<(usize, u64)> {
+        if self.file.is_none() && kernel::descriptor::readable_bytes(pipe)? == 0 {
+            // Its end, most likely; no file is made for that.
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let file = self.file()?;
+        let count = file.take_from(pipe, most)?;
+        Ok((count, file.end()))
+    }
+
+    fn file(&mut self) -> io::Result<&mut RotatingFile> {
+        let file = match self.file.take() {
             Some(file) => file,
             None => {
                 match std::os::unix::fs::DirBuilderExt::mode(&mut std::fs::DirBuilder::new(), 0o700)
@@ -47,12 +65,10 @@ impl Lazy {
                     Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
                     _ => {}
                 }
-                self.file
-                    .insert(RotatingFile::open(&self.directory, self.name, self.policy)?)
+                RotatingFile::open(&self.directory, self.name, self.policy)?
             }
         };
-        file.append(bytes)?;
-        Ok(file.end())
+        Ok(self.file.insert(file))
     }
 }
 
@@ -421,7 +437,7 @@ async fn pump(output: Rc<ContainerOutput>, stream: Rc<Stream>, source: net::Sour
     output.close_if_silent();
 }
 
-/// Runs on a worker: reads what the pipe has, up to `room`, and appends it.
+/// Runs on a worker: moves what the pipe has, up to `room`, into the file.
 fn transfer(pipe: &File, file: &Mutex<Lazy>, room: usize) -> Transfer {
     BUFFER.with_borrow_mut(|buffer| {
         buffer.resize(TRANSFER_MAX, 0);
@@ -436,6 +452,20 @@ fn transfer(pipe: &File, file: &Mutex<Lazy>, room: usize) -> Transfer {
         };
         let mut pipe = pipe;
         loop {
+            match file.take_from(pipe, room - moved.bytes as usize) {
+                Ok((count, end)) if count > 0 => {
+                    moved.bytes += count as u64;
+                    moved.end = Some(end);
+                    if moved.bytes >= room as u64 {
+                        moved.more = true;
+                        break;
+                    }
+                    continue;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                // Its end, a terminal, or a file that takes nothing more: by way of a buffer.
+                _ => {}
+            }
             match pipe.read(&mut buffer[..room]) {
                 Ok(0) => {
                     moved.at_end = true;

@@ -15,6 +15,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -242,18 +243,31 @@ impl RotatingFile {
         self.begin + self.size
     }
 
+    /// Moves what a pipe holds, at most `most` bytes and what the current file has room for. Of what is not in the file
+    /// afterwards nothing has left the pipe: a writer that is killed loses nothing. `Ok(0)`: nobody writes to the
+    /// pipe any more; `WouldBlock`: it is empty; `InvalidInput`: it is no pipe, see [`Self::append`].
+    pub fn take_from(&mut self, pipe: impl AsFd, most: usize) -> io::Result<usize> {
+        let room = self.room()?.min(most);
+        let moved = kernel::descriptor::move_from_pipe(pipe, &self.file, self.size, room)?;
+        self.size += moved as u64;
+        Ok(moved)
+    }
+
+    /// What the current file can take; a new one, if it is full.
+    fn room(&mut self) -> io::Result<usize> {
+        let limit = self.policy.file_bytes.get().max(FILE_BYTES_MIN);
+        if self.size >= limit {
+            self.rotate()?;
+        }
+        Ok(usize::try_from(limit - self.size).unwrap_or(usize::MAX))
+    }
+
     /// Appends all of `bytes`, rotating as often as needed. After an error what was written is kept and
     /// counted.
     pub fn append(&mut self, mut bytes: &[u8]) -> io::Result<()> {
-        let limit = self.policy.file_bytes.get().max(FILE_BYTES_MIN);
         while !bytes.is_empty() {
-            if self.size >= limit {
-                self.rotate()?;
-            }
-            let room = usize::try_from(limit - self.size)
-                .unwrap_or(usize::MAX)
-                .min(bytes.len());
-            match self.file.write(&bytes[..room]) {
+            let room = self.room()?.min(bytes.len());
+            match self.file.write_at(&bytes[..room], self.size) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(count) => {
                     self.size += count as u64;
@@ -299,9 +313,11 @@ fn open_to_write(path: &Path, empty: bool) -> io::Result<File> {
             _ => {}
         }
     }
+    // Not for appending, which splice(2) refuses: there is one writer, and it knows where the end is.
     OpenOptions::new()
-        .append(true)
+        .write(true)
         .create(true)
+        .truncate(false)
         .mode(0o644)
         .custom_flags(kernel::file_flags::NO_FOLLOW)
         .open(path)
@@ -521,6 +537,29 @@ mod tests {
         file.append(&bytes(100, 20_000)).unwrap();
         assert_eq!(cursor.read(&mut [0; 10]).unwrap(), LogRead::Gap(12_288 - 50));
         assert_eq!(drain(&mut cursor), (20_100 - 12_288, 0));
+    }
+
+    #[test]
+    fn a_pipe_is_taken_over_files_without_a_gap() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut file = RotatingFile::open(directory.path(), "stdout", policy(4096, 3)).unwrap();
+        file.append(&bytes(0, 1000)).unwrap();
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        writer.write_all(&bytes(1000, 9000)).unwrap();
+        drop(writer);
+        let mut taken = 0;
+        loop {
+            match file.take_from(&reader, 1500).unwrap() {
+                0 => break,
+                count => taken += count,
+            }
+        }
+        assert_eq!((taken, file.end()), (9000, 10_000));
+        let mut cursor = LogCursor::from_start(directory.path(), "stdout").unwrap();
+        assert_eq!(drain(&mut cursor), (10_000, 0));
+        let no_pipe = tempfile::tempfile().unwrap();
+        let refused = file.take_from(&no_pipe, 10).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::InvalidInput);
     }
 
     #[test]
