@@ -33,6 +33,12 @@
 /* Ports that are tried before the caller is told that there is none. */
 #define TRIES 32
 
+/*
+ * Kernels before 6.3 take a loop only where its end jumps back to its beginning, and clang may lay one out so that it
+ * falls through into it ("back-edge", push_insn in kernel/bpf/verifier.c).
+ */
+#define UNROLLED _Pragma("clang loop unroll(full)")
+
 struct {
 	__uint(type, BPF_MAP_TYPE_CGROUP_STORAGE);
 	__type(key, __u64);
@@ -117,6 +123,7 @@ static __always_inline int bind(struct bpf_sock_addr *ctx, int v6)
 	}
 	if (!policy->ephemeral_first)
 		return ALLOW;
+	UNROLLED
 	for (try = 0; try < TRIES; try++) {
 		port = candidate(policy);
 		if (!in_use(ctx, port, v6)) {
@@ -166,6 +173,7 @@ static __always_inline int connect(struct bpf_sock_addr *ctx, int v6)
 	 */
 	if (ctx->type == SOCK_STREAM)
 		bpf_setsockopt(ctx, SOL_SOCKET, SO_REUSEPORT, &one, sizeof(one));
+	UNROLLED
 	for (try = 0; try < TRIES; try++) {
 		if (!bind_to(ctx, candidate(policy), v6))
 			return ALLOW;
