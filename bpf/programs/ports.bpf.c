@@ -79,21 +79,18 @@ static __always_inline __u16 candidate(struct bh_port_policy *policy)
  * Somebody listens there (TCP) or is bound there (UDP). A TCP socket that is bound and does not listen is not seen:
  * going through the range in turn is what keeps away from those.
  */
-static __always_inline int in_use(struct bpf_sock_addr *ctx, __u16 port, int v6)
+static __always_inline int in_use(struct bpf_sock_addr *ctx, const __u32 address[4], __u16 port, int v6)
 {
 	struct bpf_sock_tuple tuple = {};
 	struct bpf_sock *found;
 	__u32 size;
 
 	if (v6) {
-		tuple.ipv6.daddr[0] = ctx->user_ip6[0];
-		tuple.ipv6.daddr[1] = ctx->user_ip6[1];
-		tuple.ipv6.daddr[2] = ctx->user_ip6[2];
-		tuple.ipv6.daddr[3] = ctx->user_ip6[3];
+		__builtin_memcpy(tuple.ipv6.daddr, address, sizeof(tuple.ipv6.daddr));
 		tuple.ipv6.dport = bpf_htons(port);
 		size = sizeof(tuple.ipv6);
 	} else {
-		tuple.ipv4.daddr = ctx->user_ip4;
+		tuple.ipv4.daddr = address[0];
 		tuple.ipv4.dport = bpf_htons(port);
 		size = sizeof(tuple.ipv4);
 	}
@@ -111,7 +108,18 @@ static __always_inline int bind(struct bpf_sock_addr *ctx, int v6)
 {
 	struct bh_port_policy *policy = bpf_get_local_storage(&bh_policy_1, 0);
 	__u16 port = bpf_ntohs(ctx->user_port);
+	__u32 address[4] = {};
 	int try;
+
+	/* Once and here: in the loop clang makes a pointer into the context of it, which kernels before 6.3 refuse. */
+	if (v6) {
+		address[0] = ctx->user_ip6[0];
+		address[1] = ctx->user_ip6[1];
+		address[2] = ctx->user_ip6[2];
+		address[3] = ctx->user_ip6[3];
+	} else {
+		address[0] = ctx->user_ip4;
+	}
 
 	if (port) {
 		if (owns(policy, port))
@@ -126,7 +134,7 @@ static __always_inline int bind(struct bpf_sock_addr *ctx, int v6)
 	UNROLLED
 	for (try = 0; try < TRIES; try++) {
 		port = candidate(policy);
-		if (!in_use(ctx, port, v6)) {
+		if (!in_use(ctx, address, port, v6)) {
 			ctx->user_port = bpf_htons(port);
 			return ALLOW;
 		}
