@@ -79,7 +79,7 @@ static __always_inline __u16 candidate(struct bh_port_policy *policy)
  * Somebody listens there (TCP) or is bound there (UDP). A TCP socket that is bound and does not listen is not seen:
  * going through the range in turn is what keeps away from those.
  */
-static __always_inline int in_use(struct bpf_sock_addr *ctx, const __u32 address[4], __u16 port, int v6)
+static __always_inline int in_use(struct bpf_sock_addr *ctx, const __u32 address[4], __u32 type, __u16 port, int v6)
 {
 	struct bpf_sock_tuple tuple = {};
 	struct bpf_sock *found;
@@ -94,7 +94,7 @@ static __always_inline int in_use(struct bpf_sock_addr *ctx, const __u32 address
 		tuple.ipv4.dport = bpf_htons(port);
 		size = sizeof(tuple.ipv4);
 	}
-	if (ctx->type == SOCK_STREAM)
+	if (type == SOCK_STREAM)
 		found = bpf_sk_lookup_tcp(ctx, &tuple, size, BPF_F_CURRENT_NETNS, 0);
 	else
 		found = bpf_sk_lookup_udp(ctx, &tuple, size, BPF_F_CURRENT_NETNS, 0);
@@ -108,10 +108,10 @@ static __always_inline int bind(struct bpf_sock_addr *ctx, int v6)
 {
 	struct bh_port_policy *policy = bpf_get_local_storage(&bh_policy_1, 0);
 	__u16 port = bpf_ntohs(ctx->user_port);
-	__u32 address[4] = {};
+	__u32 address[4] = {}, type = ctx->type;
 	int try;
 
-	/* Once and here: in the loop clang makes a pointer into the context of it, which kernels before 6.3 refuse. */
+	/* Type and address once and here: in the loop clang makes a pointer into the context of it, which kernels before 6.3 refuse. */
 	if (v6) {
 		address[0] = ctx->user_ip6[0];
 		address[1] = ctx->user_ip6[1];
@@ -134,7 +134,7 @@ static __always_inline int bind(struct bpf_sock_addr *ctx, int v6)
 	UNROLLED
 	for (try = 0; try < TRIES; try++) {
 		port = candidate(policy);
-		if (!in_use(ctx, address, port, v6)) {
+		if (!in_use(ctx, address, type, port, v6)) {
 			ctx->user_port = bpf_htons(port);
 			return ALLOW;
 		}

@@ -295,7 +295,8 @@ fn a_link_in_a_volumes_source_is_not_followed_after_admission() {
         let volume = format!("{}:/tmp/v", sub.display());
         let probe = "touch /tmp/v/etc/probe 2>/dev/null && echo ESCAPED; true";
         let run = ["run", "--rm", "-v", &volume, "--", "sh", "-c", probe];
-        let escaped = (0..60).find_map(|_| Some(agent.cli(&run)).filter(|a| a.stdout.contains("ESCAPED")));
+        let escaped = (0..support::repetitions(60))
+            .find_map(|_| Some(agent.cli(&run)).filter(|a| a.stdout.contains("ESCAPED")));
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
         assert!(escaped.is_none(), "{escaped:?}");
     });
