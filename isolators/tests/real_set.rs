@@ -419,6 +419,8 @@ fn statistics_grow_and_cost_few_descriptors() {
             && usage.cpus_nr_throttled.unwrap() > 0
             // Counted when it ends, the number when it begins.
             && usage.cpus_throttled_time_secs.unwrap() > 0.0
+            // Summed up every two seconds (PSI_FREQ, kernel/sched/psi.c).
+            && usage.cpu_pressure.is_none_or(|pressure| pressure.some.total_secs > 0.0)
             // The shell's own memory comes late where head and tr take all the time.
             && usage.mem_rss_bytes.unwrap() > 3_000_000
     });
