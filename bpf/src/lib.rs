@@ -11,6 +11,7 @@ pub mod instruction;
 pub mod layout;
 mod objects;
 pub mod ports;
+mod skeletons;
 pub mod steering;
 pub mod system;
 
