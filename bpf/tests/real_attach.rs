@@ -1,11 +1,12 @@
 //! The device program in the real kernel. Needs root and a v2 tree.
 
 use std::fs::{self, File};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
+use bpf::ports::PortPrograms;
 use bpf::{DeviceRule, NodeKind, Program, attached_device_programs};
 
 /// A v2 group, removed at the end.
@@ -119,7 +120,8 @@ fn cost_of_attach() {
     let Some(held) = Group::new("held") else { return };
     let Some(group) = Group::new("cost") else { return };
     let program = Program::device(&zero_only()).unwrap();
-    let measure = |label: &str| {
+    let ports = PortPrograms::load().unwrap();
+    let measure = |label: &str, attach: &dyn Fn(BorrowedFd<'_>)| {
         let (mut total, rounds) = (std::time::Duration::ZERO, 1000);
         let mut removal = std::time::Duration::ZERO;
         for _ in 0..rounds {
@@ -127,19 +129,23 @@ fn cost_of_attach() {
             fs::create_dir(&path).unwrap();
             let directory = File::open(&path).unwrap();
             let begin = Instant::now();
-            program.attach(directory.as_fd()).unwrap();
+            attach(directory.as_fd());
             total += begin.elapsed();
             let begin = Instant::now();
             fs::remove_dir(&path).unwrap();
             removal += begin.elapsed();
         }
-        eprintln!(
-            "{label}: attach {:?}, rmdir {:?}",
-            total / rounds,
-            removal / rounds
-        );
+        let (total, removal) = (total / rounds, removal / rounds);
+        eprintln!("{label}: attach {total:?}, rmdir {removal:?}");
     };
-    measure("no other program in the host");
-    program.attach(File::open(&held.0).unwrap().as_fd()).unwrap();
-    measure("with one attached elsewhere");
+    let device = |group: BorrowedFd<'_>| program.attach(group).unwrap();
+    let count = |group: BorrowedFd<'_>| ports.count(group).unwrap();
+    measure("nothing", &|_| ());
+    measure("devices, no other program in the host", &device);
+    measure("traffic, no other program in the host", &count);
+    let held = File::open(&held.0).unwrap();
+    program.attach(held.as_fd()).unwrap();
+    measure("devices, with one attached elsewhere", &device);
+    ports.count(held.as_fd()).unwrap();
+    measure("traffic, with one attached elsewhere", &count);
 }
