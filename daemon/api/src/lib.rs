@@ -2,5 +2,6 @@
 //! command line prints ([`client_json`]).
 
 pub mod client_json;
+pub mod master_info;
 pub mod mesos;
 pub mod metrics;
