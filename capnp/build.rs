@@ -9,6 +9,7 @@ fn main() {
         .file("schema/checkpoint.capnp")
         .file("schema/replog.capnp")
         .file("schema/registry.capnp")
+        .file("schema/master.capnp")
         .run()
         .expect("compile capnp schemas: is `capnproto` and `libcapnp-dev` installed? run scripts/setup");
 }

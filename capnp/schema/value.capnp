@@ -260,6 +260,7 @@ struct Usage {
   netTcpRetransmits @59 :UInt64;
   netEphemeralPorts @60 :PortRange;  # null pointer = none; without a bit, as the next
   netDrops @61 :List(Counter);
+  netSnmp @62 :List(Int64);       # runtime/model/src/snmp.rs has the names; empty = not measured
 }
 
 struct Stall {

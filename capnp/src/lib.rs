@@ -54,6 +54,15 @@ pub mod replog_capnp {
 pub mod registry_capnp {
     include!(concat!(env!("OUT_DIR"), "/registry_capnp.rs"));
 }
+#[allow(
+    clippy::all,
+    clippy::unimplemented,
+    missing_debug_implementations,
+    unused_qualifications
+)] // generated
+pub mod master_capnp {
+    include!(concat!(env!("OUT_DIR"), "/master_capnp.rs"));
+}
 
 pub mod agent;
 pub mod bounds;
@@ -63,6 +72,7 @@ pub mod event;
 pub mod fault;
 pub mod launch;
 pub mod limits;
+pub mod master;
 mod network;
 pub mod question;
 pub mod registry;

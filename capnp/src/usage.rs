@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 
 use model::usage::PortSpan;
-use model::{ContainerId, ContainerName, ContainerUsage, Fault, Pressure, Stall, Usage};
+use model::{
+    ContainerId, ContainerName, ContainerUsage, Fault, Pressure, SNMP_COUNTERS, SnmpStatistics, Stall, Usage,
+};
 
 use crate::bounds::{CONTAINERS_MAX, DROP_REASONS_MAX, TextBudget, check_length};
 use crate::value::{container_id, container_name, some, within};
@@ -100,6 +102,12 @@ pub fn encode(usage: &Usage, mut builder: usage::Builder<'_>) {
         range.set_first(span.begin);
         range.set_last(span.end);
     }
+    if let Some(snmp) = &usage.net_snmp_statistics {
+        let mut list = builder.reborrow().init_net_snmp(SNMP_COUNTERS as u32);
+        for (index, value) in snmp.values().iter().enumerate() {
+            list.set(index as u32, *value);
+        }
+    }
     if !usage.net_drops.is_empty() {
         let mut list = builder.init_net_drops(usage.net_drops.len() as u32);
         for (index, (reason, count)) in usage.net_drops.iter().enumerate() {
@@ -168,6 +176,17 @@ fn decode_drops(reader: usage::Reader<'_>) -> BTreeMap<String, u64> {
     list.iter().take(DROP_REASONS_MAX).filter_map(read).collect()
 }
 
+/// A peer with other counters than ours tells none that we know.
+fn decode_snmp(reader: usage::Reader<'_>) -> Option<SnmpStatistics> {
+    let list = reader.get_net_snmp().ok()?;
+    if list.len() as usize != SNMP_COUNTERS {
+        return None;
+    }
+    Some(SnmpStatistics::new(std::array::from_fn(|index| {
+        list.get(index as u32)
+    })))
+}
+
 /// Bits of a newer peer are ignored, as unknown fields are.
 pub fn decode(reader: usage::Reader<'_>) -> Usage {
     let present = reader.get_present();
@@ -181,6 +200,7 @@ pub fn decode(reader: usage::Reader<'_>) -> Usage {
                 io_pressure: decode_pressure(reader.has_io_pressure(), || reader.get_io_pressure()),
                 net_ephemeral_ports: decode_ephemeral(reader),
                 net_drops: decode_drops(reader),
+                net_snmp_statistics: decode_snmp(reader),
             }
         };
     }

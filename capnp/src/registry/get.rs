@@ -219,7 +219,7 @@ fn agent_edit(
     ))
 }
 
-fn agent(reader: schema::agent::Reader<'_>, budget: &mut TextBudget) -> Result<AgentRecord> {
+pub(crate) fn agent(reader: schema::agent::Reader<'_>, budget: &mut TextBudget) -> Result<AgentRecord> {
     Ok(AgentRecord {
         hostname: text("agent.hostname", reader.get_hostname(), budget)?,
         address: text("agent.address", reader.get_address(), budget)?,

@@ -15,6 +15,9 @@ mod get;
 mod put;
 mod resources;
 
+pub(crate) use get::agent as get_agent;
+pub(crate) use put::agent as put_agent;
+
 use capnp::message::{Builder, ReaderOptions};
 use model::Fault;
 use model::registry::Record;

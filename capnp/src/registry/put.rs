@@ -140,7 +140,7 @@ fn agent_edit(id: &AgentId, record: &AgentRecord, mut builder: schema::agent_edi
     agent(record, builder.init_agent());
 }
 
-fn agent(value: &AgentRecord, mut builder: schema::agent::Builder<'_>) {
+pub(crate) fn agent(value: &AgentRecord, mut builder: schema::agent::Builder<'_>) {
     builder.set_hostname(&value.hostname);
     builder.set_address(&value.address);
     let count = value.resources.iter().len() as u32;

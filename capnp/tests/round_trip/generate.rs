@@ -470,6 +470,8 @@ pub fn usage() -> impl Strategy<Value = Usage> {
             net_tx_queue_delay_microsecs: next(),
             net_tcp_retransmits: next(),
             net_ephemeral_ports: (mask & 4 != 0).then_some(PortSpan { begin: 5, end: 7 }),
+            net_snmp_statistics: (mask & 8 != 0)
+                .then(|| model::SnmpStatistics::new(std::array::from_fn(|n| base as i64 - n as i64))),
             net_drops: (0..mask & 3).map(|n| (format!("reason{n}"), base + n)).collect(),
             cpu_pressure: pressure(mask, base),
             mem_pressure: pressure(mask >> 1, base + 100),
