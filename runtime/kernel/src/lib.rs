@@ -17,6 +17,7 @@ pub mod mount;
 pub mod mount_table;
 pub mod namespace;
 pub mod netlink;
+pub mod network_stack;
 pub mod process;
 pub mod procfs;
 pub mod pty;

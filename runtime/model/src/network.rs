@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::snmp::SnmpStatistics;
 use crate::units::{BitsPerSecond, Bytes, Limit};
 use crate::usage::Usage;
 
@@ -118,6 +119,8 @@ pub struct NetworkUsage {
     /// Of the connections that are open.
     pub tcp_rtt_micros: Option<Percentiles>,
     pub tcp_retransmits: Option<u64>,
+    /// Of a network stack of its own.
+    pub snmp: Option<SnmpStatistics>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
@@ -161,6 +164,9 @@ impl NetworkUsage {
         self.tcp_time_wait = self.tcp_time_wait.or(other.tcp_time_wait);
         self.tcp_rtt_micros = self.tcp_rtt_micros.or(other.tcp_rtt_micros);
         self.tcp_retransmits = self.tcp_retransmits.or(other.tcp_retransmits);
+        if self.snmp.is_none() {
+            self.snmp.clone_from(&other.snmp);
+        }
     }
 
     /// Into a sample, under Mesos' names.
@@ -187,6 +193,7 @@ impl NetworkUsage {
             usage.net_tcp_rtt_microsecs_p99 = Some(rtt.p99);
         }
         usage.net_drops.clone_from(&self.drops);
+        usage.net_snmp_statistics.clone_from(&self.snmp);
     }
 }
 

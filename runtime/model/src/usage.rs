@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{ContainerId, ContainerName};
+use crate::snmp::SnmpStatistics;
 
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
@@ -145,6 +146,9 @@ pub struct Usage {
     /// Packets and calls that were refused, by reason (not a Mesos field).
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub net_drops: BTreeMap<String, u64>,
+    /// Of a network stack of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub net_snmp_statistics: Option<SnmpStatistics>,
 }
 
 /// Both ends belong to it.

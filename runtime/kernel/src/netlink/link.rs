@@ -139,16 +139,6 @@ impl RouteSocket {
         self.set(index, LinkAttribute::Group(group))
     }
 
-    /// Down, under another name, in another group: in one request.
-    pub fn retire(&mut self, index: u32, name: &str, group: u32) -> Result<(), NetlinkError> {
-        let mut message = LinkMessage::default();
-        message.header.index = index;
-        message.header.change_mask = LinkFlags::Up;
-        message.attributes.push(LinkAttribute::IfName(name.to_owned()));
-        message.attributes.push(LinkAttribute::Group(group));
-        self.change(RouteNetlinkMessage::SetLink(message), 0)
-    }
-
     fn set(&mut self, index: u32, attribute: LinkAttribute) -> Result<(), NetlinkError> {
         let mut message = LinkMessage::default();
         message.header.index = index;

@@ -372,7 +372,7 @@ fn nested(body: &mut Vec<u8>, kind: u16, fill: impl FnOnce(&mut Vec<u8>)) {
 type Message<'a> = (u16, u32, &'a [u8]);
 
 /// Type, sequence number and body of each message.
-fn messages(mut bytes: &[u8]) -> Result<Vec<Message<'_>>, NetlinkError> {
+pub(super) fn messages(mut bytes: &[u8]) -> Result<Vec<Message<'_>>, NetlinkError> {
     let mut all = Vec::new();
     while !bytes.is_empty() {
         let length = bytes.get(..4).map_or(0, |head| read_i32(head) as usize);
@@ -394,7 +394,7 @@ fn read_i32(bytes: &[u8]) -> i32 {
     bytes.first_chunk().map_or(0, |bytes| i32::from_ne_bytes(*bytes))
 }
 
-fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let length = usize::from(u16::from_ne_bytes(*bytes.first_chunk()?));
         let kind = u16::from_ne_bytes(*bytes.get(2..)?.first_chunk()?);
