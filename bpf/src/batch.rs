@@ -10,7 +10,7 @@ use libbpf_rs::libbpf_sys;
 /// Slots asked for at once: bounds the buffer on machines with many CPUs.
 const AT_ONCE: u32 = 256;
 
-/// Calls `take` with each key and its values of all CPUs, one after the other. `value_size` is that of all CPUs'
+/// Calls `take` with the keys below `entries`, and perhaps some more, and their values of all CPUs, one after the other. `value_size` is that of all CPUs'
 /// together; each CPU's is a multiple of 8.
 pub(crate) fn read_percpu(
     map: BorrowedFd<'_>,

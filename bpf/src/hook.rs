@@ -1,9 +1,12 @@
-//! Attaching to an interface's ingress: tcx where the kernel has it (6.6), else a filter of clsact.
+//! Attaching to an interface's ingress.
 //!
-//! Two ways. [`Steering::attach`] leaves the program to the interface: it goes with it, nobody has to keep it. That is
-//! for interfaces of our own. [`Steering::pin_at`] makes a pinned link: removing the pin removes the program from an
-//! interface that stays; other programs there are not touched. Interfaces are those of the calling thread's network
-//! namespace.
+//! Two ways. [`Steering::attach`] makes a filter of clsact, which goes with the interface: nobody has to keep it. That is
+//! for interfaces of our own. tcx would make the kernel wait for an RCU grace period at the first program and at the
+//! interface's end (kernel/bpf/tcx.c, `tcx_entry_sync`): 12 ms each, under the lock that all of netlink waits for.
+//!
+//! [`Steering::pin_at`] makes a pinned link of tcx: removing the pin removes the program from an interface that stays;
+//! other programs there are not touched. Before Linux 6.6 there is no tcx, and it makes a filter as well. Interfaces are
+//! those of the calling thread's network namespace.
 
 use std::ffi::CString;
 use std::io;
@@ -42,30 +45,21 @@ impl Steering {
         })
     }
 
-    /// Attaches for as long as the interface is there.
+    /// Attaches for as long as the interface is there. Once more puts it in the place of the former.
     pub fn attach(&self, entry: Entry, ifindex: u32) -> Result<(), SteeringError> {
-        let program = self.program(entry, ifindex)?;
-        // SAFETY: the descriptors are live, no options.
-        let result = checked(unsafe {
-            libbpf_sys::bpf_prog_attach_opts(
-                program.as_raw_fd(),
-                ifindex as i32,
-                libbpf_sys::BPF_TCX_INGRESS,
-                std::ptr::null(),
-            )
-        });
-        match result {
-            Err(error) if unknown(&error) => self.attach_filter(entry, ifindex),
-            other => other.map(drop).map_err(|source| SteeringError::Hook {
-                operation: "attach",
+        let mut hook = self.filter(entry, ifindex)?;
+        hook.create()
+            .and_then(|mut hook| hook.attach())
+            .map(drop)
+            .map_err(|error| SteeringError::Hook {
+                operation: "attach with clsact",
                 program: entry.name(),
                 ifindex,
-                source,
-            }),
-        }
+                source: io::Error::other(error.to_string()),
+            })
     }
 
-    /// As [`attach`](Self::attach), after taking away programs of that name that others have attached.
+    /// As [`attach`](Self::attach), after taking away programs of that name that earlier agents have attached by tcx.
     pub fn reattach(&self, entry: Entry, ifindex: u32) -> Result<(), SteeringError> {
         let failed = |source| SteeringError::Hook {
             operation: "detach former programs",
@@ -100,19 +94,6 @@ impl Steering {
             .hook(TC_INGRESS))
     }
 
-    fn attach_filter(&self, entry: Entry, ifindex: u32) -> Result<(), SteeringError> {
-        let mut hook = self.filter(entry, ifindex)?;
-        hook.create()
-            .and_then(|mut hook| hook.attach())
-            .map(drop)
-            .map_err(|error| SteeringError::Hook {
-                operation: "attach with clsact",
-                program: entry.name(),
-                ifindex,
-                source: io::Error::other(error.to_string()),
-            })
-    }
-
     fn pin_path(&self, entry: Entry, ifindex: u32) -> PathBuf {
         self.directory().join(format!("link-{}-{ifindex}", entry.name()))
     }
@@ -139,7 +120,7 @@ impl Steering {
         let link = match link {
             // SAFETY: a new descriptor that nobody else knows.
             Ok(fd) => unsafe { OwnedFd::from_raw_fd(fd) },
-            Err(error) if unknown(&error) => return self.attach_filter(entry, ifindex),
+            Err(error) if unknown(&error) => return self.attach(entry, ifindex),
             Err(source) => {
                 return Err(SteeringError::Hook {
                     operation: "attach",

@@ -278,7 +278,7 @@ impl Steering {
         crate::batch::read_percpu(
             map.as_fd(),
             size_of::<Counters>() * cpus,
-            SLOTS,
+            end.min(SLOTS),
             |slot, values| {
                 if let Some(sum) = all.get_mut(slot as usize) {
                     for one in values.chunks_exact(size_of::<Counters>()) {

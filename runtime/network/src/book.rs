@@ -1,6 +1,6 @@
 //! Who is connected: the agent's own account of what the maps say.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
@@ -35,7 +35,12 @@ pub struct Book {
     owners: Vec<u32>,
     /// Those that an earlier agent has left in the maps, until they are adopted or removed.
     inherited: Vec<u32>,
+    /// Given back last: their interfaces have the names that the next owners' would have, until their namespaces are gone.
+    resting: VecDeque<u32>,
 }
+
+/// A namespace is gone within tens of milliseconds after its last process; a busy kernel takes hundreds of them together.
+const RESTING_MAX: usize = 512;
 
 impl Book {
     pub fn new(inherited: Vec<u32>) -> Self {
@@ -44,6 +49,7 @@ impl Book {
             by_slot: BTreeMap::new(),
             owners: vec![0; 1 << 16],
             inherited,
+            resting: VecDeque::new(),
         }
     }
 
@@ -70,6 +76,10 @@ impl Book {
                 self.owners[usize::from(port)] = 0;
             }
             self.by_slot.remove(&member.slot);
+            self.resting.push_back(member.slot);
+            if self.resting.len() > RESTING_MAX {
+                self.resting.pop_front();
+            }
         }
     }
 
@@ -78,9 +88,12 @@ impl Book {
         std::mem::take(&mut self.inherited)
     }
 
-    /// The lowest place that nobody has. Place 0 is the host's.
+    /// The lowest place that nobody has and that has rested; where all others are taken, the one that has rested longest.
+    /// Place 0 is the host's.
     pub fn free_slot(&self) -> Option<u32> {
-        (1..SLOTS).find(|slot| !self.by_slot.contains_key(slot) && !self.inherited.contains(slot))
+        let free = |slot: &u32| !self.by_slot.contains_key(slot) && !self.inherited.contains(slot);
+        let rested = (1..SLOTS).find(|slot| free(slot) && !self.resting.contains(slot));
+        rested.or_else(|| self.resting.iter().copied().find(free))
     }
 
     /// One above the highest place that is taken.
@@ -94,5 +107,54 @@ impl Book {
 
     pub fn by_slot(&self, slot: u32) -> Option<(&ContainerId, &Member)> {
         self.members.get_key_value(self.by_slot.get(&slot)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(slot: u32) -> Member {
+        Member {
+            slot,
+            interface: String::new(),
+            ifindex: 1,
+            peer_ifindex: 2,
+            grant: PortGrant::default(),
+            bandwidth: Bandwidth::default(),
+            netns: None,
+            addresses: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_place_rests_before_it_is_given_again() {
+        let mut book = Book::new(vec![1]);
+        let id: ContainerId = "one".parse().unwrap();
+        for expected in 2..2 + RESTING_MAX as u32 {
+            let slot = book.free_slot().unwrap();
+            assert_eq!(slot, expected);
+            book.insert(id.clone(), member(slot));
+            book.remove(&id);
+        }
+        let next = 2 + RESTING_MAX as u32;
+        assert_eq!(book.free_slot(), Some(next));
+        book.insert(id.clone(), member(next));
+        book.remove(&id);
+        assert_eq!(book.free_slot(), Some(2));
+        book.forget_inherited();
+        assert_eq!(book.free_slot(), Some(1));
+    }
+
+    #[test]
+    fn the_last_places_do_not_rest() {
+        let mut book = Book::new((2..SLOTS).collect());
+        let id: ContainerId = "one".parse().unwrap();
+        for _ in 0..3 {
+            assert_eq!(book.free_slot(), Some(1));
+            book.insert(id.clone(), member(1));
+            assert_eq!(book.free_slot(), None);
+            book.remove(&id);
+        }
     }
 }

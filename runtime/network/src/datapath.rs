@@ -12,6 +12,7 @@ use crate::book::{Book, Member};
 use crate::host_network::{HostNetwork, mapped};
 use crate::inside::{self, InsideError, LOOPBACK, Settings};
 use crate::shaper::{self, Shaper};
+use crate::stack::Stacks;
 use crate::{Attach, Attached, Config, NetworkError};
 
 /// The MTU of a veth's end on the host: what a container sends to the host itself or to its neighbours comes from its
@@ -27,6 +28,7 @@ pub struct Datapath {
     pub(crate) config: Config,
     pub(crate) steering: Steering,
     pub(crate) shaper: Shaper,
+    pub(crate) stacks: Stacks,
     carried: Settings,
     pub(crate) state: Mutex<State>,
 }
@@ -81,6 +83,7 @@ impl Datapath {
             config,
             steering,
             shaper,
+            stacks: Stacks::default(),
             state: Mutex::new(State {
                 socket,
                 host,
@@ -233,17 +236,22 @@ impl Datapath {
         let id = request.id;
         let uplink = host.primary().ok_or(NetworkError::NoUplink)?;
         let making = || netlink(format!("make interface {interface} for container {id}"));
-        socket
-            .create_veth(&NewVeth {
-                name: interface,
-                peer_name: inside::INTERFACE,
-                peer_namespace: request.netns,
-                mac: uplink.mac,
-                mtu: HOST_END_MTU,
-                peer_mtu: uplink.mtu,
-                group: GROUP,
-            })
-            .map_err(making())?;
+        let veth = NewVeth {
+            name: interface,
+            peer_name: inside::INTERFACE,
+            peer_namespace: request.netns,
+            mac: uplink.mac,
+            mtu: HOST_END_MTU,
+            peer_mtu: uplink.mtu,
+            group: GROUP,
+        };
+        let mut made = socket.create_veth(&veth);
+        if made.as_ref().err().and_then(NetlinkError::errno) == Some(kernel::Errno::EEXIST) {
+            // A former container's, whose namespace somebody still holds.
+            self.delete_leftover(socket, interface).map_err(making())?;
+            made = socket.create_veth(&veth);
+        }
+        made.map_err(making())?;
         let link = socket.link(interface).map_err(making())?;
         let ifindex = link.map_or(0, |link| link.index);
         socket
@@ -290,6 +298,15 @@ impl Datapath {
         Ok((ifindex, peer_ifindex))
     }
 
+    /// An interface of this name that says it is ours.
+    fn delete_leftover(&self, socket: &mut RouteSocket, interface: &str) -> Result<(), NetlinkError> {
+        let link = socket.link(interface)?.filter(|link| link.veth);
+        match link.filter(|link| is_ours(&self.config.instance, link.alias.as_deref())) {
+            Some(link) => socket.delete_link(link.index),
+            None => Ok(()),
+        }
+    }
+
     fn furnish(&self, host: &HostNetwork, request: &Attach<'_>) -> Result<u32, NetworkError> {
         let result = namespace::within(request.netns, || {
             let eth0 = inside::furnish(host, request.grant, &self.carried)?;
@@ -304,6 +321,8 @@ impl Datapath {
     /// What an attach that failed has made. Its own error is the one that is told.
     fn undo(&self, socket: &mut RouteSocket, slot: u32, interface: &str, request: &Attach<'_>) {
         let link = socket.link(interface).ok().flatten();
+        // What has the name may be somebody else's.
+        let link = link.filter(|link| link.veth && link.group == GROUP);
         let ifindex = link.as_ref().map_or(0, |link| link.index);
         let cleared = self.clear(slot, ifindex, request.grant.all().ports());
         let deleted = link.map_or(Ok(()), |link| socket.delete_link(link.index));
@@ -334,7 +353,8 @@ impl Datapath {
     }
 
     /// Disconnects a container; one that isn't connected is no error. Its interface goes with its namespace, when the
-    /// last process and descriptor of that are gone: deleting it would hold the rtnl lock for tens of milliseconds.
+    /// last process and descriptor of that are gone: deleting it would wait for the rtnl lock and hold it for milliseconds.
+    /// Until then a sweep finds it, and its slot and name rest.
     pub fn detach(&self, id: &ContainerId) -> Result<(), NetworkError> {
         let mut guard = self.lock();
         let State { socket, book, .. } = &mut *guard;
@@ -347,11 +367,10 @@ impl Datapath {
             socket
                 .delete_link(member.ifindex)
                 .map_err(netlink(format!("delete the interface of container {id}")))?;
-        } else {
-            // Its name is free for the next one at once, and a sweep finds it should the namespace live on.
-            retire(socket, member)?;
         }
         book.remove(id);
+        drop(guard);
+        self.stacks.forget(id);
         Ok(())
     }
 
@@ -388,7 +407,7 @@ impl Datapath {
     }
 
     /// The end. `keep`: containers stay connected, for the next agent. Else everything of this instance is taken away.
-    pub fn close(self, keep: bool) -> Result<(), NetworkError> {
+    pub fn close(&self, keep: bool) -> Result<(), NetworkError> {
         if keep {
             return Ok(());
         }
@@ -441,6 +460,10 @@ pub(crate) fn alias(instance: &str, id: &ContainerId) -> String {
     format!("bulkhead {instance} {id}")
 }
 
+pub(crate) fn is_ours(instance: &str, alias: Option<&str>) -> bool {
+    alias.is_some_and(|alias| alias.starts_with(&format!("bulkhead {instance} ")))
+}
+
 pub(crate) fn inside_result<T>(
     result: std::io::Result<Result<T, InsideError>>,
     id: &ContainerId,
@@ -454,17 +477,6 @@ pub(crate) fn inside_result<T>(
             id: id.clone(),
             source,
         })
-}
-
-/// An interface that nobody needs any more, until its namespace takes it along.
-fn retire(socket: &mut RouteSocket, member: &Member) -> Result<(), NetworkError> {
-    let retiring = || netlink(format!("retire interface {}", member.interface));
-    let name = format!("bhx{:x}", member.ifindex);
-    let gone = |error: &NetlinkError| error.errno() == Some(kernel::Errno::ENODEV);
-    match socket.retire(member.ifindex, &name, DOOMED_GROUP) {
-        Err(error) if gone(&error) => Ok(()),
-        other => other.map_err(retiring()),
-    }
 }
 
 /// The shared addresses that the maps have, before they are told the host's present ones.

@@ -6,7 +6,7 @@ use bpf::{Entry, Slot};
 use kernel::netlink::{Link, namespace};
 
 use crate::book::Member;
-use crate::datapath::{DOOMED_GROUP, Datapath, State, alias, inside_result, netlink, programs};
+use crate::datapath::{DOOMED_GROUP, Datapath, State, alias, inside_result, is_ours, netlink, programs};
 use crate::inside::{self, InsideError, LOOPBACK};
 use crate::{Adopted, Known, NetworkError};
 
@@ -146,13 +146,9 @@ impl Datapath {
         let socket = &mut guard.socket;
         let sweeping = || netlink("remove interfaces of nobody");
         let prefix = format!("bh{}-", self.config.instance);
-        let mark = format!("bulkhead {} ", self.config.instance);
         let mut doomed = Vec::new();
         for link in socket.links().map_err(sweeping())? {
-            let marked = link
-                .alias
-                .as_deref()
-                .is_some_and(|alias| alias.starts_with(&mark));
+            let marked = is_ours(&self.config.instance, link.alias.as_deref());
             let ours = link.veth && (marked || link.name.starts_with(&prefix));
             if ours && !kept.contains(&link.index) {
                 doomed.push(link);
