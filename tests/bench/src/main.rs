@@ -60,6 +60,9 @@ enum What {
     Net {
         #[command(flatten)]
         how: How,
+        /// Only this part of it.
+        #[arg(long)]
+        only: Option<net::Part>,
     },
     /// Appends to the replicated log, against etcd, ZooKeeper and a bare quorum write.
     Log {
@@ -116,7 +119,7 @@ fn main() -> ExitCode {
         }
         What::Stats { how } => reported("stats", &how, |report| stats::run(report, how.quick)),
         What::Recover { how } => reported("recover", &how, |report| recover::run(report, how.quick)),
-        What::Net { how } => reported("net", &how, |report| net::run(report, how.quick)),
+        What::Net { how, only } => reported("net", &how, |report| net::run(report, how.quick, only)),
         What::Rpc { how } => reported("rpc", &how, |report| rpc::run(report, how.quick)),
         What::Log { how } => reported("log", &how, |report| log::run(report, how.quick)),
         What::LogOwn { directory, addresses } => log::own::drive(&directory, &addresses),

@@ -21,23 +21,38 @@ struct Measured {
     udp_micros: Sample,
 }
 
-pub fn run(report: &mut Report, quick: bool) -> Result<(), Box<dyn Error>> {
-    report.note("making the contestants");
-    let mut ways = vec![Way::host_direct()];
-    for containers in [1, 100, 1_000] {
-        ways.push(Way::mapped(containers));
+/// What can be measured alone.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Part {
+    /// The contestants side by side.
+    Ways,
+    /// A thousand containers: made, measured, removed.
+    Thousand,
+    Ceilings,
+}
+
+const THOUSAND: u16 = 1_000;
+
+pub fn run(report: &mut Report, quick: bool, only: Option<Part>) -> Result<(), Box<dyn Error>> {
+    let asked = |part| only.is_none_or(|only| only == part);
+    if asked(Part::Ways) {
+        report.note("making the contestants");
+        let mut ways = vec![Way::host_direct()];
+        ways.extend([1, 100, THOUSAND].map(Way::mapped));
+        for containers in [1, THOUSAND] {
+            ways.push(Way::bridge(containers));
+            ways.push(Way::u32_chain(containers));
+        }
+        compare(report, &ways, if quick { 3 } else { 11 })?;
     }
-    for containers in [1, 1_000] {
-        ways.push(Way::bridge(containers));
-        ways.push(Way::u32_chain(containers));
+    if asked(Part::Thousand) {
+        report.note("making a thousand containers");
+        scale::run(report, Way::mapped(THOUSAND))?;
     }
-    compare(report, &ways, if quick { 3 } else { 11 })?;
-    let crowd = ways
-        .into_iter()
-        .find(|way| way.name == "mapped 1000")
-        .ok_or("no crowd")?;
-    scale::run(report, crowd)?;
-    shaping::run(report, quick)
+    if asked(Part::Ceilings) {
+        shaping::run(report, quick)?;
+    }
+    Ok(())
 }
 
 fn compare(report: &mut Report, ways: &[Way], rounds: usize) -> Result<(), Box<dyn Error>> {

@@ -163,7 +163,8 @@ impl Way {
         way.serve()
     }
 
-    /// Mesos': the host's address in the container, and a u32 filter for each container's ports on the uplink.
+    /// Mesos': the host's address in the container, and u32 filters as its isolator makes them: for each of a container's
+    /// two port ranges one at the uplink (header length, MAC, address, port), three at its veth.
     pub fn u32_chain(containers: u16) -> Self {
         let mut way = Self::new(format!("u32 {containers}"));
         let container = namespace::create().expect("a namespace");
@@ -174,10 +175,8 @@ impl Way {
             let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
             shown.split_whitespace().nth(2).unwrap_or_default().to_owned()
         };
-        configure(
-            &container,
-            &format!("ip link set eth0 address {}", mac(host, UPLINK)),
-        );
+        let own = mac(host, UPLINK);
+        configure(&container, &format!("ip link set eth0 address {own}"));
         let neighbour = mac(&way.world.outside, "eth0");
         for command in [
             format!("ip addr add {HOST}/24 dev eth0"),
@@ -185,21 +184,35 @@ impl Way {
         ] {
             configure(&container, &command);
         }
-        for command in [
-            "tc qdisc add dev uplink clsact",
-            "tc qdisc add dev veth0 clsact",
-            "tc filter add dev veth0 ingress protocol ip u32 match u32 0 0 action mirred egress redirect dev uplink",
-        ] {
+        for command in ["tc qdisc add dev uplink clsact", "tc qdisc add dev veth0 clsact"] {
             configure(host, command);
         }
+        let digits = own.replace(':', "");
+        let (high, low) = digits.split_at(4);
         let mut filters = String::new();
         for number in (0..containers).rev() {
-            // Eight ports each, aligned as u32 needs them. The measured one is the last.
-            let first = FIRST + number * 8;
-            filters += &format!(
-                "filter add dev uplink ingress protocol ip prio 1 u32 match ip dport {first} 0xfff8 action mirred \
-                 egress redirect dev veth0\n"
-            );
+            // Aligned as u32 needs them. The measured one is the last.
+            let allotted = FIRST + number * 8;
+            let ephemeral = 28_672 + number * 32;
+            for (port, mask) in [(allotted, "0xfff8"), (ephemeral, "0xffe0")] {
+                filters += &format!(
+                    "filter add dev uplink ingress protocol ip prio 3 u32 match u16 0x{high} 0xffff at -14 \
+                     match u32 0x{low} 0xffffffff at -12 match u8 5 0x0f at 0 match ip dst {HOST} \
+                     match ip dport {port} {mask} action mirred egress redirect dev veth0\n"
+                );
+            }
+        }
+        for (port, mask) in [(FIRST, "0xfff8"), (28_672, "0xffe0")] {
+            for (prio, address, to) in [
+                (3, format!("match ip dst {HOST}"), "lo"),
+                (3, "match ip dst 127.0.0.1".to_owned(), "lo"),
+                (4, String::new(), "uplink"),
+            ] {
+                filters += &format!(
+                    "filter add dev veth0 ingress protocol ip prio {prio} u32 match u8 5 0x0f at 0 {address} \
+                     match ip sport {port} {mask} action mirred egress redirect dev {to}\n"
+                );
+            }
         }
         way.batch("tc -batch", &filters);
         way.inside = Some(container);
