@@ -258,6 +258,11 @@ pub struct GroupMaps {
 }
 
 impl GroupMaps {
+    /// The group's number, as the kernel tells it elsewhere too.
+    pub fn group(&self) -> u64 {
+        self.group
+    }
+
     pub fn traffic(&self) -> io::Result<Option<Traffic>> {
         let Some(map) = &self.traffic else { return Ok(None) };
         let mut each = vec![Traffic::default(); self.cpus];

@@ -7,6 +7,7 @@
 //! State lives in the kernel alone: after a restart of the agent the same calls work on the same groups.
 
 pub mod child;
+pub mod connections;
 pub mod cpu;
 pub mod cpuset;
 pub mod devices;

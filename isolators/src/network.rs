@@ -9,7 +9,7 @@ use std::ffi::CString;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kernel::mount::{MountFlags, is_filesystem, mount_filesystem};
 use model::{Bandwidth, ContainerId, Fault, FaultKind, IsolatorReport, LaunchSpec, Network, NetworkUsage};
@@ -24,7 +24,7 @@ pub struct NetworkIsolator {
     /// A directory of the agent's, on which a bpffs is mounted.
     pins: PathBuf,
     uplinks: Vec<String>,
-    datapath: Mutex<Option<Datapath>>,
+    datapath: Mutex<Option<Arc<Datapath>>>,
 }
 
 const BPFFS: &std::ffi::CStr = c"bpf";
@@ -66,7 +66,7 @@ impl NetworkIsolator {
         Err(Fault::unsupported("limits.bandwidth", message).remedy("use --network mapped"))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Datapath>> {
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<Datapath>>> {
         self.datapath.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -82,7 +82,7 @@ impl NetworkIsolator {
                     pins: self.pins.clone(),
                     uplinks: self.uplinks.clone(),
                 };
-                open.insert(Datapath::open(config).map_err(|error| fault(&error))?)
+                open.insert(Arc::new(Datapath::open(config).map_err(|error| fault(&error))?))
             }
         };
         work(datapath).map_err(|error| fault(&error))
@@ -94,7 +94,7 @@ impl NetworkIsolator {
         work: impl FnOnce(&Datapath) -> Result<T, NetworkError>,
     ) -> Result<Option<T>, Fault> {
         let open = self.lock();
-        let result = open.as_ref().map(work).transpose();
+        let result = open.as_deref().map(work).transpose();
         result.map_err(|error| fault(&error))
     }
 
@@ -168,6 +168,15 @@ impl NetworkIsolator {
     /// What all connected containers have moved.
     pub fn usage(&self) -> Result<HashMap<ContainerId, NetworkUsage>, Fault> {
         Ok(self.if_open(Datapath::usage_all)?.unwrap_or_default())
+    }
+
+    /// Has a look at the stacks of all connected containers: what `usage` tells of connections and counters then.
+    pub fn measure_stacks(&self) -> Result<(), Fault> {
+        // Not under our lock: with many containers it takes longer than an attach should wait.
+        let Some(datapath) = self.lock().clone() else {
+            return Ok(());
+        };
+        datapath.measure_stacks().map_err(|error| fault(&error))
     }
 
     /// What would happen to a packet. `None`: no container is connected, so all of it is the host's.

@@ -5,11 +5,15 @@
 //! that has the host's network. Policy and counters end with the group: there is nothing to recover or to clean up.
 
 use std::os::fd::AsFd;
+use std::sync::Arc;
 
 use bpf::ports::{GroupMaps, PortPrograms, RANGES_MAX, Refusals};
 use kernel::cgroup::LimitError;
-use model::{Fault, IsolatorReport, LaunchSpec, Limits, Network, NetworkUsage, PortRequest, Traffic};
+use model::{
+    Fault, IsolatorReport, LaunchSpec, Limits, Network, NetworkUsage, PortRanges, PortRequest, Traffic,
+};
 
+use crate::connections::HostConnections;
 use crate::error::PrepareError;
 use crate::isolator::{Isolator, Place, active, missing};
 use crate::trees::{TreeId, Trees};
@@ -18,16 +22,25 @@ pub struct PortIsolator {
     /// Loaded once, or why not.
     programs: Result<PortPrograms, String>,
     unified: Option<TreeId>,
+    connections: Arc<HostConnections>,
 }
 
 impl PortIsolator {
-    pub fn new(trees: &Trees, programs: Result<PortPrograms, String>) -> Self {
+    pub fn new(
+        trees: &Trees,
+        programs: Result<PortPrograms, String>,
+        connections: Arc<HostConnections>,
+    ) -> Self {
         let unified = trees.unified();
         let programs = match unified {
             Some(_) => programs,
             None => Err("no v2 tree for BPF programs is mounted".to_owned()),
         };
-        Self { programs, unified }
+        Self {
+            programs,
+            unified,
+            connections,
+        }
     }
 }
 
@@ -91,7 +104,11 @@ impl Isolator for PortIsolator {
     fn traffic(&self, place: Place<'_>) -> Option<TrafficReader> {
         let group = place.trees.tree(self.unified?).open_group(place.name).ok()?;
         match self.programs.as_ref().ok()?.maps_of(group.as_fd()) {
-            Ok(maps) => maps.map(|maps| TrafficReader { maps }),
+            Ok(maps) => maps.map(|maps| TrafficReader {
+                ports: maps.grant().ok().flatten().map(|grant| grant.all()),
+                maps,
+                connections: Arc::clone(&self.connections),
+            }),
             Err(error) => {
                 tracing::debug!(container = place.name, "find the traffic counters: {error}");
                 None
@@ -103,6 +120,9 @@ impl Isolator for PortIsolator {
 /// Counters of one container.
 pub struct TrafficReader {
     maps: GroupMaps,
+    /// Those that nobody else has.
+    ports: Option<PortRanges>,
+    connections: Arc<HostConnections>,
 }
 
 impl TrafficReader {
@@ -133,6 +153,8 @@ impl TrafficReader {
         usage.drops = occurred
             .map(|(reason, count)| (reason.to_owned(), count))
             .collect();
+        self.connections
+            .complete(&mut usage, self.maps.group(), self.ports.as_ref());
         Some(usage)
     }
 

@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use bpf::ports::PortPrograms;
 use kernel::cgroup::processes::move_all;
@@ -11,6 +12,7 @@ use kernel::file::{Access, KernelFileError};
 use model::{ContainerId, Controller, Fault, HostSupport, IsolatorReport, LaunchSpec, Limitation, Limits};
 
 use crate::child;
+use crate::connections::HostConnections;
 use crate::cpu::CpuIsolator;
 use crate::cpuset::CpusetIsolator;
 use crate::devices::{DeviceIsolator, default_program};
@@ -31,6 +33,7 @@ pub struct IsolatorSet {
     pub(crate) trees: Trees,
     isolators: Vec<Box<dyn Isolator>>,
     memory: Option<TreeId>,
+    connections: Arc<HostConnections>,
     /// Namespaces, capabilities, rlimits, seccomp: the init's work, told here.
     child_reports: Vec<IsolatorReport>,
 }
@@ -96,6 +99,7 @@ impl IsolatorSet {
         let trees = Trees::make(host, cgroup_root, make, program.is_err())?;
         let memory = MemoryIsolator::new(host, &trees);
         let memory_tree = memory.tree();
+        let connections = Arc::new(HostConnections::default());
         let isolators: Vec<Box<dyn Isolator>> = vec![
             Box::new(CpuIsolator::new(host, &trees)),
             Box::new(memory),
@@ -104,14 +108,20 @@ impl IsolatorSet {
             Box::new(CpusetIsolator::new(host, &trees)),
             Box::new(DeviceIsolator::new(&trees, program)),
             Box::new(PressureIsolator::new(host, &trees)),
-            Box::new(PortIsolator::new(&trees, ports)),
+            Box::new(PortIsolator::new(&trees, ports, Arc::clone(&connections))),
         ];
         Ok(Self {
             trees,
             isolators,
             memory: memory_tree,
+            connections,
             child_reports: child::reports(host),
         })
+    }
+
+    /// TCP connections of containers in the host's network.
+    pub fn connections(&self) -> &HostConnections {
+        &self.connections
     }
 
     /// Refuses what this host can not enforce, with the missing kernel feature named.

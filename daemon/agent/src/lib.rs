@@ -9,6 +9,7 @@ mod cgroup_place;
 mod changed;
 mod checkpoint;
 mod config;
+mod connections;
 mod container_service;
 mod destroy;
 mod disk;

@@ -14,6 +14,7 @@ use net::queue::{OneshotReceiver, OneshotSender, oneshot};
 
 use crate::changed::Changed;
 use crate::config::Config;
+use crate::connections::Pace;
 use crate::events::EventLog;
 use crate::id_pool::IdPool;
 use crate::launcher_link::LauncherLink;
@@ -38,6 +39,7 @@ pub struct Shell {
     pub ids: IdPool,
     pub events: EventLog,
     pub metrics: AgentMetrics,
+    pub connections: Pace,
     pub started_at_ms: u64,
     pub http_address: RefCell<Option<std::net::SocketAddr>>,
     core: RefCell<AgentCore>,
@@ -81,6 +83,7 @@ impl Shell {
             ids: parts.ids,
             events: EventLog::default(),
             metrics: AgentMetrics::default(),
+            connections: Pace::default(),
             started_at_ms: net::wall_ms(),
             http_address: RefCell::new(None),
             core: RefCell::new(parts.core),

@@ -28,6 +28,7 @@ struct Target {
 pub async fn sample(shell: &Rc<Shell>, ids: &[ContainerId]) -> Result<Vec<(ContainerId, Usage)>, Fault> {
     let targets = targets(shell, ids)?;
     let mut samples = Vec::with_capacity(targets.len());
+    crate::connections::look(shell).await;
     let moved = mapped_traffic(shell).await;
     let mut targets = targets.into_iter().peekable();
     while targets.peek().is_some() {

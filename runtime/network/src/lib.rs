@@ -15,6 +15,7 @@ mod refresh;
 mod request;
 pub mod shaper;
 mod shaper_plan;
+mod stack;
 mod usage;
 
 pub use datapath::Datapath;

@@ -18,13 +18,16 @@ impl Datapath {
             .counters(state.book.slots_end())
             .map_err(programs("read the network's counters"))?;
         let members = state.book.members().iter();
-        Ok(members
+        let mut usages = members
             .filter_map(|(id, member)| {
                 let counted = counters.get(member.slot as usize)?;
                 let usage = usage(counted, limited.get(&member.slot));
                 Some((id.clone(), usage))
             })
-            .collect())
+            .collect();
+        drop(state);
+        self.stacks.complete(&mut usages);
+        Ok(usages)
     }
 
     /// What was refused to no container in particular, by reason.

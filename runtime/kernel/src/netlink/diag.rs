@@ -54,7 +54,7 @@ impl TcpDiag {
     }
 
     /// Shows every connection that is in one of `states`.
-    pub fn visit(&mut self, states: &[u8], mut see: impl FnMut(TcpConnection)) -> Result<(), NetlinkError> {
+    pub fn visit(&self, states: &[u8], mut see: impl FnMut(TcpConnection)) -> Result<(), NetlinkError> {
         self.socket
             .send(&request(states), 0)
             .map_err(NetlinkError::Send)?;
@@ -132,7 +132,7 @@ mod tests {
     #[test]
     fn connections_of_this_process_are_seen_with_their_round_trip_time() {
         // Without the privilege the kernel answers all the same.
-        let Ok(mut diag) = TcpDiag::open() else { return };
+        let Ok(diag) = TcpDiag::open() else { return };
         let listener = TcpListener::bind("[::]:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();
