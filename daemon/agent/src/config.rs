@@ -8,6 +8,7 @@ use clap::{ArgMatches, Args, Command, FromArgMatches};
 use model::{IdRange, Millis};
 use serde::Deserialize;
 
+use crate::bandwidth_flags::{BandwidthFileFlags, BandwidthFlags};
 use crate::disk_flags::{DiskFileFlags, DiskFlags};
 use crate::port_flags::PortFlags;
 
@@ -90,6 +91,8 @@ pub struct Flags {
     pub disk: DiskFlags,
     #[command(flatten)]
     pub ports: PortFlags,
+    #[command(flatten)]
+    pub bandwidth: BandwidthFlags,
     /// Capabilities over the whole host that `run --cap-add` may grant all the same (like SYS_TIME), or ALL. The agent
     /// gives the others up at its start
     #[arg(
@@ -126,6 +129,17 @@ struct FileFlags {
     resources: Option<String>,
     ephemeral_ports_per_container: Option<u16>,
     uplinks: Option<Vec<String>>,
+    egress_rate_limit_per_container: Option<String>,
+    egress_rate_per_cpu: Option<String>,
+    minimum_egress_rate_limit: Option<String>,
+    maximum_egress_rate_limit: Option<String>,
+    ingress_rate_limit_per_container: Option<String>,
+    ingress_rate_per_cpu: Option<String>,
+    minimum_ingress_rate_limit: Option<String>,
+    maximum_ingress_rate_limit: Option<String>,
+    network_link_speed: Option<String>,
+    egress_burst: Option<String>,
+    ingress_burst: Option<String>,
     allow_capabilities: Option<Vec<String>>,
     gc_delay: Option<String>,
     gc_disk_headroom: Option<f64>,
@@ -170,6 +184,7 @@ pub struct Config {
     pub userns_range: IdRange,
     pub disk: DiskFlags,
     pub ports: PortFlags,
+    pub bandwidth: BandwidthFlags,
     /// Beyond those that the agent keeps anyhow.
     pub allow_capabilities: Vec<String>,
     pub log: String,
@@ -327,6 +342,7 @@ impl Config {
             userns_range: flags.userns_range,
             disk: flags.disk,
             ports: flags.ports,
+            bandwidth: flags.bandwidth,
             allow_capabilities: flags.allow_capabilities,
             log: flags.log,
         })
@@ -479,6 +495,26 @@ fn merge(
         message: format!("{name}: {error}"),
     };
     flags.disk.merge(disk, &given, bad)?;
+    macro_rules! named {
+        ($($field:ident),*) => {
+            [$((stringify!($field), file.$field)),*]
+        };
+    }
+    let bandwidth = BandwidthFileFlags {
+        rates: named!(
+            egress_rate_limit_per_container,
+            egress_rate_per_cpu,
+            minimum_egress_rate_limit,
+            maximum_egress_rate_limit,
+            ingress_rate_limit_per_container,
+            ingress_rate_per_cpu,
+            minimum_ingress_rate_limit,
+            maximum_ingress_rate_limit,
+            network_link_speed
+        ),
+        bursts: named!(egress_burst, ingress_burst),
+    };
+    flags.bandwidth.merge(bandwidth, &given, bad)?;
     if let Some(text) = file.userns_range {
         let value = text
             .parse()

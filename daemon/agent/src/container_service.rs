@@ -116,7 +116,7 @@ impl container::Server for ContainerService {
         mut results: container::UpdateResults,
     ) -> Result<(), capnp::Error> {
         self.shell.metrics.calls.increment();
-        let change = attempt!(results, wire::limits::decode(params.get()?.get_limits()?));
+        let mut change = attempt!(results, wire::limits::decode(params.get()?.get_limits()?));
         let mut spec = attempt!(
             results,
             self.shell
@@ -125,6 +125,7 @@ impl container::Server for ContainerService {
                 .cloned()
                 .ok_or_else(|| crate::launch::unknown(&self.id))
         );
+        self.shell.bandwidth.follow(&spec.limits, &mut change);
         spec.limits = spec.limits.merged(&change);
         attempt!(results, self.shell.isolators.admit(&spec));
         let id = self.id.clone();

@@ -5,6 +5,7 @@
 
 mod about;
 mod admission;
+mod bandwidth_flags;
 mod cgroup_place;
 mod changed;
 mod checkpoint;

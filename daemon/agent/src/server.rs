@@ -65,6 +65,8 @@ async fn serve(config: Config) -> Result<(), Fault> {
     let mut host = kernel::host::probe().map_err(|e| failed(&e))?;
     // Before anything is made.
     let ports = config.ports.pool(&crate::port_flags::host_ports()?)?;
+    let link = || crate::bandwidth_flags::link_speed(&config.ports.uplinks);
+    let bandwidth = config.bandwidth.defaults(host.cpus, link)?;
     let descriptors = kernel::system::raise_descriptors()
         .map_err(|e| Fault::failed(format!("raise the limit of open files: {e}")))?;
     let (directories, _locks) =
@@ -111,6 +113,7 @@ async fn serve(config: Config) -> Result<(), Fault> {
         launcher,
         networks,
         ids,
+        bandwidth,
         core,
     });
     crate::recovery::recover(&shell).await?;

@@ -140,7 +140,8 @@ impl AgentService {
             Some(id) => id.clone(),
             None => new_id()?,
         };
-        let spec = crate::admission::resolve_paths(shell, spec).await?;
+        let mut spec = crate::admission::resolve_paths(shell, spec).await?;
+        spec.limits.bandwidth = shell.bandwidth.fill(spec.network, &spec.limits);
         crate::admission::admit(shell, &id, &spec)?;
         let known = shell.core().status(&id).is_some();
         if !known {

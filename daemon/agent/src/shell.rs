@@ -12,6 +12,7 @@ use isolators::network::NetworkIsolator;
 use model::{ContainerId, EventKind, Fault, FaultKind, HostSupport, Limitation};
 use net::queue::{OneshotReceiver, OneshotSender, oneshot};
 
+use crate::bandwidth_flags::BandwidthDefaults;
 use crate::changed::Changed;
 use crate::config::Config;
 use crate::connections::Pace;
@@ -40,6 +41,7 @@ pub struct Shell {
     pub events: EventLog,
     pub metrics: AgentMetrics,
     pub connections: Pace,
+    pub bandwidth: BandwidthDefaults,
     pub started_at_ms: u64,
     pub http_address: RefCell<Option<std::net::SocketAddr>>,
     core: RefCell<AgentCore>,
@@ -64,6 +66,7 @@ pub struct Parts {
     pub launcher: LauncherLink,
     pub networks: NetworkPool,
     pub ids: IdPool,
+    pub bandwidth: BandwidthDefaults,
     pub core: AgentCore,
 }
 
@@ -84,6 +87,7 @@ impl Shell {
             events: EventLog::default(),
             metrics: AgentMetrics::default(),
             connections: Pace::default(),
+            bandwidth: parts.bandwidth,
             started_at_ms: net::wall_ms(),
             http_address: RefCell::new(None),
             core: RefCell::new(parts.core),

@@ -75,6 +75,24 @@ pub fn local_port_range() -> io::Result<(u16, u16)> {
     }
 }
 
+/// The interface of the IPv4 default route, if there is one.
+pub fn default_interface() -> Option<String> {
+    let routes = fs::read_to_string("/proc/net/route").ok()?;
+    let mut lines = routes.lines().map(str::split_ascii_whitespace);
+    lines.find_map(|mut words| {
+        let (name, destination) = (words.next()?, words.next()?);
+        (destination == "00000000").then(|| name.to_owned())
+    })
+}
+
+/// An interface's speed in bits a second. `None`: its driver does not tell (virtual ones), or it is down.
+pub fn link_speed(interface: &str) -> Option<u64> {
+    let text = fs::read_to_string(format!("/sys/class/net/{interface}/speed")).ok()?;
+    // -1: not known.
+    let megabits: u64 = text.trim().parse().ok()?;
+    (megabits > 0).then_some(megabits * 1_000_000)
+}
+
 /// Ports that the kernel takes for nobody who does not ask for them (ip-sysctl.rst, `ip_local_reserved_ports`).
 pub fn reserved_ports() -> io::Result<PortRanges> {
     let text = fs::read_to_string("/proc/sys/net/ipv4/ip_local_reserved_ports")?;
