@@ -20,3 +20,8 @@ pub fn wall_ms() -> u64 {
 pub(crate) fn coarse() -> Duration {
     clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).map_or(Duration::ZERO, Duration::from)
 }
+
+/// Time since the host started, including the time that it was suspended. For what the world counts on while we are away: leases.
+pub fn since_boot() -> Duration {
+    clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::MAX, Duration::from)
+}

@@ -36,6 +36,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("client", &["model", "wire", "net"]),
     ("replog", &["model", "replog-core", "wire", "net"]),
+    ("coordination", &["model", "api", "net"]),
     ("master-core", &["model"]),
     (
         "registrar",
@@ -75,6 +76,7 @@ const DOORS: &[(&str, &[&str])] = &[
     ("rtnetlink", &["kernel"]),
     ("rustls", &["net"]),
     ("slab", &["net"]),
+    ("spawns-core", &["coordination"]),
     ("tokio", &[]),
     ("tokio-util", &[]),
     ("toml", &["agent"]),
