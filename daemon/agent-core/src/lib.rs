@@ -20,6 +20,7 @@ mod input;
 mod launching;
 mod ports;
 mod settings;
+mod tasks;
 
 pub use agent::AgentCore;
 pub use collecting::{COLLECTED_MAX, Which};
@@ -27,3 +28,4 @@ pub use container::Ending;
 pub use input::{Adopted, Answer, CleanupOutcome, EndReport, Input, Now, Remembered, Ticket, Wish};
 pub use ports::PortPool;
 pub use settings::Settings;
+pub use tasks::{TaskBook, TaskEvent, TaskRecord, TaskWish};

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::container::{Reason, Termination};
+use crate::fault::{Fault, FaultKind};
 use crate::ids::{ContainerId, ContainerName};
 use crate::launch::LaunchSpec;
 use crate::registry::{AgentId, AgentRecord};
@@ -92,6 +93,14 @@ pub fn state_of(end: &Termination) -> TaskState {
         | Reason::MemoryLimit
         | Reason::DiskLimit
         | Reason::LaunchFailed => TaskState::Failed,
+    }
+}
+
+/// What a launch that its agent did not do is to the task.
+pub fn state_of_refusal(fault: &Fault) -> TaskState {
+    match fault.kind {
+        FaultKind::Failed | FaultKind::CommandNotFound | FaultKind::CommandNotExecutable => TaskState::Failed,
+        _ => TaskState::Error,
     }
 }
 

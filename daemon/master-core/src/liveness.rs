@@ -1,0 +1,215 @@
+//! Which agents are there: pings, patience, and how fast agents may be given up.
+
+use std::time::Duration;
+
+use model::registry::{AgentId, Edit, Timestamp};
+use model::task::{TaskId, TaskState};
+
+use crate::agents::Phase;
+use crate::input::{Link, NotApplied, Now, Wish};
+use crate::master::{Master, Pending};
+
+impl Master {
+    pub(crate) fn connected(&mut self, now: Now, id: &AgentId, link: Link) {
+        let Some(agent) = self.agents.get_mut(id) else {
+            return;
+        };
+        agent.phase = Phase::Active;
+        agent.link = Some(link);
+        agent.missed = 0;
+        agent.pinged = false;
+        let at = now.monotonic + self.settings.ping_interval;
+        self.set_alarm(id, Some(at));
+    }
+
+    pub(crate) fn disconnected(&mut self, now: Now, id: &AgentId) {
+        let Some(agent) = self.agents.get_mut(id) else {
+            return;
+        };
+        agent.link = None;
+        if matches!(agent.phase, Phase::Unreachable { .. } | Phase::Recovered) && agent.pending {
+            return;
+        }
+        agent.phase = Phase::Disconnected;
+        // What it has not answered while it was there counts as well.
+        let left = self.settings.pings_max.saturating_sub(agent.missed).max(1);
+        let at = now.monotonic + self.settings.ping_interval.saturating_mul(left);
+        self.set_alarm(id, Some(at));
+    }
+
+    pub(crate) fn link_lost(&mut self, now: Now, link: Link) {
+        let Some(Some(id)) = self.links.remove(&link) else {
+            return;
+        };
+        if self.agents.get(&id).is_some_and(|agent| agent.link == Some(link)) {
+            self.disconnected(now, &id);
+        }
+    }
+
+    pub(crate) fn ponged(&mut self, link: Link) {
+        let Some(Some(id)) = self.links.get(&link).cloned() else {
+            return;
+        };
+        let Some(agent) = self.agents.get_mut(&id) else {
+            return;
+        };
+        agent.pinged = false;
+        agent.missed = 0;
+        self.cancel_doom(&id);
+    }
+
+    pub(crate) fn set_alarm(&mut self, id: &AgentId, at: Option<Duration>) {
+        let Some(agent) = self.agents.get_mut(id) else {
+            return;
+        };
+        if let Some(old) = agent.alarm.take() {
+            self.alarms.remove(&(old, id.clone()));
+        }
+        agent.alarm = at;
+        if let Some(at) = at {
+            self.alarms.insert((at, id.clone()));
+        }
+    }
+
+    pub(crate) fn tick(&mut self, now: Now) {
+        while let Some((at, id)) = self.alarms.first().cloned() {
+            if at > now.monotonic {
+                break;
+            }
+            self.set_alarm(&id, None);
+            self.alarm(now, &id);
+        }
+        if self.recovery.is_some_and(|at| at <= now.monotonic) {
+            self.recovery = None;
+            self.give_up_recovered();
+        }
+        self.remove_next(now);
+    }
+
+    fn alarm(&mut self, now: Now, id: &AgentId) {
+        let max = self.settings.pings_max;
+        let Some(agent) = self.agents.get_mut(id) else {
+            return;
+        };
+        match agent.phase {
+            Phase::Active => {
+                if agent.pinged {
+                    agent.missed += 1;
+                }
+                agent.pinged = true;
+                let (link, overdue) = (agent.link, agent.missed >= max);
+                let at = now.monotonic + self.settings.ping_interval;
+                self.set_alarm(id, Some(at));
+                if let Some(link) = link {
+                    self.wish(Wish::Ping { link });
+                }
+                if overdue {
+                    self.doom(id);
+                }
+            }
+            Phase::Disconnected => self.doom(id),
+            Phase::Recovered | Phase::Unreachable { .. } => {}
+        }
+    }
+
+    /// It is given up, in its turn.
+    fn doom(&mut self, id: &AgentId) {
+        let Some(agent) = self.agents.get_mut(id) else {
+            return;
+        };
+        if agent.doomed || agent.pending {
+            return;
+        }
+        agent.doomed = true;
+        self.counters.unreachable_scheduled += 1;
+        self.doomed.push_back(id.clone());
+    }
+
+    pub(crate) fn cancel_doom(&mut self, id: &AgentId) {
+        if let Some(agent) = self.agents.get_mut(id)
+            && std::mem::take(&mut agent.doomed)
+        {
+            self.counters.unreachable_canceled += 1;
+            self.doomed.retain(|other| other != id);
+        }
+    }
+
+    fn give_up_recovered(&mut self) {
+        let silent: Vec<AgentId> = self
+            .agents
+            .iter()
+            .filter(|(_, agent)| agent.phase == Phase::Recovered && !agent.pending)
+            .map(|(id, _)| id.clone())
+            .collect();
+        let admitted = self.agents.values();
+        let all = admitted
+            .filter(|agent| !matches!(agent.phase, Phase::Unreachable { .. }))
+            .count();
+        let limit = self.settings.recovery_removal_limit_percent as usize;
+        if silent.len() * 100 > all * limit {
+            let why = format!(
+                "{} of {all} agents have not come back since the election, more than \
+                 --recovery_agent_removal_limit={limit}% allows to give up",
+                silent.len()
+            );
+            return self.wish(Wish::StepDown { why });
+        }
+        self.counters.recovery_removals += silent.len() as u64;
+        for id in silent {
+            self.doom(&id);
+        }
+    }
+
+    fn remove_next(&mut self, now: Now) {
+        while now.monotonic >= self.permit {
+            let Some(id) = self.doomed.pop_front() else { return };
+            if !self
+                .agents
+                .get(&id)
+                .is_some_and(|agent| agent.doomed && !agent.pending)
+            {
+                continue;
+            }
+            if let Some((count, span)) = self.settings.removal_limit {
+                self.permit = now.monotonic + span / count.max(1);
+            }
+            if let Some(agent) = self.agents.get_mut(&id) {
+                agent.pending = true;
+                agent.doomed = false;
+            }
+            let at = now.wall_ms / 1000;
+            let edit = Edit::MarkUnreachable { id: id.clone(), at };
+            self.submit(edit, Pending::Unreachable { id, at });
+        }
+    }
+
+    pub(crate) fn marked_unreachable(
+        &mut self,
+        now: Now,
+        id: &AgentId,
+        at: Timestamp,
+        result: Result<(), NotApplied>,
+    ) {
+        self.release(id);
+        // The registrar has failed, or the agent was removed: nothing is told to anybody.
+        if result.is_err() {
+            return;
+        }
+        self.set_alarm(id, None);
+        let Some(agent) = self.agents.get_mut(id) else {
+            return;
+        };
+        agent.phase = Phase::Unreachable { since: at };
+        let link = agent.link.take();
+        let tasks: Vec<TaskId> = agent.tasks.iter().cloned().collect();
+        self.counters.unreachable_completed += 1;
+        for task in tasks {
+            let status = Self::status(now, TaskState::Unreachable, "its agent can't be reached");
+            self.set_state(&task, status);
+        }
+        if let Some(link) = link {
+            self.links.remove(&link);
+            self.wish(Wish::Close { link });
+        }
+    }
+}

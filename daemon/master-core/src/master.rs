@@ -1,0 +1,459 @@
+//! The whole machine of one leadership: `handle`, `poll`, `deadline`. It begins when the registry is recovered, and is
+//! dropped whole when the leadership ends.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use model::registry::{AgentId, Drain, Edit, MachineMode, Registry, Standing, Timestamp};
+use model::task::{AgentState, AgentView, Hello, TaskId, TaskState};
+use model::{Fault, FaultKind, Millis};
+
+use crate::agents::{Agent, Phase};
+use crate::counters::Counters;
+use crate::input::{Input, Link, NotApplied, Now, Ticket, Token, Wish};
+use crate::settings::Settings;
+use crate::tasks::Task;
+
+/// What an edit on its way is for.
+#[derive(Debug, Clone)]
+pub(crate) enum Pending {
+    Register {
+        id: AgentId,
+        link: Link,
+        hello: Box<Hello>,
+    },
+    Unreachable {
+        id: AgentId,
+        at: Timestamp,
+    },
+    Gone {
+        id: AgentId,
+        at: Timestamp,
+        ticket: Option<Ticket>,
+    },
+    Standing {
+        id: AgentId,
+        ticket: Option<Ticket>,
+        standing: Standing,
+        grace: Option<Millis>,
+    },
+}
+
+/// A leader's decisions. See the module for when it begins and ends.
+#[derive(Debug)]
+pub struct Master {
+    pub(crate) settings: Settings,
+    pub(crate) agents: BTreeMap<AgentId, Agent>,
+    pub(crate) gone: BTreeMap<AgentId, Timestamp>,
+    /// Machines from which nothing may register.
+    pub(crate) down: BTreeSet<(String, String)>,
+    pub(crate) tasks: BTreeMap<TaskId, Task>,
+    /// In the order of their ends.
+    pub(crate) ended: VecDeque<TaskId>,
+    /// Those that were told to nobody else; a session once there is an id.
+    pub(crate) links: BTreeMap<Link, Option<AgentId>>,
+    pub(crate) edits: BTreeMap<Token, Pending>,
+    pub(crate) next_token: u64,
+    pub(crate) next_agent: u64,
+    /// Every alarm that is set, earliest first.
+    pub(crate) alarms: BTreeSet<(Duration, AgentId)>,
+    /// When those that have not come back are given up.
+    pub(crate) recovery: Option<Duration>,
+    /// Those to be written down as unreachable, in their order.
+    pub(crate) doomed: VecDeque<AgentId>,
+    /// Not before.
+    pub(crate) permit: Duration,
+    pub(crate) launching: usize,
+    pub(crate) wishes: VecDeque<Wish>,
+    pub counters: Counters,
+}
+
+impl Master {
+    /// From what the registry holds when it is recovered.
+    pub fn new(settings: Settings, registry: &Registry, now: Now) -> Self {
+        let admitted = registry.agents.iter().map(|(id, agent)| {
+            let entry = Agent::new(agent.record.clone(), agent.standing.clone(), Phase::Recovered);
+            (id.clone(), entry)
+        });
+        let unreachable = registry.unreachable.iter().map(|(id, entry)| {
+            let phase = Phase::Unreachable { since: entry.since };
+            let agent = &entry.agent;
+            (
+                id.clone(),
+                Agent::new(agent.record.clone(), agent.standing.clone(), phase),
+            )
+        });
+        let down = registry
+            .machines
+            .iter()
+            .filter(|(_, mode)| **mode == MachineMode::Down);
+        let recovery = now.monotonic + settings.reregister_timeout;
+        Self {
+            agents: admitted.chain(unreachable).collect(),
+            gone: registry.gone.clone(),
+            down: down
+                .map(|(machine, _)| (machine.hostname.clone(), machine.address.clone()))
+                .collect(),
+            tasks: BTreeMap::new(),
+            ended: VecDeque::new(),
+            links: BTreeMap::new(),
+            edits: BTreeMap::new(),
+            next_token: 0,
+            next_agent: 0,
+            alarms: BTreeSet::new(),
+            recovery: (!registry.agents.is_empty()).then_some(recovery),
+            doomed: VecDeque::new(),
+            permit: Duration::ZERO,
+            launching: 0,
+            wishes: VecDeque::new(),
+            counters: Counters::default(),
+            settings,
+        }
+    }
+
+    pub fn poll(&mut self) -> Option<Wish> {
+        self.wishes.pop_front()
+    }
+
+    /// When `Input::Tick` is due, in monotonic time.
+    pub fn deadline(&self) -> Option<Duration> {
+        let alarm = self.alarms.first().map(|(at, _)| *at);
+        let removal = (!self.doomed.is_empty()).then_some(self.permit);
+        [alarm, self.recovery, removal].into_iter().flatten().min()
+    }
+
+    pub fn handle(&mut self, now: Now, input: Input) {
+        debug_assert!(self.wishes.is_empty(), "drain every wish before the next input");
+        match input {
+            Input::Register { link, hello } => self.register(now, link, hello),
+            Input::LinkLost { link } => self.link_lost(now, link),
+            Input::Applied { token, result } => self.applied(now, token, result),
+            Input::Ponged { link } => self.ponged(link),
+            Input::Update { ticket, link, report } => self.update(now, ticket, link, report),
+            Input::Launch { ticket, request } => self.launch(now, ticket, request),
+            Input::Launched { link, id, result } => self.launched(now, link, &id, result),
+            Input::Kill { ticket, id, grace } => self.kill(now, ticket, &id, grace),
+            Input::MarkGone { ticket, agent } => self.mark_gone(now, Some(ticket), agent),
+            Input::SetActive {
+                ticket,
+                agent,
+                active,
+            } => self.set_active(ticket, agent, active),
+            Input::Drain {
+                ticket,
+                agent,
+                grace,
+                mark_gone,
+            } => self.drain(ticket, agent, grace, mark_gone),
+            Input::Pruned { agents } => self.pruned(&agents),
+            Input::Tick => self.tick(now),
+        }
+    }
+
+    pub(crate) fn wish(&mut self, wish: Wish) {
+        self.wishes.push_back(wish);
+    }
+
+    pub(crate) fn refuse(&mut self, ticket: Ticket, fault: Fault) {
+        let result = Err(fault);
+        self.wish(Wish::Answer { ticket, result });
+    }
+
+    pub(crate) fn submit(&mut self, edit: Edit, pending: Pending) {
+        self.next_token += 1;
+        let token = Token(self.next_token);
+        self.edits.insert(token, pending);
+        self.wish(Wish::Submit { token, edit });
+    }
+
+    /// Nothing of an edit is visible before this.
+    fn applied(&mut self, now: Now, token: Token, result: Result<(), NotApplied>) {
+        let Some(pending) = self.edits.remove(&token) else {
+            return;
+        };
+        match pending {
+            Pending::Register { id, link, hello } => self.registered(now, id, link, *hello, result),
+            Pending::Unreachable { id, at } => self.marked_unreachable(now, &id, at, result),
+            Pending::Gone { id, at, ticket } => self.marked_gone(now, id, at, ticket, result),
+            Pending::Standing {
+                id,
+                ticket,
+                standing,
+                grace,
+            } => self.standing_set(&id, ticket, standing, grace, result),
+        }
+    }
+
+    // ---- an operator's wishes
+
+    pub(crate) fn mark_gone(&mut self, now: Now, ticket: Option<Ticket>, id: AgentId) {
+        if let Err(fault) = self.claim(&id) {
+            if let Some(ticket) = ticket {
+                self.refuse(ticket, fault);
+            }
+            return;
+        }
+        let at = now.wall_ms / 1000;
+        let edit = Edit::MarkGone { id: id.clone(), at };
+        self.submit(edit, Pending::Gone { id, at, ticket });
+    }
+
+    fn marked_gone(
+        &mut self,
+        now: Now,
+        id: AgentId,
+        at: Timestamp,
+        ticket: Option<Ticket>,
+        result: Result<(), NotApplied>,
+    ) {
+        if let Err(error) = result {
+            self.release(&id);
+            if let Some(ticket) = ticket {
+                self.refuse(ticket, not_applied(&error));
+            }
+            return;
+        }
+        self.set_alarm(&id, None);
+        let Some(agent) = self.agents.remove(&id) else {
+            return;
+        };
+        self.gone.insert(id, at);
+        for task in agent.tasks {
+            let status = Self::status(now, TaskState::GoneByOperator, "its agent was marked gone");
+            self.set_state(&task, status);
+        }
+        if let Some(link) = agent.link {
+            self.links.remove(&link);
+            let message = "this agent was marked gone by an operator".to_owned();
+            self.wish(Wish::Shutdown { link, message });
+            self.wish(Wish::Close { link });
+        }
+        if let Some(ticket) = ticket {
+            self.wish(Wish::Answer {
+                ticket,
+                result: Ok(()),
+            });
+        }
+    }
+
+    fn set_active(&mut self, ticket: Ticket, id: AgentId, active: bool) {
+        if let Err(fault) = self.claim(&id) {
+            return self.refuse(ticket, fault);
+        }
+        let (edit, standing) = match active {
+            true => (Edit::Reactivate { id: id.clone() }, Standing::default()),
+            false => {
+                let drain = self
+                    .agents
+                    .get(&id)
+                    .and_then(|agent| agent.standing.drain.clone());
+                let standing = Standing {
+                    drain,
+                    deactivated: true,
+                };
+                (Edit::Deactivate { id: id.clone() }, standing)
+            }
+        };
+        let pending = Pending::Standing {
+            id,
+            ticket: Some(ticket),
+            standing,
+            grace: None,
+        };
+        self.submit(edit, pending);
+    }
+
+    fn drain(&mut self, ticket: Ticket, id: AgentId, grace: Option<Millis>, mark_gone: bool) {
+        if let Err(fault) = self.claim(&id) {
+            return self.refuse(ticket, fault);
+        }
+        let grace_max_seconds = grace.map(|grace| grace.get().div_ceil(1000));
+        let edit = Edit::Drain {
+            id: id.clone(),
+            grace_max_seconds,
+            mark_gone,
+        };
+        let standing = Standing {
+            drain: Some(Drain {
+                grace_max_seconds,
+                mark_gone,
+                drained: false,
+            }),
+            deactivated: true,
+        };
+        let pending = Pending::Standing {
+            id,
+            ticket: Some(ticket),
+            standing,
+            grace,
+        };
+        self.submit(edit, pending);
+    }
+
+    fn standing_set(
+        &mut self,
+        id: &AgentId,
+        ticket: Option<Ticket>,
+        standing: Standing,
+        grace: Option<Millis>,
+        result: Result<(), NotApplied>,
+    ) {
+        self.release(id);
+        if let Err(error) = result {
+            if let Some(ticket) = ticket {
+                self.refuse(ticket, not_applied(&error));
+            }
+            return;
+        }
+        let Some(agent) = self.agents.get_mut(id) else {
+            return;
+        };
+        agent.standing = standing;
+        agent.grace = grace.or(agent.grace);
+        if let Some(ticket) = ticket {
+            self.wish(Wish::Answer {
+                ticket,
+                result: Ok(()),
+            });
+        }
+        self.empty_drained(id);
+        self.drained_if_empty(id);
+    }
+
+    /// Ends what runs on an agent that is being drained.
+    pub(crate) fn empty_drained(&mut self, id: &AgentId) {
+        let Some(agent) = self.agents.get(id) else { return };
+        if agent.standing.drain.as_ref().is_none_or(|drain| drain.drained) {
+            return;
+        }
+        let grace = agent.grace;
+        for task in agent.tasks.clone() {
+            if let Some(entry) = self.tasks.get_mut(&task) {
+                entry.kill.get_or_insert(grace);
+            }
+            self.order_kill(id, &task, grace);
+        }
+    }
+
+    pub(crate) fn drained_if_empty(&mut self, id: &AgentId) {
+        let Some(agent) = self.agents.get_mut(id) else {
+            return;
+        };
+        let Some(drain) = agent.standing.drain.clone().filter(|drain| !drain.drained) else {
+            return;
+        };
+        if agent.pending || agent.phase != Phase::Active || !agent.tasks.is_empty() {
+            return;
+        }
+        agent.pending = true;
+        let standing = Standing {
+            drain: Some(Drain {
+                drained: true,
+                ..drain
+            }),
+            deactivated: true,
+        };
+        let pending = Pending::Standing {
+            id: id.clone(),
+            ticket: None,
+            standing,
+            grace: None,
+        };
+        self.submit(Edit::MarkDrained { id: id.clone() }, pending);
+    }
+
+    /// For an operator's edit: one that is known, and about which nothing else is being written.
+    fn claim(&mut self, id: &AgentId) -> Result<(), Fault> {
+        if self.gone.contains_key(id) {
+            let message = format!("agent {} was marked gone", id.0);
+            return Err(Fault::new(FaultKind::State, message));
+        }
+        let Some(agent) = self.agents.get_mut(id) else {
+            let fault = Fault::new(FaultKind::NotFound, format!("there is no agent {:?}", id.0));
+            return Err(fault.remedy("list them: bulkhead agents"));
+        };
+        if agent.pending {
+            let message = format!("something about agent {} is being written to the registry", id.0);
+            return Err(Fault::new(FaultKind::State, message).remedy("try again"));
+        }
+        agent.pending = true;
+        Ok(())
+    }
+
+    pub(crate) fn release(&mut self, id: &AgentId) {
+        if let Some(agent) = self.agents.get_mut(id) {
+            agent.pending = false;
+        }
+    }
+
+    fn pruned(&mut self, agents: &[AgentId]) {
+        for id in agents {
+            self.gone.remove(id);
+            let unreachable =
+                |agent: &Agent| matches!(agent.phase, Phase::Unreachable { .. }) && !agent.pending;
+            if self.agents.get(id).is_some_and(unreachable)
+                && let Some(agent) = self.agents.remove(id)
+            {
+                for task in agent.tasks {
+                    self.tasks.remove(&task);
+                }
+            }
+        }
+    }
+
+    // ---- for those who look
+
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    pub fn agent(&self, id: &AgentId) -> Option<AgentView> {
+        self.agents.get(id).map(|agent| agent.view(id))
+    }
+
+    /// The session of the agent that has a task.
+    pub fn link_of(&self, id: &TaskId) -> Option<Link> {
+        let task = self.tasks.get(id)?;
+        self.agents.get(&task.agent)?.link
+    }
+
+    /// In the order of their ids, those after one; those marked gone at the end of the last page are not among them.
+    pub fn agents_after(&self, after: Option<&AgentId>) -> impl Iterator<Item = AgentView> {
+        use std::ops::Bound;
+        let begin = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.agents
+            .range((begin, Bound::Unbounded))
+            .map(|(id, agent)| agent.view(id))
+    }
+
+    /// How many agents are in each state.
+    pub fn count_agents(&self, state: AgentState) -> usize {
+        if state == AgentState::Gone {
+            return self.gone.len();
+        }
+        let phases = self.agents.values().map(|agent| match agent.phase {
+            Phase::Recovered => AgentState::Recovered,
+            Phase::Active => AgentState::Active,
+            Phase::Disconnected => AgentState::Disconnected,
+            Phase::Unreachable { .. } => AgentState::Unreachable,
+        });
+        phases.filter(|one| *one == state).count()
+    }
+
+    /// How many tasks that are remembered are in each state.
+    pub fn count_tasks(&self) -> BTreeMap<TaskState, usize> {
+        let mut counts = BTreeMap::new();
+        for task in self.tasks.values() {
+            *counts.entry(task.state()).or_insert(0) += 1;
+        }
+        counts
+    }
+}
+
+pub(crate) fn not_applied(error: &NotApplied) -> Fault {
+    let kind = match error {
+        NotApplied::Refused(_) => FaultKind::State,
+        NotApplied::Unknown(_) | NotApplied::NotTaken(_) => FaultKind::Unavailable,
+    };
+    Fault::from_error(kind, error)
+}
