@@ -186,4 +186,7 @@ interface Log {
   change @6 (request :ChangeRequest) -> (membership :Membership);
   # Permission to begin a new log, where that is not automatic.
   initialize @7 ();
+  # Entries one behind the other in `bytes`; each is appended or refused by itself. Where it stands, or 0: then `refusals`
+  # has the reasons of these, in their order.
+  appendEach @8 (bytes :Data, lengths :List(UInt32)) -> (positions :List(UInt64), refusals :List(Text));
 }

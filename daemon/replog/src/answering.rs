@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use replog_core::ReplicaId;
 
-use crate::replica::{LogError, Replica};
+use crate::error::LogError;
+use crate::replica::Replica;
 
 /// A replica that works says something more often than that.
 const SILENCE: Duration = Duration::from_secs(2);

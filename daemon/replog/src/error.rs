@@ -1,6 +1,9 @@
-//! What can go wrong with the store.
+//! What can go wrong.
 
 use std::io;
+use std::path::PathBuf;
+
+use replog_core::{Position, Refusal, StartError};
 
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -84,4 +87,43 @@ impl StoreError {
             source,
         }
     }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("log replica does not start: {0}")]
+    Core(#[from] StartError),
+    #[error("log replica: cannot use {path}: {source}")]
+    Directory {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("log replica: {0}")]
+    Worker(String),
+}
+
+/// Why something asked of a replica was not done.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LogError {
+    #[error("not elected: {0:?}")]
+    NotElected(replog_core::NotElected),
+    /// Another writer took over. Whether this was appended is not known.
+    #[error("another writer took over; whether this was appended is not known")]
+    Lost,
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    #[error("the replica has stopped: {0}")]
+    Halted(String),
+    /// Whether it is done, or will be when a quorum is back, is not known.
+    #[error("{what}: no quorum of replicas answered within {seconds} s; {replicas}")]
+    NoQuorum {
+        what: &'static str,
+        seconds: u64,
+        replicas: String,
+    },
+    #[error("position {0} can't be read here and no other replica had it in time: read from another one")]
+    Unreadable(Position),
 }

@@ -126,17 +126,20 @@ pub fn extent(sector: u32, offset: u32, length: u32) -> (u32, u32, usize) {
     (sector + offset / payload, sectors, before as usize)
 }
 
-/// The bytes of a value out of its sectors, each checked. `Err`: the first sector that is not as it was written.
+/// Puts the bytes of a value, out of its sectors, each checked, into `value`. `Err`: the first sector that is not as it was
+/// written.
 pub fn unwrap_value(
     seal: Seal,
     bytes: &[u8],
     extent: (u32, u32, usize),
     length: u32,
-) -> Result<Vec<u8>, u32> {
+    value: &mut Vec<u8>,
+) -> Result<(), u32> {
     use crate::sector::{PAYLOAD_BYTES, SECTOR_BYTES, Sector};
     let (first, _, before) = extent;
-    let mut payload = Vec::with_capacity(bytes.len() / SECTOR_BYTES * PAYLOAD_BYTES);
+    value.clear();
     let mut previous = None;
+    let mut skip = before;
     for (number, sector) in (first..).zip(bytes.chunks(SECTOR_BYTES)) {
         let Sector::Written { batch, index } = seal.classify(number, sector) else {
             return Err(number);
@@ -145,12 +148,16 @@ pub fn unwrap_value(
             return Err(number);
         }
         previous = Some((batch, index));
-        payload.extend_from_slice(&sector[..PAYLOAD_BYTES]);
+        let payload = &sector[skip.min(PAYLOAD_BYTES)..PAYLOAD_BYTES];
+        let left = (length as usize).saturating_sub(value.len());
+        value.extend_from_slice(&payload[..left.min(payload.len())]);
+        skip = 0;
     }
-    payload
-        .get(before..before + length as usize)
-        .map(<[u8]>::to_vec)
-        .ok_or(first)
+    if value.len() == length as usize {
+        Ok(())
+    } else {
+        Err(first)
+    }
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {

@@ -3,16 +3,21 @@
 //!
 //! Values lie at their positions, flagged when they are agreed; everything else of the state is the meta record.
 
+use std::ops::Range;
+
 use replog_core::{Position, Record, State, Value};
 
 use crate::batch::Entry;
 use crate::codec;
-use crate::directory::Directory;
+use crate::directory::{Directory, File};
 use crate::error::StoreError;
+use crate::piece::Piece;
 use crate::store::{Options, Recovered, Store};
 
 /// The flag of a value that is agreed.
 const AGREED: u8 = 1;
+/// Memory of a plan beyond that is not kept for the next one.
+const PLAN_KEPT_BYTES: usize = 2 << 20;
 
 /// What a start found.
 #[derive(Debug)]
@@ -31,8 +36,10 @@ pub struct Ledger<D: Directory> {
     /// What all records so far add up to, durable or on their way.
     state: State,
     /// What found no room, and what came behind it.
-    owed: Vec<Step>,
+    owed: Option<Plan>,
     later: Vec<Record>,
+    /// Kept for its memory.
+    spent: Plan,
 }
 
 impl<D: Directory> Ledger<D> {
@@ -51,8 +58,9 @@ impl<D: Directory> Ledger<D> {
             Self {
                 store,
                 state,
-                owed: Vec::new(),
+                owed: None,
                 later: Vec::new(),
+                spent: Plan::default(),
             },
             Found {
                 state: found,
@@ -66,12 +74,13 @@ impl<D: Directory> Ledger<D> {
     /// durable are owed: to be tried again with the next call, which may bring no records of its own. On any other error
     /// nothing is known of them, and nothing more is taken.
     pub fn persist(&mut self, records: &[Record]) -> Result<(), StoreError> {
-        if self.owed.is_empty() && self.later.is_empty() {
+        if self.owed.is_none() && self.later.is_empty() {
             return self.persist_in_batches(records);
         }
         self.later.extend_from_slice(records);
-        let steps = std::mem::take(&mut self.owed);
-        self.write(Plan { steps })?;
+        if let Some(owed) = self.owed.take() {
+            self.write(owed)?;
+        }
         let later = std::mem::take(&mut self.later);
         self.persist_in_batches(&later)
     }
@@ -88,7 +97,8 @@ impl<D: Directory> Ledger<D> {
             // One that is larger by itself goes alone: a record is written whole or not at all.
             let count = rest.iter().take_while(fits).count().max(1);
             let (now, later) = rest.split_at(count);
-            let mut plan = Plan::default();
+            let mut plan = std::mem::take(&mut self.spent);
+            plan.clear();
             for record in now {
                 plan.add(&self.state, record);
                 self.state.apply(record);
@@ -106,7 +116,7 @@ impl<D: Directory> Ledger<D> {
 
     fn write(&mut self, plan: Plan) -> Result<(), StoreError> {
         let meta = codec::encode_meta(&self.state);
-        let mut entries: Vec<Entry<'_>> = plan.steps.iter().map(Step::entry).collect();
+        let mut entries: Vec<Entry<'_>> = plan.entries().collect();
         if meta != self.store.meta() {
             entries.push(Entry::Meta(&meta));
         }
@@ -115,7 +125,9 @@ impl<D: Directory> Ledger<D> {
         }
         let written = self.store.append(&entries);
         if let Err(StoreError::Full { .. }) = &written {
-            self.owed = plan.steps;
+            self.owed = Some(plan);
+        } else if plan.bytes.capacity() <= PLAN_KEPT_BYTES {
+            self.spent = plan;
         }
         written
     }
@@ -132,25 +144,12 @@ impl<D: Directory> Ledger<D> {
         last: Position,
         bytes_max: usize,
     ) -> (Vec<Value>, Option<Position>) {
-        let mut values = Vec::new();
-        let mut bytes = 0;
-        let mut position = first;
-        while position <= last && self.store.flags(position.0) == Some(AGREED) {
-            let value = match read(&self.store, position) {
-                Ok(value) => value,
-                Err(error) => {
-                    tracing::error!("log: {error}");
-                    return (values, error.is_rot().then_some(position));
-                }
-            };
-            bytes += value.weight();
-            if bytes > bytes_max && !values.is_empty() {
-                break;
-            }
-            values.push(value);
-            position = position.next();
-        }
-        (values, None)
+        values_of(&self.piece(first, last, bytes_max))
+    }
+
+    /// What [`Ledger::load_to`] would read, to be given to [`values_of`] without the ledger.
+    pub fn piece(&self, first: Position, last: Position, bytes_max: usize) -> Piece<D::File> {
+        self.store.piece(first.0, last.0, AGREED, bytes_max)
     }
 
     /// Writes agreed values anew where they can't be read. How many that were.
@@ -200,6 +199,25 @@ impl<D: Directory> Ledger<D> {
     }
 }
 
+/// The values of a piece, and the position that ended it because its bytes are not as they were written.
+pub fn values_of<F: File>(piece: &Piece<F>) -> (Vec<Value>, Option<Position>) {
+    let mut values = Vec::new();
+    let mut broken = None;
+    piece.read(|at, found| {
+        let position = Position(at);
+        match found.and_then(|bytes| decoded(position, bytes)) {
+            Ok(value) => values.push(value),
+            Err(error) => {
+                tracing::error!("log: {error}");
+                broken = error.is_rot().then_some(position);
+                return false;
+            }
+        }
+        true
+    });
+    (values, broken)
+}
+
 /// Checksummed and yet no meta record: written by a program with an error, or a newer one.
 fn meta<D: Directory>(store: &Store<D>) -> Result<State, StoreError> {
     codec::decode_meta(store.meta()).map_err(|error| StoreError::BadMeta {
@@ -208,8 +226,11 @@ fn meta<D: Directory>(store: &Store<D>) -> Result<State, StoreError> {
 }
 
 fn read<D: Directory>(store: &Store<D>, position: Position) -> Result<Value, StoreError> {
-    let bytes = store.read(position.0)?;
-    codec::decode_entry(&bytes).map_err(|error| StoreError::BadValue {
+    decoded(position, &store.read(position.0)?)
+}
+
+fn decoded(position: Position, bytes: &[u8]) -> Result<Value, StoreError> {
+    codec::decode_entry(bytes).map_err(|error| StoreError::BadValue {
         position: position.0,
         cause: error.to_string(),
     })
@@ -267,13 +288,15 @@ fn restore<D: Directory>(store: &Store<D>, state: &mut State) -> Result<bool, St
 #[derive(Default)]
 struct Plan {
     steps: Vec<Step>,
+    /// The values of all steps.
+    bytes: Vec<u8>,
 }
 
 enum Step {
     Value {
         position: Position,
         agreed: bool,
-        bytes: Vec<u8>,
+        bytes: Range<usize>,
     },
     Agreed {
         from: Position,
@@ -282,29 +305,32 @@ enum Step {
     Cut(Position),
 }
 
-impl Step {
-    fn entry(&self) -> Entry<'_> {
-        match self {
-            Self::Value {
+impl Plan {
+    fn clear(&mut self) {
+        self.steps.clear();
+        self.bytes.clear();
+    }
+
+    fn entries(&self) -> impl Iterator<Item = Entry<'_>> {
+        self.steps.iter().map(|step| match step {
+            Step::Value {
                 position,
                 agreed,
                 bytes,
             } => Entry::Value {
                 position: position.0,
                 flags: if *agreed { AGREED } else { 0 },
-                bytes,
+                bytes: &self.bytes[bytes.clone()],
             },
-            Self::Agreed { from, to } => Entry::Mark {
+            Step::Agreed { from, to } => Entry::Mark {
                 from: from.0,
                 to: to.next().0,
                 flags: AGREED,
             },
-            Self::Cut(position) => Entry::Cut(position.0),
-        }
+            Step::Cut(position) => Entry::Cut(position.0),
+        })
     }
-}
 
-impl Plan {
     /// What `record` changes, on top of `state`. Follows [`State::apply`].
     fn add(&mut self, state: &State, record: &Record) {
         match record {
@@ -349,10 +375,12 @@ impl Plan {
     }
 
     fn value(&mut self, position: Position, agreed: bool, value: &Value) {
+        let from = self.bytes.len();
+        codec::encode_entry_into(value, &mut self.bytes);
         self.steps.push(Step::Value {
             position,
             agreed,
-            bytes: codec::encode_entry(value),
+            bytes: from..self.bytes.len(),
         });
     }
 

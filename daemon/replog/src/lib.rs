@@ -2,6 +2,7 @@
 //! per batch, that tells a torn tail (never promised to anybody, cut off) from bit rot (was promised, reported).
 
 mod answering;
+mod asking;
 pub mod batch;
 mod client;
 pub mod codec;
@@ -12,6 +13,7 @@ mod index;
 mod ledger;
 mod open;
 mod peers;
+mod piece;
 mod reading;
 mod replica;
 mod roll;
@@ -26,9 +28,10 @@ mod writing;
 pub use batch::Entry;
 pub use client::Client;
 pub use directory::{Directory, DiskDirectory, DiskFile, File};
-pub use error::StoreError;
+pub use error::{LogError, OpenError, StoreError};
 pub use ledger::{Found, Ledger};
-pub use replica::{Config, LogError, OpenError, Replica, ReplicaStatus};
+pub use piece::Piece;
+pub use replica::{Config, Replica, ReplicaStatus};
 pub use roll::SpareMaker;
 pub use segment::SegmentNumber;
 pub use service::serve;

@@ -1,5 +1,7 @@
 //! A start: what is on the disk becomes what is in memory, and what a crash left half done is cleaned up.
 
+use std::sync::Arc;
+
 use crate::batch;
 use crate::directory::{Directory, File};
 use crate::error::StoreError;
@@ -34,7 +36,7 @@ impl<D: Directory> Store<D> {
         let below = self.slots.split_off(&self.begin);
         let dropped = std::mem::replace(&mut self.slots, below);
         for slot in dropped.values() {
-            self.release(slot.segment());
+            self.release(slot.segment);
         }
         if recovered
             .damage
@@ -92,7 +94,13 @@ impl<D: Directory> Store<D> {
             .directory
             .open(&name)
             .map_err(StoreError::io("open", &name))?;
-        self.parts.insert(number, Part { file, live: 0 });
+        self.parts.insert(
+            number,
+            Part {
+                file: Arc::new(file),
+                live: 0,
+            },
+        );
         let seal = Seal::new(self.id, number.0);
         if !last
             && let Ok(bytes) = self.directory.read(&number.index_name())

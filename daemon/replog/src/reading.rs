@@ -8,8 +8,9 @@ use std::time::Duration;
 use net::queue::{OneshotSender, oneshot};
 use replog_core::{Envelope, Input, Member, Message, Position, ReplicaId, Value};
 
-use crate::error::StoreError;
-use crate::replica::{LogError, Replica, locked};
+use crate::error::{LogError, StoreError};
+use crate::ledger::values_of;
+use crate::replica::{Replica, locked};
 
 /// Bytes of values in one answer.
 const LOAD_BYTES_MAX: usize = 4 << 20;
@@ -84,7 +85,11 @@ impl Replica {
         let read = self
             .0
             .helper
-            .run(move || locked(&ledger).load_to(first, last, LOAD_BYTES_MAX))
+            .run(move || {
+                let piece = locked(&ledger).piece(first, last, LOAD_BYTES_MAX);
+                // Without the lock: the disk's turn for the writer does not wait for readers.
+                values_of(&piece)
+            })
             .await;
         read.map_err(|error| LogError::Halted(error.to_string()))
     }

@@ -3,27 +3,28 @@
 //! Records that are wished while a flush is on its way wait for the next one, which makes all of them durable at once.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use model::Millis;
-use net::queue::{OneshotSender, oneshot};
 use replog_core::{
     Answer, Ballot, Change, Halt, Incarnation, Input, Membership, Node, NotElected, Notice, Position, Record,
-    Refusal, ReplicaId, Settings, Start, StartError, Status, Ticket, Token, Wish,
+    ReplicaId, Settings, Start, Status, Ticket, Token, Wish,
 };
 
 use crate::answering::Answering;
+use crate::asking::{Tickets, error_of};
 use crate::directory::DiskDirectory;
-use crate::error::StoreError;
+use crate::error::{LogError, OpenError};
 use crate::ledger::Ledger;
 use crate::peers::Peers;
 use crate::reading::Mending;
+use crate::roll::SpareMaker;
 use crate::store::Options;
-use crate::writing;
+use crate::writing::{self, Pace};
 
 /// For an append or truncation, when nothing else is said.
 const ANSWER_LIMIT: Duration = Duration::from_secs(15);
@@ -36,45 +37,6 @@ pub struct Config {
     /// Where the segments are.
     pub directory: PathBuf,
     pub segment_bytes: u64,
-}
-
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error("log replica does not start: {0}")]
-    Core(#[from] StartError),
-    #[error("log replica: cannot use {path}: {source}")]
-    Directory {
-        path: PathBuf,
-        #[source]
-        source: std::io::Error,
-    },
-    #[error("log replica: {0}")]
-    Worker(String),
-}
-
-/// Why something asked of a replica was not done.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum LogError {
-    #[error("not elected: {0:?}")]
-    NotElected(replog_core::NotElected),
-    /// Another writer took over. Whether this was appended is not known.
-    #[error("another writer took over; whether this was appended is not known")]
-    Lost,
-    #[error(transparent)]
-    Refused(#[from] Refusal),
-    #[error("the replica has stopped: {0}")]
-    Halted(String),
-    /// Whether it is done, or will be when a quorum is back, is not known.
-    #[error("{what}: no quorum of replicas answered within {seconds} s; {replicas}")]
-    NoQuorum {
-        what: &'static str,
-        seconds: u64,
-        replicas: String,
-    },
-    #[error("position {0} can't be read here and no other replica had it in time: read from another one")]
-    Unreadable(Position),
 }
 
 /// How a replica is.
@@ -106,15 +68,16 @@ pub(crate) struct Inner {
     pub(crate) helper: net::Pool,
     pub(crate) unwritten: RefCell<(Vec<Record>, Token)>,
     pub(crate) writing: Cell<bool>,
-    pub(crate) making_spare: Cell<bool>,
-    tickets: RefCell<HashMap<Ticket, OneshotSender<Answer>>>,
-    next_ticket: Cell<u64>,
-    appends: RefCell<Vec<(Ticket, Arc<[u8]>)>>,
+    pub(crate) pace: Pace,
+    pub(crate) spare_maker: SpareMaker<DiskDirectory>,
+    pub(crate) may_block: Cell<bool>,
+    pub(crate) tickets: Tickets,
+    pub(crate) appends: RefCell<Vec<(Ticket, Arc<[u8]>)>>,
     pub(crate) peers: Peers,
     tls: Option<net::Tls>,
     pub(crate) answering: Answering,
     pub(crate) mending: Mending,
-    answer_limit: Cell<Duration>,
+    pub(crate) answer_limit: Cell<Duration>,
     pub(crate) halted: RefCell<Option<String>>,
     pub(crate) stalled: RefCell<Option<String>>,
     stopped: net::Notify,
@@ -177,6 +140,7 @@ impl Replica {
         };
         let pool =
             |threads| net::Pool::new(threads, 1024).map_err(|error| OpenError::Worker(error.to_string()));
+        let spare_maker = ledger.store().spare_maker();
         let inner = Rc::new(Inner {
             node: RefCell::new(node),
             epoch,
@@ -185,9 +149,10 @@ impl Replica {
             helper: pool(1)?,
             unwritten: RefCell::default(),
             writing: Cell::new(false),
-            making_spare: Cell::new(false),
-            tickets: RefCell::default(),
-            next_ticket: Cell::new(1),
+            pace: Pace::default(),
+            spare_maker,
+            may_block: Cell::new(false),
+            tickets: Tickets::default(),
             appends: RefCell::default(),
             peers: Peers::new(config.settings.replica, &config.peers, tls.as_ref()),
             tls,
@@ -234,48 +199,15 @@ impl Replica {
         }
     }
 
+    /// The loop serves nothing else, so it may wait for a disk that is quick: whatever arrives meanwhile would wait for that
+    /// as well. Not for programs that have more to do than this log.
+    pub fn may_block_the_loop(&self) {
+        self.0.may_block.set(true);
+    }
+
     /// How long an append or a truncation waits for a quorum.
     pub fn limit_answers(&self, limit: Duration) {
         self.0.answer_limit.set(limit);
-    }
-
-    /// Appends; ready when a quorum has it on disk. Those that are called together share messages and flushes.
-    pub async fn append(&self, bytes: impl Into<Arc<[u8]>>) -> Result<Position, LogError> {
-        let (ticket, answer) = self.ticket();
-        let first = {
-            let mut appends = self.0.appends.borrow_mut();
-            appends.push((ticket, bytes.into()));
-            appends.len() == 1
-        };
-        if first {
-            let replica = self.clone();
-            net::spawn(async move {
-                net::yield_now().await;
-                let entries = replica.0.appends.take();
-                replica.give(Input::Append { entries });
-            })
-            .detach();
-        }
-        match self
-            .wait_limited(ticket, answer, "whether it is appended is not known")
-            .await?
-        {
-            Answer::Appended { position } => Ok(position),
-            answer => Err(error_of(answer)),
-        }
-    }
-
-    /// Entries before `to` are not needed any more.
-    pub async fn truncate(&self, to: Position) -> Result<Position, LogError> {
-        let (ticket, answer) = self.ticket();
-        self.give(Input::Truncate { ticket, to });
-        match self
-            .wait_limited(ticket, answer, "whether it is truncated is not known")
-            .await?
-        {
-            Answer::Truncated { position } => Ok(position),
-            answer => Err(error_of(answer)),
-        }
     }
 
     /// The end of the log, if this is still the writer.
@@ -342,44 +274,10 @@ impl Replica {
             .detach();
     }
 
-    fn ticket(&self) -> (Ticket, net::queue::OneshotReceiver<Answer>) {
-        let ticket = Ticket(self.0.next_ticket.replace(self.0.next_ticket.get() + 1));
-        let (sender, receiver) = oneshot();
-        self.0.tickets.borrow_mut().insert(ticket, sender);
-        (ticket, receiver)
-    }
-
-    async fn ask(&self, input: impl FnOnce(Ticket) -> Input) -> Result<Answer, LogError> {
-        let (ticket, answer) = self.ticket();
-        self.give(input(ticket));
-        self.wait(answer).await
-    }
-
-    async fn wait(&self, answer: net::queue::OneshotReceiver<Answer>) -> Result<Answer, LogError> {
-        let halted = || LogError::Halted(self.0.halted.borrow().clone().unwrap_or_default());
-        answer.await.map_err(|_| halted())
-    }
-
-    async fn wait_limited(
-        &self,
-        ticket: Ticket,
-        answer: net::queue::OneshotReceiver<Answer>,
-        what: &'static str,
-    ) -> Result<Answer, LogError> {
-        let limit = self.0.answer_limit.get();
-        match net::timeout(limit, self.wait(answer)).await {
-            Ok(answered) => answered,
-            Err(_) => {
-                self.0.tickets.borrow_mut().remove(&ticket);
-                Err(self.no_quorum(what, limit))
-            }
-        }
-    }
-
     pub(crate) fn give(&self, input: Input) {
         if self.0.halted.borrow().is_some() {
             // Nobody answers any more: the sender's drop is the answer.
-            self.0.tickets.borrow_mut().clear();
+            self.0.tickets.clear();
             return;
         }
         let wishes = {
@@ -399,12 +297,7 @@ impl Replica {
                     unwritten.1 = token;
                 }
                 Wish::Send(envelope) => self.0.peers.send(envelope),
-                Wish::Answer { ticket, answer } => {
-                    if let Some(sender) = self.0.tickets.borrow_mut().remove(&ticket) {
-                        // Whoever asked may have left.
-                        let _ = sender.send(answer);
-                    }
-                }
+                Wish::Answer { ticket, answer } => self.0.tickets.answer(ticket, answer),
                 Wish::Load { to, first, last } => self.load_for(to, first, last),
                 // The store removes segments by itself as the log's beginning moves.
                 Wish::Discard { .. } => {}
@@ -427,7 +320,7 @@ impl Replica {
         self.0.halted.borrow_mut().get_or_insert(why);
         self.0.peers.stop();
         self.0.stopped.set();
-        self.0.tickets.borrow_mut().clear();
+        self.0.tickets.clear();
         self.0.changed.set();
     }
 }
@@ -478,14 +371,6 @@ fn token_of(wish: &Wish) -> Option<Token> {
     match wish {
         Wish::Persist { token, .. } => Some(*token),
         _ => None,
-    }
-}
-
-fn error_of(answer: Answer) -> LogError {
-    match answer {
-        Answer::NotElected(why) => LogError::NotElected(why),
-        Answer::Refused(refusal) => LogError::Refused(refusal),
-        _ => LogError::Lost,
     }
 }
 

@@ -2,6 +2,7 @@
 //! and a damaged one is written anew without its damage.
 
 use std::io::ErrorKind;
+use std::sync::Arc;
 
 use crate::batch::{self, Entry};
 use crate::directory::{Directory, File};
@@ -19,6 +20,11 @@ impl<D: Directory> Store<D> {
     /// Whether a spare is due: the active segment is half full.
     pub fn wants_spare(&self) -> bool {
         self.end > self.sectors / 2
+    }
+
+    /// The one that is written to.
+    pub fn active_segment(&self) -> SegmentNumber {
+        self.active
     }
 
     /// What makes the next segment's file while others write to this one.
@@ -90,7 +96,13 @@ impl<D: Directory> Store<D> {
             self.write_index(self.active);
         }
         self.places.clear();
-        self.parts.insert(number, Part { file, live: 0 });
+        self.parts.insert(
+            number,
+            Part {
+                file: Arc::new(file),
+                live: 0,
+            },
+        );
         self.active = number;
         self.sectors = sectors;
         self.end = end;
@@ -126,7 +138,7 @@ impl<D: Directory> Store<D> {
         {
             let kept = self.slots.split_off(&self.begin);
             for slot in std::mem::replace(&mut self.slots, kept).into_values() {
-                self.release(slot.segment());
+                self.release(slot.segment);
             }
         }
         while let Some((number, part)) = self.parts.first_key_value() {

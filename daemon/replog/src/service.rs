@@ -1,20 +1,31 @@
 //! A replica as others see it: what peers say to it, and what is asked of it.
 
+use std::sync::Arc;
+
 use capnp::Error;
 use capnp::capability::Rc;
-use futures::future::try_join_all;
 use futures::io::{AsyncRead, AsyncWrite};
 use replog_core::{Change, Position, ReplicaId};
 use wire::replog_capnp::log;
 
 use crate::codec;
+use crate::error::LogError;
 use crate::frames::{self, Greeted};
-use crate::replica::{LogError, Replica};
+use crate::replica::Replica;
 
 /// Entries of one append.
 const ENTRIES_MAX: u32 = 16_384;
 
 pub struct LogService(pub Replica);
+
+fn check(entries: u32) -> Result<(), Error> {
+    if entries > ENTRIES_MAX {
+        return Err(Error::failed(format!(
+            "{entries} entries, {ENTRIES_MAX} are allowed"
+        )));
+    }
+    Ok(())
+}
 
 fn refused(error: LogError) -> Error {
     Error::failed(error.to_string())
@@ -49,20 +60,45 @@ impl log::Server for LogService {
         mut results: log::AppendResults,
     ) -> Result<(), Error> {
         let entries = params.get()?.get_entries()?;
-        if entries.len() > ENTRIES_MAX {
-            return Err(Error::failed(format!(
-                "{} entries, {ENTRIES_MAX} are allowed",
-                entries.len()
-            )));
+        check(entries.len())?;
+        let entries: Result<Vec<Arc<[u8]>>, Error> = entries.iter().map(|entry| Ok(entry?.into())).collect();
+        let outcomes = self.0.append_each(entries?).await.map_err(refused)?;
+        let mut list = results.get().init_positions(outcomes.len() as u32);
+        for (at, outcome) in (0..).zip(outcomes) {
+            list.set(at, outcome.map_err(refused)?.0);
         }
-        let mut appends = Vec::with_capacity(entries.len() as usize);
-        for entry in entries {
-            appends.push(self.0.append(entry?));
+        Ok(())
+    }
+
+    async fn append_each(
+        self: Rc<Self>,
+        params: log::AppendEachParams,
+        mut results: log::AppendEachResults,
+    ) -> Result<(), Error> {
+        let params = params.get()?;
+        let (mut rest, lengths) = (params.get_bytes()?, params.get_lengths()?);
+        check(lengths.len())?;
+        let mut entries: Vec<Arc<[u8]>> = Vec::with_capacity(lengths.len() as usize);
+        for length in lengths {
+            let (entry, behind) = rest
+                .split_at_checked(length as usize)
+                .ok_or_else(|| Error::failed("lengths reach beyond the bytes".into()))?;
+            entries.push(entry.into());
+            rest = behind;
         }
-        let positions = try_join_all(appends).await.map_err(refused)?;
-        let mut list = results.get().init_positions(positions.len() as u32);
-        for (at, position) in (0..).zip(&positions) {
-            list.set(at, position.0);
+        let outcomes = self.0.append_each(entries).await.map_err(refused)?;
+        let mut builder = results.get();
+        let mut positions = builder.reborrow().init_positions(outcomes.len() as u32);
+        let mut refusals = Vec::new();
+        for (at, outcome) in (0..).zip(outcomes) {
+            match outcome {
+                Ok(position) => positions.set(at, position.0),
+                Err(error) => refusals.push(error.to_string()),
+            }
+        }
+        let mut list = builder.init_refusals(refusals.len() as u32);
+        for (at, refusal) in (0..).zip(&refusals) {
+            list.set(at, refusal);
         }
         Ok(())
     }

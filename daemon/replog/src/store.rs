@@ -4,16 +4,20 @@
 //! the flags of each position.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::batch::{self, Entry};
 use crate::directory::{Directory, File};
 use crate::error::StoreError;
-use crate::index::{self, Place};
+use crate::index::Place;
+use crate::piece::Piece;
 use crate::scan;
 use crate::sector::{SECTOR_BYTES, Seal, sectors_for};
 use crate::segment::{SegmentNumber, read_head};
 
 const SEGMENT_BYTES_MAX: u64 = 1 << 30;
+/// A buffer beyond that is not kept for the next batch.
+const BUFFER_KEPT_BYTES: usize = 2 << 20;
 
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
@@ -54,21 +58,17 @@ pub struct Damage {
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Slot {
-    segment: SegmentNumber,
-    sector: u32,
-    offset: u32,
-    length: u32,
-    flags: u8,
-}
-
-impl Slot {
-    pub(crate) fn segment(&self) -> SegmentNumber {
-        self.segment
-    }
+    pub segment: SegmentNumber,
+    /// Of the batch; offset and length are bytes in its stream.
+    pub sector: u32,
+    pub offset: u32,
+    pub length: u32,
+    pub flags: u8,
 }
 
 pub(crate) struct Part<F> {
-    pub file: F,
+    /// Shared with whoever reads it while the store goes on.
+    pub file: Arc<F>,
     /// Positions whose latest value lies here.
     pub live: usize,
 }
@@ -91,6 +91,8 @@ pub struct Store<D: Directory> {
     pub(crate) begin: u64,
     pub(crate) meta: Vec<u8>,
     pub(crate) stopped: Option<String>,
+    /// The sectors of the last batch; kept for its memory.
+    buffer: Vec<u8>,
 }
 
 impl<D: Directory> Store<D> {
@@ -125,6 +127,7 @@ impl<D: Directory> Store<D> {
             begin: 0,
             meta: Vec::new(),
             stopped: None,
+            buffer: Vec::new(),
         };
         if numbers.is_empty() {
             store.roll_to(SegmentNumber(1))?;
@@ -161,7 +164,9 @@ impl<D: Directory> Store<D> {
         if self.end + sectors > self.sectors - 1 {
             self.roll_to(self.active.next())?;
         }
-        let mut buffer = Vec::with_capacity(sectors as usize * SECTOR_BYTES);
+        let mut buffer = std::mem::take(&mut self.buffer);
+        buffer.clear();
+        buffer.reserve(sectors as usize * SECTOR_BYTES);
         Seal::new(self.id, self.active.0).write(&mut buffer, self.end, self.next_batch, &stream);
         let name = self.active.file_name();
         let file = &self.parts[&self.active].file;
@@ -169,6 +174,9 @@ impl<D: Directory> Store<D> {
             .write_at(&buffer, u64::from(self.end) * SECTOR_BYTES as u64)
             .map_err(StoreError::io("write to", &name))
             .and_then(|()| file.sync().map_err(StoreError::io("flush", &name)));
+        if buffer.capacity() <= BUFFER_KEPT_BYTES {
+            self.buffer = buffer;
+        }
         if let Err(error) = written {
             self.stopped = Some(error.to_string());
             return Err(error);
@@ -269,26 +277,41 @@ impl<D: Directory> Store<D> {
 
     /// The value of a position, every sector of it checked.
     pub fn read(&self, position: u64) -> Result<Vec<u8>, StoreError> {
+        let mut piece = Piece::new(self.id);
         let slot = self
             .slots
             .get(&position)
             .ok_or(StoreError::Missing { position })?;
-        let name = slot.segment.file_name();
         let part = self
             .parts
             .get(&slot.segment)
             .ok_or(StoreError::Missing { position })?;
-        let extent = index::extent(slot.sector, slot.offset, slot.length);
-        let mut bytes = vec![0; extent.1 as usize * SECTOR_BYTES];
-        part.file
-            .read_at(&mut bytes, u64::from(extent.0) * SECTOR_BYTES as u64)
-            .map_err(StoreError::io("read", &name))?;
-        let seal = Seal::new(self.id, slot.segment.0);
-        index::unwrap_value(seal, &bytes, extent, slot.length).map_err(|sector| StoreError::Rotten {
-            position,
-            file: name,
-            sector,
-        })
+        piece.add(position, slot, &part.file);
+        let mut found = Err(StoreError::Missing { position });
+        piece.read(|_, value| {
+            found = value.map(<[u8]>::to_vec);
+            false
+        });
+        found
+    }
+
+    /// What there is to read of `first` to `last`, as far as it is unbroken, has these flags and weighs no more than
+    /// `bytes_max` (the first one always): to be read while the store goes on.
+    pub fn piece(&self, first: u64, last: u64, flags: u8, bytes_max: usize) -> Piece<D::File> {
+        let mut piece = Piece::new(self.id);
+        let mut bytes = 0;
+        for (expected, (position, slot)) in (first..).zip(self.slots.range(first..=last.max(first))) {
+            bytes += slot.length as usize;
+            let Some(part) = self.parts.get(&slot.segment) else {
+                break;
+            };
+            let too_much = bytes > bytes_max && expected > first;
+            if *position != expected || slot.flags != flags || too_much {
+                break;
+            }
+            piece.add(*position, slot, &part.file);
+        }
+        piece
     }
 
     /// Positions that have a value, with their flags, in order.

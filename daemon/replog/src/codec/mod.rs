@@ -8,7 +8,7 @@ mod value;
 pub use message::{decode_envelope, decode_envelopes, encode_envelope};
 pub use status::{decode_status, encode_status};
 pub use value::{
-    decode_entry, decode_meta, encode_entry, encode_meta, get_ballot as decode_ballot,
+    decode_entry, decode_meta, encode_entry, encode_entry_into, encode_meta, get_ballot as decode_ballot,
     get_entries as decode_entries, get_membership as decode_membership, put_ballot as encode_ballot,
     put_entries as encode_entries, put_membership as encode_membership,
 };

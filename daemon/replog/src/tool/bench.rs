@@ -14,6 +14,9 @@ pub struct BenchArgs {
     /// Appends in flight.
     #[arg(long, default_value_t = 1)]
     writers: usize,
+    /// Connections that they share. What is appended on one while a call is on its way goes with the next call.
+    #[arg(long, default_value_t = 1)]
+    connections: usize,
     /// Bytes of an entry.
     #[arg(long, default_value_t = 1024)]
     bytes: usize,
@@ -24,16 +27,19 @@ pub struct BenchArgs {
 
 /// Prints one JSON object.
 pub async fn run(args: BenchArgs) -> Result<(), String> {
-    let log = args.at.connect().await?;
-    log.elect(0).await?;
+    let mut logs = Vec::new();
+    for _ in 0..args.connections.clamp(1, args.writers.max(1)) {
+        logs.push(args.at.connect().await?);
+    }
+    logs[0].elect(0).await?;
     let took = Rc::new(RefCell::new(Vec::new()));
     let failed = Rc::new(Cell::new(None));
     let began = net::now();
     let end = began + Duration::from_secs(args.seconds);
     join_all((0..args.writers).map(|writer| {
-        let (log, took, failed) = (log.clone(), took.clone(), failed.clone());
+        let (log, took, failed) = (logs[writer % logs.len()].clone(), took.clone(), failed.clone());
         let entry = [vec![writer as u8; args.bytes]];
-        async move {
+        net::spawn(async move {
             while net::now() < end {
                 let asked = net::now();
                 if let Err(error) = log.append(&entry).await {
@@ -42,7 +48,7 @@ pub async fn run(args: BenchArgs) -> Result<(), String> {
                 }
                 took.borrow_mut().push((net::now() - asked).as_micros());
             }
-        }
+        })
     }))
     .await;
     if let Some(error) = failed.take() {
@@ -58,6 +64,7 @@ pub async fn run(args: BenchArgs) -> Result<(), String> {
     };
     let result = serde_json::json!({
         "writers": args.writers,
+        "connections": logs.len(),
         "entry_bytes": args.bytes,
         "appends": took.len(),
         "appends_per_second": took.len() as f64 / seconds,

@@ -296,6 +296,7 @@ fn run(args: ReplicaArgs) -> Result<(), String> {
             segment_bytes: args.segment_bytes,
         };
         let replica = Replica::open_secured(config, tls).map_err(|error| error.to_string())?;
+        replica.may_block_the_loop();
         let listener = net::TcpListener::bind(args.listen)
             .map_err(|error| format!("cannot listen at {}: {error}", args.listen))?;
         let server = crate::serve(replica.clone(), listener, net::ConnectionLimit::new(1024));
