@@ -108,7 +108,8 @@ enum Stage {
 struct Line {
     member: Member,
     term: Term,
-    first: bool,
+    /// None until the members have been listed.
+    first: Option<bool>,
     leading: bool,
     list: Listing,
     beat: Beat,
@@ -250,7 +251,7 @@ impl Election {
                 self.stage = Stage::InLine(Line {
                     member,
                     term,
-                    first: false,
+                    first: None,
                     leading: false,
                     list: Listing::UnderWay {
                         again: false,
@@ -320,8 +321,8 @@ impl Election {
             // Removed by hand, or the session is over and its end not yet told.
             return self.give_up();
         }
-        line.first = members.iter().min() == Some(&line.member);
-        if line.leading && !line.first {
+        line.first = Some(members.iter().min() == Some(&line.member));
+        if line.leading && line.first == Some(false) {
             // Nobody can have come before us. Whatever it is, it is not ours to lead.
             self.give_up();
         }
@@ -345,7 +346,10 @@ impl Election {
                 if (line.leading && now >= fence) || now >= hopeless {
                     return self.give_up();
                 }
-                line.leading |= line.first && now < fence;
+                line.leading |= line.first == Some(true) && now < fence;
+                if line.first.is_none() {
+                    return self.ask();
+                }
                 let standing = if line.leading {
                     Standing::Elected(line.term)
                 } else {

@@ -6,6 +6,7 @@ mod eventually;
 mod host;
 pub mod network;
 pub mod traces;
+pub mod zookeeper;
 
 pub use agent::{Agent, Answer, bulkhead};
 pub use eventually::{eventually, patience, repetitions};
