@@ -5,8 +5,9 @@
 //! interface's end (kernel/bpf/tcx.c, `tcx_entry_sync`): 12 ms each, under the lock that all of netlink waits for.
 //!
 //! [`Steering::pin_at`] makes a pinned link of tcx: removing the pin removes the program from an interface that stays;
-//! other programs there are not touched. Before Linux 6.6 there is no tcx, and it makes a filter as well. Interfaces are
-//! those of the calling thread's network namespace.
+//! other programs there are not touched. Before Linux 6.6 there is no tcx, and where others have filters at clsact they
+//! are to see the packets first: then it makes a filter as well, and a directory among the pins that remembers it (a bpffs
+//! has no files). Interfaces are those of the calling thread's network namespace.
 
 use std::ffi::CString;
 use std::io;
@@ -18,9 +19,17 @@ use libbpf_rs::{TC_INGRESS, TcHook, TcHookBuilder, libbpf_sys};
 
 use crate::steering::{Entry, Steering, SteeringError};
 
-/// Where our filter stands in a clsact qdisc: behind those that people number by hand.
-const PRIORITY: u32 = 0xb000;
-const HANDLE: u32 = 0xb0;
+/// Where our filters stand in a clsact: behind those that people number by hand.
+pub const PRIORITY: u16 = 0xb000;
+
+/// How a program is attached to an interface that stays.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// A link of tcx, before all filters of clsact.
+    Link,
+    /// A filter of clsact, behind those of others: a link would take the packets before they are looked at.
+    Filter,
+}
 
 fn checked(result: i32) -> io::Result<i32> {
     if result < 0 {
@@ -89,17 +98,72 @@ impl Steering {
         Ok(TcHookBuilder::new(self.program(entry, ifindex)?.as_fd())
             .ifindex(ifindex as i32)
             .replace(true)
-            .handle(HANDLE)
-            .priority(PRIORITY)
+            .handle(self.filter_handle())
+            .priority(u32::from(PRIORITY))
             .hook(TC_INGRESS))
+    }
+
+    /// Another agent's filter at the same interface has another one: FNV-1a of where the pins are, never 0.
+    fn filter_handle(&self) -> u32 {
+        let path = self.directory().as_os_str().as_bytes();
+        let hash = path.iter().fold(0x811c_9dc5_u32, |hash, byte| {
+            (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
+        });
+        hash | 1
     }
 
     fn pin_path(&self, entry: Entry, ifindex: u32) -> PathBuf {
         self.directory().join(format!("link-{}-{ifindex}", entry.name()))
     }
 
-    /// Attaches by a pinned link. One that is there already stays as it is: what it runs is found through `stages`.
-    pub fn pin_at(&self, entry: Entry, ifindex: u32) -> Result<(), SteeringError> {
+    fn filter_mark(&self, entry: Entry, ifindex: u32) -> PathBuf {
+        self.directory()
+            .join(format!("filter-{}-{ifindex}", entry.name()))
+    }
+
+    /// The clsact at this interface is ours to remove.
+    fn clsact_mark(&self, ifindex: u32) -> PathBuf {
+        self.directory().join(format!("clsact-{ifindex}"))
+    }
+
+    /// Attaches to an interface that stays. What is there already stays as it is: what it runs is found through `stages`.
+    pub fn pin_at(&self, entry: Entry, ifindex: u32, way: Way) -> Result<(), SteeringError> {
+        match way {
+            Way::Link => self.pin_link(entry, ifindex),
+            Way::Filter => {
+                self.attach_and_mark(entry, ifindex)?;
+                remove(&self.pin_path(entry, ifindex))
+            }
+        }
+    }
+
+    fn attach_and_mark(&self, entry: Entry, ifindex: u32) -> Result<(), SteeringError> {
+        let mut hook = libbpf_sys::bpf_tc_hook {
+            sz: size_of::<libbpf_sys::bpf_tc_hook>() as libbpf_sys::size_t,
+            ifindex: ifindex as i32,
+            attach_point: libbpf_sys::BPF_TC_INGRESS,
+            ..Default::default()
+        };
+        // SAFETY: a structure that has its own size in it.
+        let created = checked(unsafe { libbpf_sys::bpf_tc_hook_create(&raw mut hook) });
+        match created {
+            // Marked first: a clsact too many is removed, one that nobody remembers is not.
+            Ok(_) => mark(&self.clsact_mark(ifindex))?,
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(source) => {
+                return Err(SteeringError::Hook {
+                    operation: "make a clsact for",
+                    program: entry.name(),
+                    ifindex,
+                    source,
+                });
+            }
+        }
+        mark(&self.filter_mark(entry, ifindex))?;
+        self.attach(entry, ifindex)
+    }
+
+    fn pin_link(&self, entry: Entry, ifindex: u32) -> Result<(), SteeringError> {
         let path = self.pin_path(entry, ifindex);
         match interface_of(&path) {
             Some(at) if at == ifindex => return Ok(()),
@@ -120,7 +184,7 @@ impl Steering {
         let link = match link {
             // SAFETY: a new descriptor that nobody else knows.
             Ok(fd) => unsafe { OwnedFd::from_raw_fd(fd) },
-            Err(error) if unknown(&error) => return self.attach(entry, ifindex),
+            Err(error) if unknown(&error) => return self.attach_and_mark(entry, ifindex),
             Err(source) => {
                 return Err(SteeringError::Hook {
                     operation: "attach",
@@ -133,14 +197,15 @@ impl Steering {
         pin(&link, &path).map_err(|source| SteeringError::Pin { path, source })
     }
 
-    /// Takes the program away from an interface that stays.
-    pub fn unpin_at(&self, entry: Entry, ifindex: u32) -> Result<(), SteeringError> {
-        let path = self.pin_path(entry, ifindex);
-        if path.exists() {
-            return remove(&path);
+    /// Takes the program away from an interface that stays. True: the clsact that is left was made for it.
+    pub fn unpin_at(&self, entry: Entry, ifindex: u32) -> Result<bool, SteeringError> {
+        remove(&self.pin_path(entry, ifindex))?;
+        let filter_mark = self.filter_mark(entry, ifindex);
+        if !filter_mark.exists() {
+            return Ok(false);
         }
         let mut filter = self.filter(entry, ifindex)?;
-        // Without tcx it is a filter; none there is as good.
+        // None there is as good: somebody has taken it away, or the whole interface.
         if let Ok(found) = filter.query()
             && found != 0
         {
@@ -151,25 +216,41 @@ impl Steering {
                 source: io::Error::other(error.to_string()),
             })?;
         }
-        Ok(())
+        unmark(&filter_mark)?;
+        let clsact_mark = self.clsact_mark(ifindex);
+        let ours = clsact_mark.exists();
+        unmark(&clsact_mark)?;
+        Ok(ours)
     }
 
-    /// The interfaces that `entry` is pinned at; those that are gone have number 0.
+    /// Whether the program is at that interface as a filter.
+    pub fn is_filter_at(&self, entry: Entry, ifindex: u32) -> bool {
+        self.filter_mark(entry, ifindex).exists()
+    }
+
+    /// The interfaces that `entry` is attached to; a link's that is gone has number 0 beside the one it had.
     pub fn pinned_at(&self, entry: Entry) -> Vec<(u32, u32)> {
-        let prefix = format!("link-{}-", entry.name());
+        let link = format!("link-{}-", entry.name());
+        let filter = format!("filter-{}-", entry.name());
         let Ok(entries) = std::fs::read_dir(self.directory()) else {
             return Vec::new();
         };
         entries
             .filter_map(|one| {
                 let one = one.ok()?;
-                let named = one.file_name().to_str()?.strip_prefix(&prefix)?.parse().ok()?;
+                let name = one.file_name();
+                let name = name.to_str()?;
+                if let Some(named) = name.strip_prefix(&filter) {
+                    let named = named.parse().ok()?;
+                    return Some((named, named));
+                }
+                let named = name.strip_prefix(&link)?.parse().ok()?;
                 Some((named, interface_of(&one.path()).unwrap_or_default()))
             })
             .collect()
     }
 
-    /// Removes all pins of links, then those of maps: the programs and maps go with them.
+    /// Removes all pins of links, then those of maps: the programs and maps go with them. Filters have to be detached before.
     pub fn remove_pins(&self) -> Result<(), SteeringError> {
         let entries = std::fs::read_dir(self.directory()).map_err(|source| SteeringError::Directory {
             path: self.directory().to_owned(),
@@ -182,7 +263,11 @@ impl Steering {
                 name.is_some_and(|name| name.starts_with(b"link-"))
             });
         for path in links.iter().chain(&maps) {
-            remove(path)?;
+            if path.is_dir() {
+                unmark(path)?;
+            } else {
+                remove(path)?;
+            }
         }
         std::fs::remove_dir(self.directory()).map_err(|source| SteeringError::Directory {
             path: self.directory().to_owned(),
@@ -241,6 +326,26 @@ fn attached(ifindex: u32) -> io::Result<Vec<AttachedProgram>> {
 
 fn remove(path: &Path) -> Result<(), SteeringError> {
     match std::fs::remove_file(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(SteeringError::Pin {
+            path: path.to_owned(),
+            source,
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn mark(path: &Path) -> Result<(), SteeringError> {
+    match std::fs::create_dir(path) {
+        Err(source) if source.kind() != io::ErrorKind::AlreadyExists => Err(SteeringError::Pin {
+            path: path.to_owned(),
+            source,
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn unmark(path: &Path) -> Result<(), SteeringError> {
+    match std::fs::remove_dir(path) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => Err(SteeringError::Pin {
             path: path.to_owned(),
             source,

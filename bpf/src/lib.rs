@@ -16,6 +16,7 @@ pub mod steering;
 pub mod system;
 
 pub use device::{DeviceRule, NodeKind};
+pub use hook::{PRIORITY, Way};
 pub use layout::{Counters, DropReason, HostAddresses, Slot};
 pub use steering::{Entry, Steering, SteeringError};
 pub use system::{BpfError, Program, attached_device_programs};

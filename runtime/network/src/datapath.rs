@@ -4,7 +4,8 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::AsFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use bpf::{Entry, Slot, Steering, SteeringError};
+use bpf::{Entry, Slot, Steering, SteeringError, Way};
+use kernel::netlink::traffic::TrafficControl;
 use kernel::netlink::{NetlinkError, NewVeth, RouteSocket, namespace, sysctl};
 use model::{Bandwidth, ContainerId};
 
@@ -146,16 +147,43 @@ impl Datapath {
             };
             for (index, name) in &wanted {
                 let operation = format!("attach the network's programs to {name}");
-                self.steering.pin_at(entry, *index).map_err(programs(operation))?;
+                let way = self.way(entry, *index, name)?;
+                self.steering
+                    .pin_at(entry, *index, way)
+                    .map_err(programs(operation))?;
             }
             for (index, _) in self.steering.pinned_at(entry) {
                 if !wanted.iter().any(|(one, _)| *one == index) {
-                    let operation = "detach the network's programs from a former uplink";
-                    self.steering
-                        .unpin_at(entry, index)
-                        .map_err(programs(operation))?;
+                    self.unpin(entry, index)?;
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Behind the filters of others, if there are any: a link of tcx would take what is a container's before they see it.
+    fn way(&self, entry: Entry, index: u32, name: &str) -> Result<Way, NetworkError> {
+        if self.steering.is_filter_at(entry, index) {
+            return Ok(Way::Filter);
+        }
+        let filters = TrafficControl::open()
+            .and_then(|traffic| traffic.ingress_filters(index))
+            .map_err(netlink(format!("list the filters of {name}")))?;
+        let others = filters.iter().any(|priority| *priority != bpf::PRIORITY);
+        Ok(if others { Way::Filter } else { Way::Link })
+    }
+
+    /// Takes a program from an interface that stays, and the clsact that was made for it unless others use it by now.
+    fn unpin(&self, entry: Entry, index: u32) -> Result<(), NetworkError> {
+        let operation = "detach the network's programs from an interface";
+        let made = self
+            .steering
+            .unpin_at(entry, index)
+            .map_err(programs(operation))?;
+        if made {
+            TrafficControl::open()
+                .and_then(|traffic| traffic.remove_unused_clsact(index))
+                .map_err(netlink(operation))?;
         }
         Ok(())
     }
@@ -416,31 +444,14 @@ impl Datapath {
             self.detach(&id)?;
         }
         self.sweep(&[])?;
-        let wrong = || programs("remove the network's programs and pins");
-        for (entry, index) in [Entry::Uplink, Entry::HostLoopback]
-            .into_iter()
-            .flat_map(|entry| {
-                self.attached_at(entry)
-                    .into_iter()
-                    .map(move |index| (entry, index))
-            })
-        {
-            self.steering.unpin_at(entry, index).map_err(wrong())?;
+        for entry in [Entry::Uplink, Entry::HostLoopback] {
+            for (index, _) in self.steering.pinned_at(entry) {
+                self.unpin(entry, index)?;
+            }
         }
-        self.steering.remove_pins().map_err(wrong())
-    }
-
-    fn attached_at(&self, entry: Entry) -> Vec<u32> {
-        match entry {
-            Entry::Uplink => self
-                .lock()
-                .host
-                .uplinks
-                .iter()
-                .map(|uplink| uplink.index)
-                .collect(),
-            _ => vec![LOOPBACK],
-        }
+        self.steering
+            .remove_pins()
+            .map_err(programs("remove the network's programs and pins"))
     }
 }
 

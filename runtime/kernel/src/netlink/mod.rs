@@ -2,6 +2,7 @@
 //! tens of milliseconds, so this belongs to worker threads. A socket acts in the network namespace it was made in.
 
 mod address;
+mod clsact;
 pub mod diag;
 mod error;
 mod link;

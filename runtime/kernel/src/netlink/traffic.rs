@@ -141,20 +141,26 @@ impl TrafficControl {
         message(&mut request, libc::RTM_GETTCLASS, flags, 1, |body| {
             tcmsg(body, ifindex, 0, 0, 0);
         });
-        self.socket.send(&request, 0).map_err(NetlinkError::Send)?;
         let mut classes = Vec::new();
+        self.dump(&request, |body| classes.extend(class_counters(body)))?;
+        Ok(classes)
+    }
+
+    /// Sends one request and gives each of its answers to `take`, until the last one or the acknowledgement.
+    pub(super) fn dump(&self, request: &[u8], mut take: impl FnMut(&[u8])) -> Result<(), NetlinkError> {
+        self.socket.send(request, 0).map_err(NetlinkError::Send)?;
         loop {
             let (answer, _) = self.socket.recv_from_full().map_err(NetlinkError::Receive)?;
             for (kind, _, body) in messages(&answer)? {
-                match i32::from(kind) {
-                    libc::NLMSG_DONE => return Ok(classes),
-                    libc::NLMSG_ERROR => {
+                match (i32::from(kind), -read_i32(body)) {
+                    (libc::NLMSG_DONE, _) | (libc::NLMSG_ERROR, 0) => return Ok(()),
+                    (libc::NLMSG_ERROR, errno) => {
                         return Err(NetlinkError::Refused {
                             message: None,
-                            source: std::io::Error::from_raw_os_error(-read_i32(body)),
+                            source: std::io::Error::from_raw_os_error(errno),
                         });
                     }
-                    _ => classes.extend(class_counters(body)),
+                    _ => take(body),
                 }
             }
         }
@@ -328,7 +334,13 @@ fn ticks(bytes: u64, rate: u64) -> u32 {
     u32::try_from(nanoseconds >> 6).unwrap_or(u32::MAX)
 }
 
-fn message(batch: &mut Vec<u8>, kind: u16, flags: i32, sequence: u32, fill: impl FnOnce(&mut Vec<u8>)) {
+pub(super) fn message(
+    batch: &mut Vec<u8>,
+    kind: u16,
+    flags: i32,
+    sequence: u32,
+    fill: impl FnOnce(&mut Vec<u8>),
+) {
     let start = batch.len();
     batch.extend([0; 4]);
     batch.extend(kind.to_ne_bytes());
@@ -340,7 +352,7 @@ fn message(batch: &mut Vec<u8>, kind: u16, flags: i32, sequence: u32, fill: impl
     batch[start..start + 4].copy_from_slice(&length.to_ne_bytes());
 }
 
-fn tcmsg(body: &mut Vec<u8>, ifindex: u32, handle: u32, parent: u32, info: u32) {
+pub(super) fn tcmsg(body: &mut Vec<u8>, ifindex: u32, handle: u32, parent: u32, info: u32) {
     body.extend([0; 4]);
     body.extend([ifindex, handle, parent, info].map(u32::to_ne_bytes).concat());
 }
