@@ -20,7 +20,9 @@ pub fn take(config: &Config, directories: &Directories, host: &mut HostSupport) 
         _ => return refuse_elsewhere(config, host),
     };
     let place = match &config.cgroup_place {
-        CgroupPlace::Auto => delegation::delegated(&top).unwrap_or_else(|| top.clone()),
+        CgroupPlace::Auto => where_containers_are(config, directories)
+            .or_else(|| delegation::delegated(&top))
+            .unwrap_or_else(|| top.clone()),
         CgroupPlace::At(path) => named(&top, path)?,
     };
     refuse_to_leave_containers(config, directories, &top, &place)?;
@@ -40,6 +42,13 @@ pub fn take(config: &Config, directories: &Directories, host: &mut HostSupport) 
     }
     let noted = directories.cgroup_place();
     write_if_changed(&noted, place.as_os_str().as_encoded_bytes()).map_err(|e| failed(&e))
+}
+
+/// A delegated group that holds containers of an earlier agent: they stay there, whatever else has been delegated since.
+fn where_containers_are(config: &Config, directories: &Directories) -> Option<PathBuf> {
+    let place = PathBuf::from(std::fs::read_to_string(directories.cgroup_place()).ok()?);
+    let holds = delegation::is_delegated(&place) && delegation::has_groups(&place.join(config.cgroup_root()));
+    holds.then_some(place)
 }
 
 fn refuse_elsewhere(config: &Config, host: &HostSupport) -> Result<(), Fault> {

@@ -1,10 +1,18 @@
 //! A part of the v2 tree that was given to us: whose it is, and how to live in it.
 //!
 //! ```text
-//! system.slice/bulkhead.service       delegated: marked by an extended attribute, ours to divide
+//! bulkhead.slice/bulkhead-containers.service    delegated: marked by an extended attribute, ours to divide
+//!   ├── keeper                                  the process for whose sake systemd keeps the unit's group
+//!   └── bulkhead/<container>                    its root group and the containers
+//! bulkhead.slice/bulkhead-agent.service         where the agent itself lives
+//!
+//! some.slice/some.service             or all in one, delegated
 //!   ├── agent                         where the agent itself lives
 //!   └── bulkhead/<container>          its root group and the containers
 //! ```
+//!
+//! Two units, because systemd before 254 starts a unit's process in the unit's own group, which takes none while there
+//! are divided groups below it: the agent could not be restarted without ending its containers.
 //!
 //! The service manager writes into no group below a delegated one, and we write into no other. A group whose
 //! `cgroup.subtree_control` names a controller may hold no process itself, so the agent moves into a leaf.
@@ -24,6 +32,12 @@ use crate::file::{KernelDir, KernelFileError, Operation};
 /// The agent's own group below the delegated one; systemd is told the same name (`DelegateSubgroup=`).
 pub const AGENT_GROUP: &str = "agent";
 
+/// The unit beside the agent's own whose group is there for the containers (packaging/bulkhead-containers.service).
+pub const CONTAINERS_UNIT: &str = "bulkhead-containers.service";
+
+/// Where that unit's own process is moved to.
+pub const KEEPER_GROUP: &str = "keeper";
+
 /// The attribute by which systemd marks what it has given away, by who may read it.
 const MARKS: [&CStr; 2] = [c"trusted.delegate", c"user.delegate"];
 
@@ -41,14 +55,20 @@ fn holds_us(group: &Path) -> bool {
     fs::read_to_string(group.join("cgroup.procs")).is_ok_and(|text| text.lines().any(|pid| pid == own))
 }
 
-/// The nearest group, from our own upward, that a service manager has delegated.
+/// What a service manager has delegated: the group of the unit for containers beside our own, or else the nearest
+/// from our own upward.
 pub fn delegated(unified: &Path) -> Option<PathBuf> {
     let own = own_group(unified)?;
-    let mut groups = own.ancestors().take_while(|group| group.starts_with(unified));
-    groups.find(|group| is_marked(group)).map(Path::to_owned)
+    let groups = || own.ancestors().take_while(|group| group.starts_with(unified));
+    let beside = groups()
+        .skip(1)
+        .map(|slice| slice.join(CONTAINERS_UNIT))
+        .find(|unit| is_delegated(unit));
+    beside.or_else(|| groups().find(|group| is_delegated(group)).map(Path::to_owned))
 }
 
-fn is_marked(group: &Path) -> bool {
+/// Whether a service manager has marked the group as given away.
+pub fn is_delegated(group: &Path) -> bool {
     let Ok(path) = CString::new(group.as_os_str().as_bytes()) else {
         return false;
     };
@@ -69,15 +89,30 @@ fn attribute_is_one(path: &CStr, name: &CStr) -> bool {
     usize::try_from(got).is_ok_and(|got| value.get(..got) == Some(b"1".as_slice()))
 }
 
-/// Moves this process, with all its threads, into the leaf of `group` if it lives in `group` itself.
+/// Leaves no process in `group` itself: this one moves, with all its threads, into a leaf below it, and what the
+/// unit for containers runs into another.
 pub fn settle(group: &Path) -> Result<(), KernelFileError> {
-    if !holds_us(group) {
+    let directory = KernelDir::open(group)?;
+    if holds_us(group) {
+        directory.make_dir(AGENT_GROUP)?;
+        // "0" is whoever writes.
+        directory.write(&[AGENT_GROUP, "cgroup.procs"], "0")?;
+    }
+    if !group.ends_with(CONTAINERS_UNIT) {
         return Ok(());
     }
-    let directory = KernelDir::open(group)?;
-    directory.make_dir(AGENT_GROUP)?;
-    // "0" is whoever writes.
-    directory.write(&[AGENT_GROUP, "cgroup.procs"], "0")
+    let path = group.join("cgroup.procs");
+    let own =
+        fs::read_to_string(&path).map_err(|cause| KernelFileError::new(Operation::Read, path, cause))?;
+    for process in own.lines() {
+        directory.make_dir(KEEPER_GROUP)?;
+        match directory.write(&[KEEPER_GROUP, "cgroup.procs"], process) {
+            // It has ended meanwhile.
+            Err(error) if error.source.raw_os_error() == Some(libc::ESRCH) => {}
+            moved => moved?,
+        }
+    }
+    Ok(())
 }
 
 /// Changes the facts to those of `group`, below which all is to happen: its controllers, its processors. What only
