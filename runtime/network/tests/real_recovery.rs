@@ -180,8 +180,45 @@ fn what_others_have_at_the_uplink_goes_on_working() {
             ask(Some(&one.netns), Kind::Udp, OUTSIDE, 9999, 10).is_err(),
             "{name}: the foreign egress filter is passed by"
         );
+        // Filters that were there before, or came since, look at containers' packets too.
+        assert!(
+            ask(outside, Kind::Udp, HOST, one.port + 1, 10).is_err(),
+            "{name}: the foreign filter does not see what is a container's"
+        );
+        ask(outside, Kind::Udp, HOST, one.port, 10).unwrap_or_else(|error| panic!("{name}: {error}"));
     };
+    echo_server(Some(&one.netns), one.port + 1);
+    ask(outside, Kind::Udp, HOST, one.port + 1, 10).unwrap();
+    on_host_ok(&format!(
+        "tc filter add dev up0 ingress protocol ip pref 6 u32 match ip dport {} 0xffff action mirred egress redirect dev sink0",
+        one.port + 1
+    ));
     checks("attached");
+    let second = Datapath::open(network::Config {
+        instance: "u".to_owned(),
+        pins: world.pins.with_file_name("second"),
+        uplinks: Vec::new(),
+    })
+    .unwrap();
+    let two = attach(&second, 2);
+    echo_server(Some(&two.netns), two.port);
+    ask(outside, Kind::Tcp, HOST, two.port, 1000).unwrap();
+    checks("beside another agent");
+    second.close(false).unwrap();
+    checks("after another agent");
+    // Someone clears the interface; the next look puts ours back.
+    on_host_ok("tc qdisc del dev up0 clsact");
+    datapath.refresh().unwrap();
+    ask(outside, Kind::Tcp, HOST, one.port, 1000).unwrap();
+    ask(outside, Kind::Udp, HOST, 8080, 10).unwrap();
+    on_host_ok(&format!(
+        "tc filter add dev up0 egress protocol ip u32 match ip dport 9999 0xffff action mirred egress redirect dev sink0; \
+         tc filter add dev up0 ingress protocol ip pref 5 u32 match ip dport 8080 0xffff action mirred egress redirect dev sink0; \
+         tc filter add dev up0 ingress protocol ip pref 6 u32 match ip dport {} 0xffff action mirred egress redirect dev sink0",
+        one.port + 1
+    ));
+    datapath.refresh().unwrap();
+    checks("put back");
     let classes = on_host_ok("tc -s class show dev up0");
     assert!(classes.contains("htb 9:1"), "{classes}");
     datapath.detach(&one.id).unwrap();

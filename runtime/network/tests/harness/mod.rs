@@ -201,7 +201,8 @@ impl World {
         let pins = scratch.path().join("bpf");
         std::fs::create_dir(&pins).unwrap();
         on_host_ok(&format!(
-            "mount --make-rprivate /; mount -t bpf bpf {}; ip link set lo up",
+            "mount --make-rprivate /; mount -t bpf bpf {}; ip link set lo up; \
+             echo 50000 60999 >/proc/sys/net/ipv4/ip_local_port_range",
             pins.display()
         ));
         let outside = create().unwrap();
