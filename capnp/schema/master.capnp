@@ -81,6 +81,15 @@ interface Orders {
   # End all tasks: the agent is no longer of this cluster.
   reach @4 (term :UInt64) -> (fault :Value.Fault, agent :Agents.Agent);
   # What a person at the agent has: for looking at one task's output and figures.
+  release @5 (term :UInt64) -> (fault :Value.Fault);
+  # The session is over: register again.
+}
+
+struct TaskRecord {
+  # What an agent keeps of a task, in a file.
+  report @0 :TaskReport;        # the last status
+  untold @1 :List(TaskStatus);  # not acknowledged, oldest first
+  bootId @2 :Text;
 }
 
 interface Session {

@@ -6,8 +6,8 @@ use capnp::struct_list;
 use model::registry::AgentId;
 use model::resources::Scalar;
 use model::task::{
-    AgentState, AgentView, Hello, LeaderView, Need, Refusal, TaskReport, TaskState, TaskStatus, TaskView,
-    Welcome,
+    AgentState, AgentView, Hello, LeaderView, Need, Refusal, TaskRecord, TaskReport, TaskState, TaskStatus,
+    TaskView, Welcome,
 };
 use model::{ContainerId, Fault};
 
@@ -276,4 +276,45 @@ pub fn decode_leader(reader: schema::leader_view::Reader<'_>) -> Result<LeaderVi
 /// The id that an order or a question names.
 pub fn decode_id(value: capnp::Result<capnp::text::Reader<'_>>) -> Result<ContainerId, Fault> {
     container_id("id", value, &mut TextBudget::default())
+}
+
+/// As a file of an agent's journal.
+pub fn encode_record(record: &TaskRecord) -> Vec<u8> {
+    let mut message = capnp::message::Builder::new_default();
+    let mut builder = message.init_root::<schema::task_record::Builder<'_>>();
+    encode_report(&record.report(), builder.reborrow().init_report());
+    builder.set_boot_id(&record.boot_id);
+    let mut list = builder.init_untold(record.untold.len() as u32);
+    for (at, status) in (0..).zip(&record.untold) {
+        encode_status(status, list.reborrow().get(at));
+    }
+    capnp::serialize::write_message_to_words(&message)
+}
+
+pub fn decode_record(mut bytes: &[u8]) -> Result<TaskRecord, Fault> {
+    let options = capnp::message::ReaderOptions::new();
+    let message = some("record", capnp::serialize::read_message(&mut bytes, options))?;
+    let reader: schema::task_record::Reader<'_> = some("record", message.get_root())?;
+    let budget = &mut TextBudget::default();
+    let TaskReport {
+        id,
+        name,
+        need,
+        sequence,
+        status: last,
+    } = report(some("report", reader.get_report())?, budget)?;
+    let untold = some("untold", reader.get_untold())?;
+    check_length("untold", untold.len() as usize, STATUSES_MAX)?;
+    Ok(TaskRecord {
+        id,
+        name,
+        need,
+        boot_id: text("boot_id", reader.get_boot_id(), budget)?,
+        sequence,
+        last,
+        untold: untold
+            .iter()
+            .map(|status| decode_status(status, budget))
+            .collect::<Result<_, _>>()?,
+    })
 }

@@ -28,4 +28,4 @@ pub use container::Ending;
 pub use input::{Adopted, Answer, CleanupOutcome, EndReport, Input, Now, Remembered, Ticket, Wish};
 pub use ports::PortPool;
 pub use settings::Settings;
-pub use tasks::{TaskBook, TaskEvent, TaskRecord, TaskWish};
+pub use tasks::{TaskBook, TaskEvent, TaskWish};

@@ -10,7 +10,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use model::task::{Need, TaskId, TaskReport, TaskState, TaskStatus};
+use model::task::{Need, TaskId, TaskRecord, TaskReport, TaskState, TaskStatus};
 use model::{ContainerName, Millis};
 
 /// Until a status that was not acknowledged is told again; doubles up to the longest. As Mesos has it.
@@ -20,37 +20,6 @@ const RETRY_MAX: Millis = Millis::secs(600);
 const ENDED_MAX: usize = 200;
 /// Statuses of one task that nobody has acknowledged; a task has three or four in its life.
 const UNTOLD_MAX: usize = 16;
-
-/// What is kept on disk of one task.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TaskRecord {
-    pub id: TaskId,
-    pub name: Option<ContainerName>,
-    pub need: Need,
-    /// The host's boot in which it was launched.
-    pub boot_id: String,
-    /// Of the last status.
-    pub sequence: u64,
-    pub last: TaskStatus,
-    /// Not acknowledged yet, oldest first; the last of them is `last`.
-    pub untold: Vec<TaskStatus>,
-}
-
-impl TaskRecord {
-    pub fn report(&self) -> TaskReport {
-        self.report_of(self.last.clone(), self.sequence)
-    }
-
-    fn report_of(&self, status: TaskStatus, sequence: u64) -> TaskReport {
-        TaskReport {
-            id: self.id.clone(),
-            name: self.name.clone(),
-            need: self.need,
-            sequence,
-            status,
-        }
-    }
-}
 
 #[derive(Debug, Clone)]
 pub enum TaskEvent {

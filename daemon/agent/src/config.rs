@@ -9,6 +9,7 @@ use model::{IdRange, Millis};
 use serde::Deserialize;
 
 use crate::bandwidth_flags::{BandwidthFileFlags, BandwidthFlags};
+use crate::cluster::flags::ClusterFlags;
 use crate::disk_flags::{DiskFileFlags, DiskFlags};
 use crate::port_flags::PortFlags;
 
@@ -92,6 +93,8 @@ pub struct Flags {
     #[command(flatten)]
     pub ports: PortFlags,
     #[command(flatten)]
+    pub cluster: ClusterFlags,
+    #[command(flatten)]
     pub bandwidth: BandwidthFlags,
     /// Capabilities over the whole host that `run --cap-add` may grant all the same (like SYS_TIME), or ALL. The agent
     /// gives the others up at its start
@@ -147,6 +150,9 @@ struct FileFlags {
     container_disk_watch_interval: Option<String>,
     enforce_container_disk_quota: Option<bool>,
     disk_project_range: Option<String>,
+    master: Option<String>,
+    hostname: Option<String>,
+    attributes: Option<String>,
     log: Option<String>,
 }
 
@@ -184,6 +190,7 @@ pub struct Config {
     pub userns_range: IdRange,
     pub disk: DiskFlags,
     pub ports: PortFlags,
+    pub cluster: ClusterFlags,
     pub bandwidth: BandwidthFlags,
     /// Beyond those that the agent keeps anyhow.
     pub allow_capabilities: Vec<String>,
@@ -342,6 +349,7 @@ impl Config {
             userns_range: flags.userns_range,
             disk: flags.disk,
             ports: flags.ports,
+            cluster: flags.cluster,
             bandwidth: flags.bandwidth,
             allow_capabilities: flags.allow_capabilities,
             log: flags.log,
@@ -473,6 +481,18 @@ fn merge(
         }
         flags.ports.ephemeral_ports_per_container = count;
     }
+    macro_rules! parsed {
+        ($($field:ident),*) => {$(
+            if let (false, Some(text)) = (given(stringify!($field)), file.$field) {
+                let parsed = text.parse().map_err(|error| ConfigError::Parse {
+                    path: path.to_owned(),
+                    message: format!("{}: {error}", stringify!($field)),
+                })?;
+                flags.cluster.$field = Some(parsed);
+            }
+        )*};
+    }
+    parsed!(master, hostname, attributes);
     if !given("socket") {
         flags.socket = file.socket.or(flags.socket.take());
     }

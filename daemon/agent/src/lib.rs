@@ -9,6 +9,7 @@ mod bandwidth_flags;
 mod cgroup_place;
 mod changed;
 mod checkpoint;
+mod cluster;
 mod config;
 mod connections;
 mod container_service;

@@ -31,6 +31,8 @@ pub struct AgentMetrics {
     pub connections: Counter,
     pub calls: Counter,
     pub http_requests: Counter,
+    /// A master has let us in.
+    pub registered: Cell<bool>,
 }
 
 impl AgentMetrics {
@@ -66,7 +68,7 @@ pub fn snapshot(shell: &Shell) -> Vec<(String, f64)> {
     let count = |c: &Counter| c.get() as f64;
     let mut all = vec![
         ("slave/uptime_secs", uptime),
-        ("slave/registered", 0.0),
+        ("slave/registered", f64::from(u8::from(m.registered.get()))),
         ("slave/executors_running", running),
         ("slave/tasks_running", running),
         ("slave/container_launch_errors", count(&m.launch_failures)),

@@ -124,6 +124,7 @@ async fn serve(config: Config) -> Result<(), Fault> {
     net::spawn(crate::gc::keep_watching(shell.clone())).detach();
     net::spawn(crate::port_watch::keep_watching(shell.clone())).detach();
     serve_http(&shell)?;
+    crate::cluster::start(&shell).await?;
     let clients = serve_clients(&shell)?;
     let tcp_clients = serve_tcp_clients(&shell)?;
     let mut signals = Signals::new(&[Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP])

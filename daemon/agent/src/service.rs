@@ -129,7 +129,7 @@ impl AgentService {
         texts.iter().map(|text| self.find(text)).collect()
     }
 
-    async fn launch(
+    pub(crate) async fn launch(
         &self,
         spec: LaunchSpec,
         output: Option<OutputSink>,

@@ -11,6 +11,8 @@
 //!   overlays/<id>/{upper,work}     changes to a --rootfs directory
 //!   removals/<id>                  all of these are to go at once, and something was in the way
 //!   set-aside/<id>.checkpoint      records that could not be read
+//!   cluster/agent_id  cluster/term who we are to the masters, and the latest leader's term
+//!   cluster/tasks/<id>             how a master's task is, and what it has not been told
 //! <runtime_dir>/                   survives a crash of the agent, not a reboot
 //!   agent.sock  lock  boot_id  token  cgroup_place
 //!   bpf/                           a bpffs with the network's pins, once a container is mapped
@@ -172,6 +174,37 @@ impl Directories {
         Ok(token)
     }
 
+    /// Where it is kept what we are to a cluster; makes the directories.
+    pub fn open_cluster(&self) -> Result<(), DirectoryError> {
+        make_secret(&self.cluster())?;
+        make_secret(&self.tasks())
+    }
+
+    fn cluster(&self) -> PathBuf {
+        self.work.join("cluster")
+    }
+
+    fn tasks(&self) -> PathBuf {
+        self.cluster().join("tasks")
+    }
+
+    pub fn agent_id(&self) -> PathBuf {
+        self.cluster().join("agent_id")
+    }
+
+    pub fn term(&self) -> PathBuf {
+        self.cluster().join("term")
+    }
+
+    pub fn task(&self, id: &ContainerId) -> PathBuf {
+        self.tasks().join(id.as_str())
+    }
+
+    /// Tasks that have a record.
+    pub fn known_tasks(&self) -> Result<Vec<ContainerId>, DirectoryError> {
+        ids_in(self.tasks())
+    }
+
     /// Where a checkpoint that can't be read is kept; makes the directory.
     pub fn set_aside(&self, id: &ContainerId) -> Result<PathBuf, DirectoryError> {
         make_private(&self.work.join(SET_ASIDE))?;
@@ -284,6 +317,18 @@ pub fn write_atomically(path: &Path, content: &[u8]) -> Result<(), DirectoryErro
         to: path.to_owned(),
         source,
     })
+}
+
+/// As [`write_atomically`], and there after a power cut as well.
+pub fn write_durably(path: &Path, content: &[u8]) -> Result<(), DirectoryError> {
+    write_atomically(path, content)?;
+    let sync = |path: &Path| File::open(path).and_then(|file| file.sync_all());
+    sync(path)
+        .and_then(|()| sync(path.parent().unwrap_or(path)))
+        .map_err(|source| DirectoryError::Write {
+            path: path.to_owned(),
+            source,
+        })
 }
 
 impl DirectoryError {

@@ -434,3 +434,131 @@ impl From<&Fault> for Failure {
         }
     }
 }
+
+/// Who leads a cluster.
+#[derive(Debug, Serialize)]
+pub struct Leader {
+    pub id: String,
+    pub address: String,
+    pub hostname: String,
+    pub version: String,
+    pub term: u64,
+    pub elected_at: f64,
+}
+
+impl From<&model::task::LeaderView> for Leader {
+    fn from(leader: &model::task::LeaderView) -> Self {
+        Self {
+            id: leader.id.clone(),
+            address: leader.address.clone(),
+            hostname: leader.hostname.clone(),
+            version: leader.version.clone(),
+            term: leader.term,
+            elected_at: leader.elected_at_ms as f64 / 1000.0,
+        }
+    }
+}
+
+/// What a task takes, or an agent has.
+#[derive(Debug, Serialize)]
+pub struct Amounts {
+    pub cpus: f64,
+    pub mem_bytes: u64,
+    pub disk_bytes: u64,
+    pub ports: u32,
+}
+
+impl From<model::task::Need> for Amounts {
+    fn from(need: model::task::Need) -> Self {
+        let bytes = |megabytes: model::resources::Scalar| (megabytes.milli() / 1000) << 20;
+        Self {
+            cpus: need.cpus.as_f64(),
+            mem_bytes: bytes(need.mem),
+            disk_bytes: bytes(need.disk),
+            ports: need.ports,
+        }
+    }
+}
+
+/// An agent of a cluster.
+#[derive(Debug, Serialize)]
+pub struct ClusterAgent {
+    pub id: String,
+    pub hostname: String,
+    pub address: String,
+    pub state: &'static str,
+    pub deactivated: bool,
+    pub tasks: u32,
+    pub total: Amounts,
+    pub used: Amounts,
+    pub attributes: String,
+    pub version: String,
+    pub registered_at: f64,
+    pub reregistered_at: f64,
+    pub since: u64,
+}
+
+impl From<&model::task::AgentView> for ClusterAgent {
+    fn from(agent: &model::task::AgentView) -> Self {
+        Self {
+            id: agent.id.0.clone(),
+            hostname: agent.record.hostname.clone(),
+            address: agent.record.address.clone(),
+            state: agent.state.as_str(),
+            deactivated: agent.deactivated,
+            tasks: agent.tasks,
+            total: model::task::Need::all(&agent.record.resources).into(),
+            used: agent.used.into(),
+            attributes: agent.record.attributes.to_string(),
+            version: agent.record.version.clone(),
+            registered_at: agent.registered_at_ms as f64 / 1000.0,
+            reregistered_at: agent.reregistered_at_ms as f64 / 1000.0,
+            since: agent.since_s,
+        }
+    }
+}
+
+/// A task of a cluster.
+#[derive(Debug, Serialize)]
+pub struct Task {
+    pub id: String,
+    pub name: Option<String>,
+    pub agent: String,
+    pub hostname: String,
+    pub state: &'static str,
+    pub exit_status: Option<i32>,
+    pub message: String,
+    pub used: Amounts,
+    pub statuses: Vec<TaskStatus>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct TaskStatus {
+    pub state: &'static str,
+    pub at: f64,
+    pub message: String,
+    pub exit_status: Option<i32>,
+}
+
+impl From<&model::task::TaskView> for Task {
+    fn from(task: &model::task::TaskView) -> Self {
+        let last = task.status();
+        let statuses = task.statuses.iter().map(|status| TaskStatus {
+            state: status.state.as_str(),
+            at: status.at_ms as f64 / 1000.0,
+            message: status.message.clone(),
+            exit_status: status.exit_status,
+        });
+        Self {
+            id: task.id.as_str().to_owned(),
+            name: task.name.as_ref().map(ToString::to_string),
+            agent: task.agent.0.clone(),
+            hostname: task.hostname.clone(),
+            state: last.map_or("staging", |status| status.state.as_str()),
+            exit_status: last.and_then(|status| status.exit_status),
+            message: last.map(|status| status.message.clone()).unwrap_or_default(),
+            used: task.need.into(),
+            statuses: statuses.collect(),
+        }
+    }
+}

@@ -8,11 +8,17 @@ fn main() -> ExitCode {
     let mut command = cli::accept_underscores(
         cli::command()
             .subcommand(agent::command().display_order(0))
+            .subcommand(master::command().display_order(0))
+            .subcommand(cli::cluster::dev::command())
+            .subcommands(cli::cluster::commands())
             .subcommand(replog::tool::command().subcommand(registrar::tool::command())),
     );
     match command.try_get_matches_from_mut(&args) {
         Ok(matches) => match matches.subcommand() {
             Some(("agent", flags)) => agent::main(flags),
+            Some(("master", flags)) => master::main(flags),
+            Some(("dev", flags)) => cli::cluster::dev::main(flags),
+            Some((verb, _)) if cli::cluster::is_verb(verb) => cli::cluster::main(&matches),
             Some(("log", flags)) => match flags.subcommand() {
                 // The log itself does not know what is in it.
                 Some(("registry", flags)) => registrar::tool::main(flags),

@@ -30,7 +30,19 @@ pub(crate) struct AttachArgs {
     from_start: bool,
     /// Id, beginning of an id, or name
     #[arg(value_name = "CONTAINER")]
-    container: String,
+    pub container: String,
+}
+
+impl AttachArgs {
+    /// All of its output from the beginning, and nothing of our input.
+    pub fn whole(container: &str) -> Self {
+        Self {
+            no_stdin: true,
+            no_signals: false,
+            from_start: true,
+            container: container.to_owned(),
+        }
+    }
 }
 
 pub(crate) async fn attach(agent: &Agent, args: AttachArgs) -> Outcome {

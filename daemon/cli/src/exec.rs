@@ -40,7 +40,7 @@ pub(crate) struct ExecArgs {
     workdir: Option<PathBuf>,
     /// Id, beginning of an id, or name
     #[arg(value_name = "CONTAINER")]
-    container: String,
+    pub container: String,
     /// The command and its arguments
     #[arg(value_name = "COMMAND", required = true, trailing_var_arg = true)]
     pub command: Vec<String>,

@@ -29,7 +29,7 @@ pub(crate) struct InspectArgs {
     host: bool,
     /// Id, beginning of an id, or name
     #[arg(value_name = "CONTAINER", required_unless_present = "host")]
-    container: Option<String>,
+    pub container: Option<String>,
 }
 
 pub(crate) async fn inspect(agent: &Agent, format: Format, args: InspectArgs) -> Outcome {

@@ -7,6 +7,7 @@
 
 mod args;
 mod attach;
+pub mod cluster;
 mod completions;
 mod drain;
 mod events;

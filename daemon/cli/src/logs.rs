@@ -34,7 +34,7 @@ pub(crate) struct LogsArgs {
     stderr: bool,
     /// Id, beginning of an id, or name
     #[arg(value_name = "CONTAINER")]
-    container: String,
+    pub container: String,
 }
 
 pub(crate) async fn logs(agent: &Agent, args: LogsArgs) -> Outcome {

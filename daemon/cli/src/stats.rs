@@ -36,7 +36,7 @@ pub(crate) struct StatsArgs {
     interval: Millis,
     /// Containers, all that run if none is named
     #[arg(value_name = "CONTAINER")]
-    containers: Vec<String>,
+    pub containers: Vec<String>,
 }
 
 /// Between the two samples of a single look: long enough for two scheduling periods of 100 ms.

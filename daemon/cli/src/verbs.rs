@@ -135,7 +135,7 @@ fn endpoint(flag: Option<String>) -> Result<Endpoint, Fault> {
     }
 }
 
-fn format(flag: Option<Format>) -> Result<Format, Fault> {
+pub(crate) fn format(flag: Option<Format>) -> Result<Format, Fault> {
     match (flag, std::env::var(OUTPUT_VARIABLE)) {
         (Some(format), _) => Ok(format),
         (None, Ok(text)) if !text.is_empty() => Format::from_str(&text, true)

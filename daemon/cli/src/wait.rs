@@ -22,7 +22,7 @@ Examples:
 pub(crate) struct WaitArgs {
     /// Ids, beginnings of ids, or names
     #[arg(value_name = "CONTAINER", required = true)]
-    containers: Vec<String>,
+    pub containers: Vec<String>,
 }
 
 pub(crate) async fn wait(agent: &Agent, format: Format, args: WaitArgs) -> Outcome {

@@ -122,6 +122,11 @@ impl Agent {
         }
     }
 
+    /// One that somebody else has let us through to.
+    pub(crate) fn through(connection: Rc<Connection>, client: agent::Client) -> Self {
+        Self { connection, client }
+    }
+
     async fn authenticate(
         connection: Rc<Connection>,
         gate: gate::Client,

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use capnp::capability::{RemotePromise, Response};
+use capnp::capability::{FromClientHook, RemotePromise, Response};
 use futures::channel::oneshot;
 use futures::io::{AsyncRead, AsyncWrite};
 use model::Fault;
@@ -72,6 +72,11 @@ impl Connection {
 
 /// Connects; nothing has been said yet.
 pub(crate) async fn open(endpoint: &Endpoint) -> Result<(Rc<Connection>, gate::Client), Fault> {
+    open_as(endpoint).await
+}
+
+/// As [`open`], to whatever is there.
+pub(crate) async fn open_as<C: FromClientHook>(endpoint: &Endpoint) -> Result<(Rc<Connection>, C), Fault> {
     let connect = async {
         match endpoint {
             Endpoint::Unix(path) => net::UnixStream::connect(path)
@@ -93,9 +98,10 @@ pub(crate) async fn open(endpoint: &Endpoint) -> Result<(Rc<Connection>, gate::C
 }
 
 /// Speaks over a stream that is already there.
-pub(crate) fn over<S>(endpoint: &Endpoint, stream: S) -> (Rc<Connection>, gate::Client)
+pub(crate) fn over<S, C>(endpoint: &Endpoint, stream: S) -> (Rc<Connection>, C)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
+    C: FromClientHook,
 {
     let (system, bootstrap) = net::rpc::connect(stream, &rpc_limits());
     let closed = net::Notify::new();

@@ -16,6 +16,7 @@ pub mod endpoint;
 mod error;
 mod inbox;
 mod input;
+pub mod master;
 mod output;
 mod reconnect;
 mod resumable;
@@ -25,6 +26,7 @@ pub use container::{Attached, Container, Execution, Inspection, LogOptions, Proc
 pub use endpoint::{Credentials, Endpoint, EndpointError};
 pub use inbox::{Events, Samples};
 pub use input::Input;
+pub use master::Master;
 pub use output::{Output, OutputEnd, OutputEnded, Progress, STDERR, STDOUT};
 pub use reconnect::Reconnect;
 pub use resumable::Resumable;

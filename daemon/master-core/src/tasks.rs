@@ -193,6 +193,7 @@ impl Master {
         let Some(task) = self.tasks.get_mut(id) else {
             return self.refuse(ticket, unknown(id.as_str()));
         };
+        self.counters.kills += 1;
         if !task.state().is_terminal() {
             task.kill = Some(grace);
             let (agent, running) = (task.agent.clone(), task.state() == TaskState::Running);

@@ -106,7 +106,8 @@ where
     .await
 }
 
-async fn serve_connection<S>(stream: S, handler: Handler, limits: Rc<HttpLimits>, guard: ConnectionGuard)
+/// One connection that somebody else has accepted, until it ends.
+pub async fn serve_connection<S>(stream: S, handler: Handler, limits: Rc<HttpLimits>, guard: ConnectionGuard)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {

@@ -11,10 +11,12 @@
 mod chance;
 pub mod clock;
 mod executor;
+mod host;
 pub mod http;
 pub mod limit;
 mod memory;
 pub mod metrics;
+mod prefixed;
 pub mod queue;
 mod reactor;
 pub mod rpc;
@@ -29,9 +31,11 @@ mod worker;
 pub use chance::random;
 pub use clock::{now, wall_ms};
 pub use executor::{Panicked, Task, TaskSet, spawn};
+pub use host::{host_name, raise_descriptors, resolve};
 pub use limit::{
     ConnectionCounters, ConnectionGuard, ConnectionHandle, ConnectionLimit, Listener, accept_loop,
 };
+pub use prefixed::Prefixed;
 pub use queue::Notify;
 pub use reactor::{Config, Statistics, run, statistics, yield_now};
 pub use signals::{ExitInfo, ReceivedSignal, Signal, Signals, block_signals, wait_pidfd};

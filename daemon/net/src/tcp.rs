@@ -108,6 +108,11 @@ impl TcpStream {
         self.source.get_ref().peer_addr()
     }
 
+    /// Waits for the first bytes, and leaves them there.
+    pub async fn peek(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.source.read_with(|stream| stream.peek(buffer)).await
+    }
+
     pub fn shutdown_write(&self) -> io::Result<()> {
         shutdown_write(self.source.get_ref().shutdown(Shutdown::Write))
     }

@@ -197,6 +197,38 @@ pub struct TaskReport {
     pub status: TaskStatus,
 }
 
+/// What an agent keeps on disk of one task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TaskRecord {
+    pub id: TaskId,
+    pub name: Option<ContainerName>,
+    pub need: Need,
+    /// The host's boot in which it was launched.
+    pub boot_id: String,
+    /// Of the last status.
+    pub sequence: u64,
+    pub last: TaskStatus,
+    /// Not acknowledged yet, oldest first; the last of them is `last`.
+    pub untold: Vec<TaskStatus>,
+}
+
+impl TaskRecord {
+    pub fn report(&self) -> TaskReport {
+        self.report_of(self.last.clone(), self.sequence)
+    }
+
+    /// As it was told of an earlier status.
+    pub fn report_of(&self, status: TaskStatus, sequence: u64) -> TaskReport {
+        TaskReport {
+            id: self.id.clone(),
+            name: self.name.clone(),
+            need: self.need,
+            sequence,
+            status,
+        }
+    }
+}
+
 /// What an agent says when it comes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Hello {
@@ -247,7 +279,7 @@ impl TaskView {
 }
 
 /// How an agent is to its master.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AgentState {
     /// In the registry; this leader has not heard of it yet.
@@ -260,6 +292,14 @@ pub enum AgentState {
 }
 
 impl AgentState {
+    pub const ALL: [Self; 5] = [
+        Self::Recovered,
+        Self::Active,
+        Self::Disconnected,
+        Self::Unreachable,
+        Self::Gone,
+    ];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Recovered => "recovered",

@@ -1,0 +1,253 @@
+//! The one connection to the leader: found, opened, registered over, watched, and given up.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use agent_core::TaskEvent;
+use coordination::{Detector, Place};
+use futures::future::{Either, select};
+use model::task::{Hello, Refusal};
+use model::{Fault, FaultKind};
+use wire::master_capnp::{gate, orders};
+
+use crate::cluster::orders::{Line, OrdersService};
+use crate::cluster::{Cluster, journal, offer};
+
+const CONNECT: Duration = Duration::from_secs(5);
+/// For the master's answer to a registration: the registry may be busy.
+const ANSWER: Duration = Duration::from_secs(60);
+/// A herd of agents finds the same leader at the same time: each waits for a random part of this first.
+const SPREAD: Duration = Duration::from_millis(250);
+const PAUSE_FIRST: Duration = Duration::from_millis(500);
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// One that is not of the cluster asks again only now and then: somebody may have changed his mind.
+const PAUSE_OUTSIDE: Duration = Duration::from_secs(60);
+/// A herd of launches comes over this connection.
+const MESSAGE_BYTES_MAX: usize = 16 << 20;
+
+/// Why a session, or an attempt at one, is over.
+enum End {
+    /// The leader is another one, or none.
+    Changed,
+    Failed(Fault),
+    /// A master that does not lead said who does.
+    Elsewhere(SocketAddr),
+    Outside(Fault),
+}
+
+pub async fn keep_registered(cluster: Rc<Cluster>, place: Place) {
+    let mut detector = Detector::start(place, coordination::Settings::default());
+    let mut pause = PAUSE_FIRST;
+    let mut elsewhere = None;
+    let mut told = String::new();
+    loop {
+        let Some(leader) = detector.leader() else {
+            tracing::info!("no master leads; tasks run on");
+            detector.changed().await;
+            elsewhere = None;
+            continue;
+        };
+        if leader.term.is_some_and(|term| term.0 < cluster.term.get()) {
+            tracing::warn!(term = %leader.term.unwrap_or_default(), "a leader of an earlier term is not ours");
+            detector.changed().await;
+            continue;
+        }
+        let address = elsewhere.take().unwrap_or_else(|| leader.info.rpc());
+        net::sleep(part_of(SPREAD)).await;
+        let ended = session(&cluster, address, leader.term.map(|term| term.0), &mut detector).await;
+        let (wait, said) = match ended {
+            End::Changed => (Duration::ZERO, String::new()),
+            End::Elsewhere(other) => {
+                elsewhere = Some(other);
+                (Duration::ZERO, String::new())
+            }
+            End::Failed(fault) => (pause, fault.to_string()),
+            End::Outside(fault) => {
+                cluster.end_tasks().await;
+                let fault = fault.remedy(format!(
+                    "to let this host join as a new agent remove {} and restart the agent",
+                    cluster.shell.directories.agent_id().display()
+                ));
+                (PAUSE_OUTSIDE, fault.to_string())
+            }
+        };
+        if said.is_empty() {
+            pause = PAUSE_FIRST;
+        } else {
+            // Once for each reason: it is tried for as long as it takes.
+            if said != told {
+                tracing::warn!(master = %address, "not registered: {said}; trying on");
+            }
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+        told = said;
+        let wait = wait / 2 + part_of(wait / 2);
+        // A new leader is worth an attempt at once.
+        let _ = net::timeout(wait, detector.changed()).await;
+    }
+}
+
+fn part_of(whole: Duration) -> Duration {
+    let random = net::random().unwrap_or_default() as u32;
+    whole.mul_f64(f64::from(random) / f64::from(u32::MAX))
+}
+
+/// From connecting to the end, whatever ends it. Nothing of it is left afterwards.
+async fn session(
+    cluster: &Rc<Cluster>,
+    address: SocketAddr,
+    term: Option<u64>,
+    detector: &mut Detector,
+) -> End {
+    let line = Line::new(cluster.clone());
+    let ended = {
+        let working = std::pin::pin!(attend(cluster, &line, address, term));
+        match select(working, std::pin::pin!(detector.changed())).await {
+            Either::Left((end, _)) => end,
+            Either::Right(_) => End::Changed,
+        }
+    };
+    line.open.set(false);
+    line.welcomed.set();
+    cluster.session.borrow_mut().take();
+    cluster.shell.metrics.registered.set(false);
+    cluster.event(TaskEvent::Parted);
+    ended
+}
+
+async fn attend(cluster: &Rc<Cluster>, line: &Rc<Line>, address: SocketAddr, term: Option<u64>) -> End {
+    if !address.ip().is_loopback() && !cluster.shell.config.cluster.insecure {
+        let message = format!("the master at {address} is not on loopback, and there would be no encryption");
+        return End::Failed(
+            Fault::new(FaultKind::Denied, message).remedy("give --insecure on a trusted network"),
+        );
+    }
+    let stream = match net::timeout(CONNECT, net::TcpStream::connect(address)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return End::Failed(Fault::failed(format!("connect to the master: {error}"))),
+        Err(_) => return End::Failed(Fault::failed("the master does not answer")),
+    };
+    let limits = net::rpc::RpcLimits {
+        message_bytes_max: MESSAGE_BYTES_MAX,
+        ..net::rpc::RpcLimits::default()
+    };
+    let (connection, gate): (_, gate::Client) = net::rpc::connect(stream, &limits);
+    let working = std::pin::pin!(converse(cluster, line, gate, term));
+    match select(working, std::pin::pin!(connection)).await {
+        Either::Left((end, _)) => end,
+        Either::Right((reason, _)) => End::Failed(Fault::failed(format!("the connection ended: {reason}"))),
+    }
+}
+
+async fn converse(cluster: &Rc<Cluster>, line: &Rc<Line>, gate: gate::Client, term: Option<u64>) -> End {
+    match net::timeout(ANSWER, enter(cluster, line, gate, term)).await {
+        Ok(Ok(silence_max)) => stay(line, silence_max).await,
+        Ok(Err(end)) => end,
+        Err(_) => End::Failed(Fault::failed(
+            "the master did not answer the registration in time",
+        )),
+    }
+}
+
+fn lost(error: capnp::Error) -> End {
+    End::Failed(Fault::failed(error.to_string()))
+}
+
+/// Through the gate and into the registry. How long the master may be silent.
+async fn enter(
+    cluster: &Rc<Cluster>,
+    line: &Rc<Line>,
+    gate: gate::Client,
+    term: Option<u64>,
+) -> Result<Duration, End> {
+    let shell = &cluster.shell;
+    let mut request = gate.authenticate_request();
+    request.get().set_client("bulkhead agent");
+    request.get().set_version(crate::about::VERSION);
+    let answer = request.send().promise.await.map_err(lost)?;
+    let result = answer.get().map_err(lost)?;
+    if let Err(fault) = wire::fault::check(result.get_fault()) {
+        let leader = result.get_leader().ok().and_then(|text| text.to_str().ok());
+        return Err(match leader.and_then(|text| text.parse().ok()) {
+            // Where nobody elects: a place that names one master of several.
+            Some(address) if term.is_none() => End::Elsewhere(address),
+            _ => End::Failed(fault),
+        });
+    }
+    let hall = result.get_hall().map_err(lost)?;
+    let hello = Hello {
+        id: cluster.id.borrow().clone(),
+        record: offer::record(shell).map_err(End::Failed)?,
+        boot_id: shell.host.boot_id.clone(),
+        term: cluster.term.get(),
+        tasks: cluster.book.borrow().reports(),
+    };
+    let told = hello
+        .tasks
+        .iter()
+        .map(|task| (task.id.clone(), task.sequence))
+        .collect();
+    let mut request = hall.register_request();
+    wire::master::encode_hello(&hello, request.get().init_hello());
+    let orders: orders::Client = capnp_rpc::new_client(OrdersService(line.clone()));
+    request.get().set_orders(orders);
+    let answer = request.send().promise.await.map_err(lost)?;
+    let result = answer.get().map_err(lost)?;
+    if let Err(fault) = wire::fault::check(result.get_fault()) {
+        let refusal = wire::master::decode_refusal(result.get_refusal()).unwrap_or(Refusal::Retry);
+        return Err(match refusal {
+            Refusal::Shutdown => End::Outside(fault),
+            Refusal::Retry => End::Failed(fault),
+        });
+    }
+    let welcome = result.get_welcome().map_err(lost)?;
+    let welcome = wire::master::decode_welcome(welcome).map_err(End::Failed)?;
+    let highest = cluster.term.get();
+    if welcome.term < highest || term.is_some_and(|term| term != welcome.term) {
+        let message = format!(
+            "the master is of term {}, and this agent has seen a leader of term {}",
+            welcome.term,
+            highest.max(term.unwrap_or(0))
+        );
+        return Err(End::Failed(Fault::new(FaultKind::Denied, message)));
+    }
+    if welcome.term > highest {
+        journal::keep_term(shell, welcome.term)
+            .await
+            .map_err(End::Failed)?;
+        cluster.term.set(welcome.term);
+    }
+    if cluster.id.borrow().as_ref() != Some(&welcome.id) {
+        journal::keep_id(shell, &welcome.id).await.map_err(End::Failed)?;
+        *cluster.id.borrow_mut() = Some(welcome.id.clone());
+    }
+    tracing::info!(agent = %welcome.id.0, term = welcome.term, "registered");
+    *cluster.session.borrow_mut() = Some(result.get_session().map_err(lost)?);
+    shell.metrics.registered.set(true);
+    line.term.set(Some(welcome.term));
+    line.heard.set(net::now());
+    line.welcomed.set();
+    cluster.event(TaskEvent::Welcomed { told });
+    Ok(Duration::from_millis(welcome.silence_max_ms))
+}
+
+/// Until the master has ended the session, or says nothing for too long.
+async fn stay(line: &Rc<Line>, silence_max: Duration) -> End {
+    loop {
+        let quiet = net::now().saturating_duration_since(line.heard.get());
+        let Some(left) = silence_max.checked_sub(quiet).filter(|left| !left.is_zero()) else {
+            return End::Failed(Fault::failed(format!(
+                "the master said nothing for {} s",
+                silence_max.as_secs()
+            )));
+        };
+        if net::timeout(left, line.released.wait()).await.is_ok() {
+            let message = "the master ended the session";
+            return match line.shutdown.get() {
+                true => End::Outside(Fault::new(FaultKind::Denied, message)),
+                false => End::Changed,
+            };
+        }
+    }
+}

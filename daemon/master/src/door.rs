@@ -1,0 +1,88 @@
+//! The one port: HTTP for people and monitoring, Cap'n Proto for agents and clients. The first byte tells them apart: a
+//! method's name begins with a letter, a message's table with the number of its segments, never as many as that.
+
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+use model::Fault;
+use net::rpc::RpcLimits;
+
+use crate::gate::GateService;
+use crate::server::Shell;
+
+/// Descriptors for ourselves: the log's files and links, ZooKeeper, the loop.
+const DESCRIPTORS_OWN: u64 = 512;
+const CONNECTIONS_MIN: u64 = 64;
+/// What all connections may hold in messages that are not done.
+const MEMORY_MAX: usize = 256 << 20;
+/// For the first byte.
+const GREETING: Duration = Duration::from_secs(15);
+
+pub fn limits() -> RpcLimits {
+    RpcLimits {
+        // An agent with ten thousand tasks registers with one message.
+        message_bytes_max: 16 << 20,
+        open_calls_max: 65_536,
+        open_bytes_max: 64 << 20,
+        ..RpcLimits::default()
+    }
+}
+
+/// Listens, and goes on for as long as the task is held.
+pub fn open(shell: &Rc<Shell>, descriptors: u64) -> Result<net::Task<()>, Fault> {
+    let address = shell.info.http();
+    let listener = net::TcpListener::bind(address).map_err(|error| {
+        let fault = Fault::failed(format!("listen on {address}: {error}")).field("--port");
+        fault.remedy("choose another --ip or --port")
+    })?;
+    let most = descriptors.saturating_sub(DESCRIPTORS_OWN).max(CONNECTIONS_MIN);
+    let most = usize::try_from(most).unwrap_or(usize::MAX);
+    let limit = net::ConnectionLimit::with_memory(most, MEMORY_MAX);
+    let http = Rc::new(net::http::HttpLimits {
+        connections_max: most,
+        ..net::http::HttpLimits::default()
+    });
+    let shell = Rc::downgrade(shell);
+    Ok(net::spawn(async move {
+        let error = net::accept_loop(&listener, &limit, |stream, guard| {
+            let Some(strong) = shell.upgrade() else { return };
+            let (weak, http) = (Weak::clone(&shell), http.clone());
+            strong.connection(async move {
+                if let Err(error) = attend(weak, stream, guard, http).await {
+                    tracing::debug!("a connection ended: {error}");
+                }
+            });
+        })
+        .await;
+        tracing::error!("the socket of agents and clients is broken: {error}; restart the master");
+    }))
+}
+
+async fn attend(
+    shell: Weak<Shell>,
+    stream: net::TcpStream,
+    guard: net::ConnectionGuard,
+    http: Rc<net::http::HttpLimits>,
+) -> std::io::Result<()> {
+    let mut first = [0];
+    let greeting = net::timeout(GREETING, stream.peek(&mut first)).await;
+    if !matches!(greeting, Ok(Ok(1))) {
+        return Ok(());
+    }
+    if first[0].is_ascii_alphabetic() {
+        let handler: net::http::Handler =
+            Rc::new(move |request| Box::pin(crate::endpoints::handle(shell.clone(), request)));
+        net::http::serve_connection(stream, handler, http, guard).await;
+        return Ok(());
+    }
+    let gate = GateService {
+        shell,
+        connection: guard.handle(),
+    };
+    let gate: wire::master_capnp::gate::Client = capnp_rpc::new_client(gate);
+    let reason = net::rpc::serve_limited(stream, gate.client, &limits(), guard.handle()).await;
+    if reason.is_misbehaviour() {
+        tracing::warn!("connection cut off: {reason}");
+    }
+    Ok(())
+}
