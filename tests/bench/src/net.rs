@@ -55,17 +55,25 @@ pub fn run(report: &mut Report, quick: bool, only: Option<Part>) -> Result<(), B
     Ok(())
 }
 
+/// Round trips are quick and noisy: more of them, in turns that are close in time.
+const TURNS_OF_QUESTIONS: usize = 5;
+
 fn compare(report: &mut Report, ways: &[Way], rounds: usize) -> Result<(), Box<dyn Error>> {
     let mut measured: Vec<Measured> = ways.iter().map(|_| Measured::default()).collect();
+    // In rotating order, so that nobody always follows the same neighbour.
+    let order = |round: usize| (0..ways.len()).map(move |turn| (turn + round) % ways.len());
     for round in 0..rounds {
-        for turn in 0..ways.len() {
-            // In rotating order, so that nobody always follows the same neighbour.
-            let at = (turn + round) % ways.len();
+        for at in order(round) {
             let (way, into) = (&ways[at], &mut measured[at]);
             into.megabits.push(traffic::stream(way)?);
             into.packets.push(traffic::small_packets(way)?);
-            into.tcp_micros.push(traffic::tcp_round_trip(way)?);
-            into.udp_micros.push(traffic::udp_round_trip(way)?);
+        }
+        for turn in 0..TURNS_OF_QUESTIONS {
+            for at in order(round + turn) {
+                let (way, into) = (&ways[at], &mut measured[at]);
+                into.tcp_micros.push(traffic::tcp_round_trip(way)?);
+                into.udp_micros.push(traffic::udp_round_trip(way)?);
+            }
         }
     }
     type Column = fn(&Measured) -> &Sample;
@@ -83,12 +91,17 @@ fn compare(report: &mut Report, ways: &[Way], rounds: usize) -> Result<(), Box<d
             .collect();
         report.table(title, unit, &rows);
     }
+    // Of each round by itself, and the median of those: the machine's own slow changes cancel.
     let ratio = |column: Column, one: &str, other: &str| {
-        let median = |name: &str| {
+        let values = |name: &str| {
             let at = ways.iter().position(|way| way.name == name)?;
-            Some(column(&measured[at]).median())
+            Some(column(&measured[at]).in_order())
         };
-        Some(median(one)? / median(other)?)
+        let mut ratios = Sample::default();
+        for (one, other) in values(one)?.iter().zip(values(other)?) {
+            ratios.push(one / other);
+        }
+        Some(ratios.median())
     };
     let [(_, _, stream), (_, _, packets), (_, _, tcp), (_, _, udp)] = columns;
     let metrics: [(&str, Column, &str, Goal); 12] = [

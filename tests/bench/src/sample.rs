@@ -15,6 +15,11 @@ impl Sample {
         self.values.len()
     }
 
+    /// As they were pushed.
+    pub fn in_order(&self) -> &[f64] {
+        &self.values
+    }
+
     pub fn median(&self) -> f64 {
         self.quantile(0.5)
     }
