@@ -302,12 +302,13 @@ impl Detection {
                 {
                     return self.give_up();
                 }
-                let due = match &session.asking {
-                    Asking::List { gives_up } | Asking::Read { gives_up, .. } => *gives_up,
-                    Asking::Next { at } => *at,
-                };
-                if due <= now {
-                    self.list();
+                match &session.asking {
+                    // A server that does not answer for so long has not been heard for so long.
+                    Asking::List { gives_up } | Asking::Read { gives_up, .. } if *gives_up <= now => {
+                        self.give_up()
+                    }
+                    Asking::Next { at } if *at <= now => self.list(),
+                    _ => {}
                 }
             }
             _ => {}

@@ -292,18 +292,18 @@ impl Shell {
         };
         let (facts, journal) = (self.facts.clone(), Rc::clone(&self.journal));
         let task = net::spawn(async move {
-            match net::timeout(session.timeout(), session.list()).await {
-                Ok(Ok((members, change))) => {
+            // What stays without an answer is the machine's to give up.
+            match session.list().await {
+                Ok((members, change)) => {
                     journal.fine();
                     tell(&facts, Input::Listed { attempt, members }).await;
                     change.come().await;
                     tell(&facts, Input::Changed { attempt }).await;
                 }
-                Ok(Err(error)) => {
+                Err(error) => {
                     journal.trouble(&error);
                     tell(&facts, Input::ListFailed { attempt }).await;
                 }
-                Err(_) => tell(&facts, Input::ListFailed { attempt }).await,
             }
         });
         self.trial.list = Some(task);
@@ -315,21 +315,20 @@ impl Shell {
         };
         let (facts, journal) = (self.facts.clone(), Rc::clone(&self.journal));
         self.trial.tasks.spawn(async move {
-            let found = match net::timeout(session.timeout(), session.read(&member)).await {
-                Ok(Ok(Some((text, _)))) if member.label() != Some(ELECTION_LABEL) => unreadable(
+            let found = match session.read(&member).await {
+                Ok(Some((text, _))) if member.label() != Some(ELECTION_LABEL) => unreadable(
                     &member,
                     &format!("a leader of another kind: {} bytes that are not JSON", text.len()),
                 ),
-                Ok(Ok(Some((text, term)))) => match api::master_info::from_json(&text) {
+                Ok(Some((text, term))) => match api::master_info::from_json(&text) {
                     Ok(info) => Found::Master(info, term),
                     Err(error) => unreadable(&member, &error.to_string()),
                 },
-                Ok(Ok(None)) => Found::Gone,
-                Ok(Err(error)) => {
+                Ok(None) => Found::Gone,
+                Err(error) => {
                     journal.trouble(&error);
                     Found::Failed
                 }
-                Err(_) => Found::Failed,
             };
             tell(
                 &facts,

@@ -4,10 +4,10 @@ use std::process::ExitCode;
 
 use replog_core::PlantedBug;
 use simulation::sweep::first_failure;
-use simulation::{agent_world, log_model, log_world};
+use simulation::{agent_world, election_world, log_model, log_world, master_world};
 
-const USAGE: &str = "usage: scripts/sim agent|log [--seeds N] [--from SEED]
-       scripts/sim agent|log --replay SEED
+const USAGE: &str = "usage: scripts/sim agent|log|election|master [--seeds N] [--from SEED]
+       scripts/sim agent|log|election|master --replay SEED
        scripts/sim log --bugs [--seeds N] [--bug NAME]   how many worlds each planted bug survives
        scripts/sim log --replay SEED --bug NAME          the world that catches it
        scripts/sim log --model [--states N]              every order of messages, as far as so many states reach";
@@ -25,6 +25,26 @@ type World = fn(u64, bool) -> (Result<(), Failure>, Option<String>);
 fn agent(seed: u64, log: bool) -> (Result<(), Failure>, Option<String>) {
     let (result, text) = agent_world::run(seed, log);
     let result = result.map_err(|v| Failure {
+        seed,
+        at_ms: v.at_ms,
+        message: v.message,
+    });
+    (result, text)
+}
+
+fn master(seed: u64, log: bool) -> (Result<(), Failure>, Option<String>) {
+    let (result, text) = master_world::run(seed, log);
+    let result = result.map_err(|v| Failure {
+        seed,
+        at_ms: v.at_ms,
+        message: v.message,
+    });
+    (result, text)
+}
+
+fn election(seed: u64, log: bool) -> (Result<(), Failure>, Option<String>) {
+    let (result, text) = election_world::run(seed, log, None);
+    let result = result.map(|_| ()).map_err(|v| Failure {
         seed,
         at_ms: v.at_ms,
         message: v.message,
@@ -56,6 +76,8 @@ fn main() -> ExitCode {
     let (name, world): (&str, World) = match arguments.first().map(String::as_str) {
         Some("agent") => ("agent", agent),
         Some("log") => ("log", log),
+        Some("election") => ("election", election),
+        Some("master") => ("master", master),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);
