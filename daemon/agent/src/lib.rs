@@ -42,6 +42,7 @@ mod sink;
 mod statistics;
 mod stdin;
 mod turns;
+mod uplinks;
 mod work_dir;
 
 use std::io::IsTerminal;
@@ -63,7 +64,9 @@ pub fn main(matches: &clap::ArgMatches) -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let filter = match tracing_subscriber::EnvFilter::try_new(&config.log) {
+    // What ZooKeeper's client says of each attempt is said once for each state by `coordination`.
+    let filter = format!("zookeeper_client=off,{}", config.log);
+    let filter = match tracing_subscriber::EnvFilter::try_new(filter) {
         Ok(filter) => filter,
         Err(error) => {
             eprintln!("bulkhead: agent: --log {:?}: {error}", config.log);

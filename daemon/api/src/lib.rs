@@ -2,6 +2,7 @@
 //! command line prints ([`client_json`]).
 
 pub mod client_json;
+pub mod credentials;
 pub mod master;
 pub mod master_info;
 pub mod mesos;

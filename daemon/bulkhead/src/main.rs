@@ -10,6 +10,7 @@ fn main() -> ExitCode {
             .subcommand(agent::command().display_order(0))
             .subcommand(master::command().display_order(0))
             .subcommand(cli::cluster::dev::command())
+            .subcommand(cli::cluster::tls::command())
             .subcommands(cli::cluster::commands())
             .subcommand(replog::tool::command().subcommand(registrar::tool::command())),
     );
@@ -18,6 +19,7 @@ fn main() -> ExitCode {
             Some(("agent", flags)) => agent::main(flags),
             Some(("master", flags)) => master::main(flags),
             Some(("dev", flags)) => cli::cluster::dev::main(flags),
+            Some(("tls", flags)) => cli::cluster::tls::main(flags),
             Some((verb, _)) if cli::cluster::is_verb(verb) => cli::cluster::main(&matches),
             Some(("log", flags)) => match flags.subcommand() {
                 // The log itself does not know what is in it.

@@ -14,6 +14,14 @@ pub struct Rates {
     pub throttled_percent: Option<f64>,
     pub io_read_bps: Option<f64>,
     pub io_write_bps: Option<f64>,
+    /// Into the container and out of it: bytes and packets.
+    pub net_rx_bps: Option<f64>,
+    pub net_tx_bps: Option<f64>,
+    pub net_rx_pps: Option<f64>,
+    pub net_tx_pps: Option<f64>,
+    /// Packets dropped, in both directions.
+    pub net_drops_ps: Option<f64>,
+    pub net_retransmits_ps: Option<f64>,
 }
 
 /// CPU time used so far, user and system.
@@ -34,6 +42,13 @@ pub fn between(old: &Usage, new: &Usage) -> Rates {
         throttled_percent: throttled(old, new),
         io_read_bps: grown_count(old.io_read_bytes, new.io_read_bytes).map(|n| n / seconds),
         io_write_bps: grown_count(old.io_write_bytes, new.io_write_bytes).map(|n| n / seconds),
+        net_rx_bps: grown_count(old.net_rx_bytes, new.net_rx_bytes).map(|n| n / seconds),
+        net_tx_bps: grown_count(old.net_tx_bytes, new.net_tx_bytes).map(|n| n / seconds),
+        net_rx_pps: grown_count(old.net_rx_packets, new.net_rx_packets).map(|n| n / seconds),
+        net_tx_pps: grown_count(old.net_tx_packets, new.net_tx_packets).map(|n| n / seconds),
+        net_drops_ps: grown_count(net_dropped(old), net_dropped(new)).map(|n| n / seconds),
+        net_retransmits_ps: grown_count(old.net_tcp_retransmits, new.net_tcp_retransmits)
+            .map(|n| n / seconds),
     }
 }
 
@@ -54,6 +69,16 @@ fn grown(old: Option<f64>, new: Option<f64>) -> Option<f64> {
 
 fn grown_count(old: Option<u64>, new: Option<u64>) -> Option<f64> {
     new?.checked_sub(old?).map(|difference| difference as f64)
+}
+
+/// Packets dropped so far, in both directions.
+pub fn net_dropped(usage: &Usage) -> Option<u64> {
+    Some(usage.net_rx_dropped? + usage.net_tx_dropped?)
+}
+
+/// The disk ceiling, if there is one.
+pub fn disk_limit(usage: &Usage) -> Option<u64> {
+    usage.disk_limit_bytes.filter(|&limit| limit < NO_LIMIT)
 }
 
 /// The memory ceiling, if there is one.

@@ -20,7 +20,8 @@ use crate::table::{Align, Table};
 ///
 /// A rate needs two samples: without --watch they are taken 200 ms apart. CPU of 100% is one CPU;
 /// THROTTLED is the share of scheduling periods in which the container was stopped at its ceiling; WAITING, where the
-/// kernel tells it, the share of the last 10 s in which something in it waited for a CPU, for memory, for a disk.
+/// kernel tells it, the share of the last 10 s in which something in it waited for a CPU, for memory, for a disk. TCP counts
+/// open connections; `-o json` has their round trip times, retransmits and what was dropped for which reason.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -45,7 +46,7 @@ const ONE_LOOK: Duration = Duration::from_millis(200);
 const INTERVAL_LEAST: Millis = Millis(50);
 
 /// The last one only where the kernel tells it.
-const COLUMNS: [(&str, Align); 13] = [
+const COLUMNS: [(&str, Align); 17] = [
     ("CONTAINER", Align::Left),
     ("NAME", Align::Left),
     ("CPU", Align::Right),
@@ -57,7 +58,11 @@ const COLUMNS: [(&str, Align); 13] = [
     ("PEAK", Align::Right),
     ("PIDS", Align::Right),
     ("LIMIT", Align::Right),
+    ("DISK", Align::Right),
+    ("LIMIT", Align::Right),
     ("IO READ/WRITTEN", Align::Right),
+    ("NET IN/OUT", Align::Right),
+    ("TCP", Align::Right),
     ("WAITING", Align::Left),
 ];
 
@@ -177,7 +182,15 @@ fn table(samples: &[ContainerUsage], rates: &[Rates]) -> Table {
             known(usage.mem_peak_bytes.map(human::bytes)),
             known(rates::tasks(usage).map(|count| count.to_string())),
             known(rates::tasks_limit(usage).map(|count| count.to_string())),
+            known(usage.disk_used_bytes.map(human::bytes)),
+            known(rates::disk_limit(usage).map(human::bytes)),
             known(io),
+            known(traffic(rates)),
+            known(
+                usage
+                    .net_tcp_active_connections
+                    .map(|count| human::count(count as u64)),
+            ),
         ];
         if told {
             cells.push(known(human::pressure(usage)));
@@ -185,6 +198,16 @@ fn table(samples: &[ContainerUsage], rates: &[Rates]) -> Table {
         table.row(cells);
     }
     table
+}
+
+/// Bytes a second, in and out.
+fn traffic(rates: &Rates) -> Option<String> {
+    let rate = |bytes: f64| format!("{}/s", human::bytes(bytes as u64));
+    Some(format!(
+        "{} / {}",
+        rate(rates.net_rx_bps?),
+        rate(rates.net_tx_bps?)
+    ))
 }
 
 #[cfg(test)]
@@ -246,8 +269,12 @@ mod tests {
                 "-",
                 "3",
                 "-",
+                "-",
+                "-",
                 "1KB",
                 "/",
+                "-",
+                "-",
                 "-"
             ]
         );

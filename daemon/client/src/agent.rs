@@ -96,7 +96,7 @@ impl Agent {
     where
         S: AsyncRead + AsyncWrite + Unpin + 'static,
     {
-        let (connection, gate) = connection::over(endpoint, stream);
+        let (connection, gate) = connection::over(crate::error::Peer::agent(endpoint), stream);
         Self::authenticate(connection, gate, credentials).await
     }
 
@@ -147,7 +147,7 @@ impl Agent {
     }
 
     pub fn endpoint(&self) -> &Endpoint {
-        &self.connection.endpoint
+        &self.connection.peer.endpoint
     }
 
     /// Resolves when the connection is over: the agent ended, or cut us off.

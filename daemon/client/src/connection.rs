@@ -10,7 +10,7 @@ use model::Fault;
 use wire::agent_capnp::gate;
 
 use crate::endpoint::Endpoint;
-use crate::error;
+use crate::error::{self, Peer};
 
 /// Time for the connection itself. On one host it takes microseconds; over TCP a lost SYN is sent
 /// again after 1 and 3 s.
@@ -18,7 +18,7 @@ pub(crate) const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Closed when the last handle drops it.
 pub(crate) struct Connection {
-    pub(crate) endpoint: Endpoint,
+    pub(crate) peer: Peer,
     closed: net::Notify,
     /// Moves bytes between the socket and the calls; dropping it ends the connection.
     _driver: net::Task<()>,
@@ -35,15 +35,15 @@ impl Connection {
     }
 
     pub(crate) fn gone(&self) -> Fault {
-        error::gone(&self.endpoint)
+        error::gone(&self.peer)
     }
 
     pub(crate) fn unreadable(&self, what: impl std::fmt::Display) -> Fault {
-        error::unreadable(&self.endpoint, what)
+        error::unreadable(&self.peer, what)
     }
 
     pub(crate) fn failed(&self, error: &capnp::Error) -> Fault {
-        error::call_failed(&self.endpoint, error)
+        error::call_failed(&self.peer, error)
     }
 
     /// The answer to a call, with no deadline.
@@ -65,40 +65,48 @@ impl Connection {
     {
         match net::timeout(deadline, self.answer(call)).await {
             Ok(answer) => answer,
-            Err(_) => Err(error::silent(&self.endpoint, deadline)),
+            Err(_) => Err(error::silent(&self.peer, deadline)),
         }
     }
 }
 
 /// Connects; nothing has been said yet.
 pub(crate) async fn open(endpoint: &Endpoint) -> Result<(Rc<Connection>, gate::Client), Fault> {
-    open_as(endpoint).await
+    open_as(Peer::agent(endpoint), None).await
 }
 
 /// As [`open`], to whatever is there.
-pub(crate) async fn open_as<C: FromClientHook>(endpoint: &Endpoint) -> Result<(Rc<Connection>, C), Fault> {
+pub(crate) async fn open_as<C: FromClientHook>(
+    peer: Peer,
+    tls: Option<&net::Tls>,
+) -> Result<(Rc<Connection>, C), Fault> {
     let connect = async {
-        match endpoint {
+        match &peer.endpoint {
             Endpoint::Unix(path) => net::UnixStream::connect(path)
                 .await
-                .map(|stream| over(endpoint, stream)),
+                .map(|stream| over(peer.clone(), stream)),
             Endpoint::Tcp { host, port } => {
                 let address = resolve(host.clone(), *port).await?;
-                net::TcpStream::connect(address)
-                    .await
-                    .map(|stream| over(endpoint, stream))
+                let stream = net::TcpStream::connect(address).await?;
+                match tls {
+                    None => Ok(over(peer.clone(), stream)),
+                    Some(tls) => tls
+                        .connect(stream, host)
+                        .await
+                        .map(|stream| over(peer.clone(), stream)),
+                }
             }
         }
     };
     match net::timeout(CONNECT_DEADLINE, connect).await {
         Ok(Ok(connection)) => Ok(connection),
-        Ok(Err(error)) => Err(error::connect_failed(endpoint, &error)),
-        Err(_) => Err(error::silent(endpoint, CONNECT_DEADLINE)),
+        Ok(Err(error)) => Err(error::connect_failed(&peer, &error)),
+        Err(_) => Err(error::silent(&peer, CONNECT_DEADLINE)),
     }
 }
 
 /// Speaks over a stream that is already there.
-pub(crate) fn over<S, C>(endpoint: &Endpoint, stream: S) -> (Rc<Connection>, C)
+pub(crate) fn over<S, C>(peer: Peer, stream: S) -> (Rc<Connection>, C)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
     C: FromClientHook,
@@ -107,7 +115,7 @@ where
     let closed = net::Notify::new();
     let driver = net::spawn(drive(system, closed.clone()));
     let connection = Connection {
-        endpoint: endpoint.clone(),
+        peer,
         closed,
         _driver: driver,
     };

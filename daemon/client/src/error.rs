@@ -6,70 +6,85 @@ use model::{Fault, FaultKind};
 
 use crate::endpoint::Endpoint;
 
-const START_IT: &str = "start one with: bulkhead agent";
+/// Whom a call is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Peer {
+    /// What the program is there: agent, master.
+    pub noun: &'static str,
+    pub endpoint: Endpoint,
+}
+
+impl Peer {
+    pub fn agent(endpoint: &Endpoint) -> Self {
+        Self {
+            noun: "agent",
+            endpoint: endpoint.clone(),
+        }
+    }
+
+    fn start_it(&self) -> String {
+        format!("start one with: bulkhead {}", self.noun)
+    }
+}
+
+impl std::fmt::Display for Peer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} at {}", self.noun, self.endpoint)
+    }
+}
 
 /// A call that was not answered with a result.
-pub(crate) fn call_failed(endpoint: &Endpoint, error: &capnp::Error) -> Fault {
+pub(crate) fn call_failed(peer: &Peer, error: &capnp::Error) -> Fault {
     match error.kind {
-        capnp::ErrorKind::Disconnected | capnp::ErrorKind::PrematureEndOfFile => gone(endpoint),
+        capnp::ErrorKind::Disconnected | capnp::ErrorKind::PrematureEndOfFile => gone(peer),
         capnp::ErrorKind::Overloaded => Fault::new(
             FaultKind::Exhausted,
-            format!("the agent at {endpoint} is overloaded: {}", message(error)),
+            format!("the {peer} is overloaded: {}", message(error)),
         ),
         capnp::ErrorKind::Unimplemented => Fault::new(
             FaultKind::Unsupported,
-            format!("the agent at {endpoint} does not know this call"),
+            format!("the {peer} does not know this call"),
         )
         .remedy("use the same version of bulkhead on both sides"),
-        _ => Fault::failed(format!("the agent at {endpoint} failed: {}", message(error))),
+        _ => Fault::failed(format!("the {peer} failed: {}", message(error))),
     }
 }
 
 /// The agent or the connection ended while something was under way.
-pub(crate) fn gone(endpoint: &Endpoint) -> Fault {
-    Fault::new(
-        FaultKind::Unavailable,
-        format!("the agent at {endpoint} went away"),
-    )
+pub(crate) fn gone(peer: &Peer) -> Fault {
+    Fault::new(FaultKind::Unavailable, format!("the {peer} went away"))
 }
 
 /// The answer can not be read, or lacks what has to be in it.
-pub(crate) fn unreadable(endpoint: &Endpoint, what: impl std::fmt::Display) -> Fault {
-    Fault::failed(format!(
-        "the answer of the agent at {endpoint} can not be read: {what}"
-    ))
+pub(crate) fn unreadable(peer: &Peer, what: impl std::fmt::Display) -> Fault {
+    Fault::failed(format!("the answer of the {peer} can not be read: {what}"))
 }
 
-pub(crate) fn silent(endpoint: &Endpoint, deadline: std::time::Duration) -> Fault {
-    let message = format!(
-        "the agent at {endpoint} did not answer within {} s",
-        deadline.as_secs()
-    );
+pub(crate) fn silent(peer: &Peer, deadline: std::time::Duration) -> Fault {
+    let message = format!("the {peer} did not answer within {} s", deadline.as_secs());
     Fault::new(FaultKind::Unavailable, message)
 }
 
 /// No connection could be made.
-pub(crate) fn connect_failed(endpoint: &Endpoint, error: &io::Error) -> Fault {
+pub(crate) fn connect_failed(peer: &Peer, error: &io::Error) -> Fault {
     let unavailable = |message: String| Fault::new(FaultKind::Unavailable, message);
-    match (error.kind(), endpoint) {
+    match (error.kind(), &peer.endpoint) {
         // No socket file, or not even its directory.
         (io::ErrorKind::NotFound | io::ErrorKind::NotADirectory, _) => {
-            unavailable(format!("no agent at {endpoint}")).remedy(START_IT)
+            unavailable(format!("no {peer}")).remedy(peer.start_it())
         }
-        (io::ErrorKind::PermissionDenied, _) => Fault::new(
-            FaultKind::Denied,
-            format!("not allowed to connect to the agent at {endpoint}"),
-        )
-        .remedy("run as root (sudo): its socket is root's alone"),
+        (io::ErrorKind::PermissionDenied, _) => {
+            Fault::new(FaultKind::Denied, format!("not allowed to connect to the {peer}"))
+                .remedy("run as root (sudo): its socket is root's alone")
+        }
         // A socket file that nobody listens on is what a dead agent leaves behind, unix(7).
-        (io::ErrorKind::ConnectionRefused, Endpoint::Unix(_)) => unavailable(format!(
-            "the agent at {endpoint} is not running; its socket is left over"
-        ))
-        .remedy(START_IT),
-        (io::ErrorKind::ConnectionRefused, Endpoint::Tcp { .. }) => {
-            unavailable(format!("no agent at {endpoint}: {error}")).remedy(START_IT)
+        (io::ErrorKind::ConnectionRefused, Endpoint::Unix(_)) => {
+            unavailable(format!("the {peer} is not running; its socket is left over")).remedy(peer.start_it())
         }
-        _ => unavailable(format!("connect to the agent at {endpoint}: {error}")),
+        (io::ErrorKind::ConnectionRefused, Endpoint::Tcp { .. }) => {
+            unavailable(format!("no {peer}: {error}")).remedy(peer.start_it())
+        }
+        _ => unavailable(format!("connect to the {peer}: {error}")),
     }
 }
 
@@ -105,7 +120,7 @@ mod tests {
             ),
             (io::ErrorKind::WouldBlock, FaultKind::Unavailable, None),
         ] {
-            let fault = connect_failed(&unix, &error.into());
+            let fault = connect_failed(&Peer::agent(&unix), &error.into());
             assert_eq!((fault.kind, fault.remedy.as_deref()), (kind, remedy), "{error:?}");
             assert!(fault.message.contains("unix:/run/bulkhead/agent.sock"), "{fault}");
         }
@@ -115,7 +130,7 @@ mod tests {
     fn the_peers_words_are_told_once() {
         let endpoint = Endpoint::default();
         let failed = capnp::Error::failed("remote exception: no space".into());
-        let fault = call_failed(&endpoint, &failed);
+        let fault = call_failed(&Peer::agent(&endpoint), &failed);
         assert_eq!(
             fault.message,
             "the agent at unix:/run/bulkhead/agent.sock failed: no space"
@@ -126,7 +141,7 @@ mod tests {
             (capnp::Error::unimplemented("x".into()), FaultKind::Unsupported),
         ];
         for (error, kind) in kinds {
-            assert_eq!(call_failed(&endpoint, &error).kind, kind);
+            assert_eq!(call_failed(&Peer::agent(&endpoint), &error).kind, kind);
         }
     }
 }

@@ -5,21 +5,62 @@ use std::time::Duration;
 
 use model::registry::AgentId;
 use model::task::{AgentView, LeaderView, TaskId, TaskView};
-use model::{Fault, FaultKind, LaunchSpec, Millis};
-use wire::master_capnp::{gate, operator};
+use model::{Credential, Fault, FaultKind, LaunchSpec, Millis};
+use net::scram::{Client as Scram, ScramError};
+use wire::master_capnp::{gate, hall, operator};
 
 use crate::agent::{Agent, CALL_DEADLINE, LAUNCH_DEADLINE};
 use crate::connection::{self, Connection};
 use crate::endpoint::Endpoint;
+use crate::error::Peer;
 
 /// Names the master that a command talks to.
 pub const MASTER_VARIABLE: &str = "BULKHEAD_MASTER";
 /// Where a master is that was started without flags.
 pub const MASTER_DEFAULT: &str = "127.0.0.1:5050";
+/// Names a file with the credential for a master.
+pub const CREDENTIAL_VARIABLE: &str = "BULKHEAD_CREDENTIAL";
+/// What a master that was started without flags lets people of its own host in by.
+pub const CREDENTIAL_DEFAULT: &str = "/var/lib/bulkhead-master/credential";
 /// From one that does not lead to the one that does, and once more if that one has just lost it.
 const REDIRECTS_MAX: usize = 3;
 /// An election takes a session's time-out; between two attempts.
 const PAUSE: Duration = Duration::from_millis(200);
+
+fn random() -> Result<u128, Fault> {
+    net::random().map_err(|error| Fault::from_error(FaultKind::Failed, &error))
+}
+
+fn denied(error: &ScramError) -> Fault {
+    Fault::from_error(FaultKind::Denied, error).field("credential")
+}
+
+/// That we know the secret, and that the master does.
+async fn prove(
+    connection: &Connection,
+    scram: &Scram,
+    begun: gate::authenticate_results::Reader<'_>,
+) -> Result<hall::Client, Fault> {
+    let challenge = wire::agent::decode_text("challenge", begun.get_challenge())?;
+    let (proof, expected) = scram.prove(&challenge).map_err(|error| denied(&error))?;
+    let login = begun.get_login().map_err(|error| connection.unreadable(error))?;
+    let mut request = login.prove_request();
+    request.get().set_scram(proof);
+    let answer = connection.answer_soon(request.send(), CALL_DEADLINE).await?;
+    let result = answer.get().map_err(|error| connection.unreadable(error))?;
+    wire::fault::check(result.get_fault())?;
+    let verifier = wire::agent::decode_text("verifier", result.get_verifier())?;
+    expected.check(&verifier).map_err(|error| denied(&error))?;
+    result.get_hall().map_err(|error| connection.unreadable(error))
+}
+
+/// What we show a master.
+#[derive(Debug, Clone, Default)]
+pub struct Access {
+    pub credential: Option<Credential>,
+    /// Certificates; without them in plain text, which a master takes from its own host.
+    pub tls: Option<net::Tls>,
+}
 
 /// The leader of a cluster, that has let us in.
 #[derive(Clone)]
@@ -30,10 +71,10 @@ pub struct Master {
 
 impl Master {
     /// Asks the masters in their order until one leads, or says who does.
-    pub async fn connect(endpoints: &[Endpoint]) -> Result<Self, Fault> {
+    pub async fn connect(endpoints: &[Endpoint], access: &Access) -> Result<Self, Fault> {
         let mut last = Fault::invalid("master", "no address was given");
         for endpoint in endpoints {
-            match Self::follow(endpoint.clone()).await {
+            match Self::follow(endpoint.clone(), access).await {
                 Ok(master) => return Ok(master),
                 Err(fault) => last = fault,
             }
@@ -42,10 +83,14 @@ impl Master {
     }
 
     /// As [`Self::connect`], trying again while nobody leads.
-    pub async fn connect_retry(endpoints: &[Endpoint], patience: Duration) -> Result<Self, Fault> {
+    pub async fn connect_retry(
+        endpoints: &[Endpoint],
+        access: &Access,
+        patience: Duration,
+    ) -> Result<Self, Fault> {
         let deadline = net::now() + patience;
         loop {
-            match Self::connect(endpoints).await {
+            match Self::connect(endpoints, access).await {
                 Err(fault) if fault.kind == FaultKind::Unavailable && net::now() < deadline => {
                     net::sleep(PAUSE).await;
                 }
@@ -54,13 +99,25 @@ impl Master {
         }
     }
 
-    async fn follow(mut endpoint: Endpoint) -> Result<Self, Fault> {
+    async fn follow(mut endpoint: Endpoint, access: &Access) -> Result<Self, Fault> {
         let mut redirects = 0;
         loop {
-            let (connection, gate): (_, gate::Client) = connection::open_as(&endpoint).await?;
+            let peer = Peer {
+                noun: "master",
+                endpoint: endpoint.clone(),
+            };
+            let (connection, gate): (_, gate::Client) =
+                connection::open_as(peer, access.tls.as_ref()).await?;
             let mut request = gate.authenticate_request();
             request.get().set_client("bulkhead");
             request.get().set_version(env!("CARGO_PKG_VERSION"));
+            let scram = match &access.credential {
+                Some(credential) => Some(Scram::new(credential.clone(), random()?)),
+                None => None,
+            };
+            if let Some(scram) = &scram {
+                request.get().set_scram(scram.first());
+            }
             let answer = connection.answer_soon(request.send(), CALL_DEADLINE).await?;
             let result = answer.get().map_err(|error| connection.unreadable(error))?;
             if let Err(fault) = wire::fault::check(result.get_fault()) {
@@ -72,7 +129,10 @@ impl Master {
                 redirects += 1;
                 continue;
             }
-            let hall = result.get_hall().map_err(|error| connection.unreadable(error))?;
+            let hall = match scram {
+                Some(scram) => prove(&connection, &scram, result).await?,
+                None => result.get_hall().map_err(|error| connection.unreadable(error))?,
+            };
             let answer = connection
                 .answer_soon(hall.operate_request().send(), CALL_DEADLINE)
                 .await?;
@@ -87,7 +147,7 @@ impl Master {
 
     /// Where it is.
     pub fn endpoint(&self) -> &Endpoint {
-        &self.connection.endpoint
+        &self.connection.peer.endpoint
     }
 
     pub async fn leader(&self) -> Result<LeaderView, Fault> {

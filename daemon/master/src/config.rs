@@ -123,6 +123,17 @@ pub struct Flags {
     /// Ended tasks that are remembered
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     pub max_completed_tasks: usize,
+    /// Secrets of agents and people: a file with {"credentials":[{"principal":NAME,"secret":SECRET}]}. Those of this host
+    /// may read WORK_DIR/credential instead
+    #[arg(long, value_name = "FILE", env = "BULKHEAD_CREDENTIALS")]
+    pub credentials: Option<PathBuf>,
+    /// Let nobody in without a secret, not even with --insecure
+    #[arg(long, env = "BULKHEAD_AUTHENTICATE_AGENTS")]
+    pub authenticate_agents: bool,
+    /// Directory with ca.pem, certificate.pem and key.pem (see bulkhead tls init): whoever comes from beyond loopback speaks
+    /// TLS, and has a certificate of the same authority. Read again at SIGHUP
+    #[arg(long, value_name = "DIR", env = "BULKHEAD_TLS")]
+    pub tls: Option<PathBuf>,
     /// Serve on addresses beyond loopback in plain text: whoever reaches the port rules the cluster
     #[arg(long, env = "BULKHEAD_INSECURE")]
     pub insecure: bool,
@@ -166,13 +177,15 @@ impl Config {
     }
 
     pub fn check(flags: Flags) -> Result<Self, Fault> {
-        if !flags.ip.is_loopback() && !flags.insecure {
+        if !flags.ip.is_loopback() && !flags.insecure && flags.tls.is_none() {
             let message = format!(
                 "{} is not a loopback address, and there would be no encryption",
                 flags.ip
             );
             let fault = Fault::invalid("--ip", message);
-            return Err(fault.remedy("give --insecure on a network that only the cluster's own hosts reach"));
+            return Err(fault.remedy(
+                "give --tls=DIR (see bulkhead tls init), or --insecure on a network that only the cluster's own hosts reach",
+            ));
         }
         if flags.ip.is_unspecified() {
             let message = format!("{} is every address, and agents need one to reach", flags.ip);
@@ -316,7 +329,7 @@ mod tests {
         assert!(parse(&[]).is_ok());
         let zk = "--zk=zk://127.0.0.1:2181/b";
         for (line, part) in [
-            (&["--ip=10.0.0.1"][..], "--insecure"),
+            (&["--ip=10.0.0.1"][..], "--tls"),
             (&["--ip=0.0.0.0", "--insecure"][..], "every address"),
             (&[zk][..], "--quorum"),
             (&["--quorum=2"][..], "--zk"),

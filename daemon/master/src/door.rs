@@ -1,5 +1,6 @@
 //! The one port: HTTP for people and monitoring, Cap'n Proto for agents and clients. The first byte tells them apart: a
-//! method's name begins with a letter, a message's table with the number of its segments, never as many as that.
+//! method's name begins with a letter, a message's table with the number of its segments, never as many as that, and TLS with
+//! 22, behind which it is one of the two.
 
 use std::rc::{Rc, Weak};
 use std::time::Duration;
@@ -15,6 +16,8 @@ const DESCRIPTORS_OWN: u64 = 512;
 const CONNECTIONS_MIN: u64 = 64;
 /// What all connections may hold in messages that are not done.
 const MEMORY_MAX: usize = 256 << 20;
+/// What TLS begins with: the type of a record.
+const HANDSHAKE: u8 = 22;
 /// For the first byte.
 const GREETING: Duration = Duration::from_secs(15);
 
@@ -64,25 +67,64 @@ async fn attend(
     guard: net::ConnectionGuard,
     http: Rc<net::http::HttpLimits>,
 ) -> std::io::Result<()> {
+    let Some(strong) = shell.upgrade() else {
+        return Ok(());
+    };
+    let (tls, insecure) = (strong.tls.borrow().clone(), strong.config.flags.insecure);
+    drop(strong);
     let mut first = [0];
     let greeting = net::timeout(GREETING, stream.peek(&mut first)).await;
     if !matches!(greeting, Ok(Ok(1))) {
         return Ok(());
     }
-    if first[0].is_ascii_alphabetic() {
+    let peer = stream.peer_address()?;
+    match tls.filter(|_| first[0] == HANDSHAKE) {
+        Some(tls) => {
+            let secured = match tls.accept(stream).await {
+                Ok(secured) => secured,
+                Err(error) => {
+                    tracing::warn!(%peer, "a connection was refused: TLS: {error}");
+                    return Ok(());
+                }
+            };
+            let stream = net::timeout(GREETING, net::Prefixed::read(secured)).await;
+            let stream = stream.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))?;
+            let first = stream.first().unwrap_or_default();
+            serve(shell, stream, first, true, guard, http).await;
+        }
+        None if peer.ip().is_loopback() || insecure => {
+            serve(shell, stream, first[0], false, guard, http).await;
+        }
+        None => {
+            tracing::warn!(%peer, "a connection was refused: it is not encrypted, and not from this host")
+        }
+    }
+    Ok(())
+}
+
+async fn serve<S>(
+    shell: Weak<Shell>,
+    stream: S,
+    first: u8,
+    certified: bool,
+    guard: net::ConnectionGuard,
+    http: Rc<net::http::HttpLimits>,
+) where
+    S: futures::AsyncRead + futures::AsyncWrite + Unpin + 'static,
+{
+    if first.is_ascii_alphabetic() {
         let handler: net::http::Handler =
             Rc::new(move |request| Box::pin(crate::endpoints::handle(shell.clone(), request)));
-        net::http::serve_connection(stream, handler, http, guard).await;
-        return Ok(());
+        return net::http::serve_connection(stream, handler, http, guard).await;
     }
     let gate = GateService {
         shell,
         connection: guard.handle(),
+        certified,
     };
     let gate: wire::master_capnp::gate::Client = capnp_rpc::new_client(gate);
     let reason = net::rpc::serve_limited(stream, gate.client, &limits(), guard.handle()).await;
     if reason.is_misbehaviour() {
         tracing::warn!("connection cut off: {reason}");
     }
-    Ok(())
 }

@@ -22,7 +22,13 @@ const PAUSE: Duration = Duration::from_secs(1);
 pub async fn keep_leading(shell: Rc<Shell>) -> Result<(), Fault> {
     let log = crate::log::open(&shell.config).await?;
     match shell.config.flags.zk.clone() {
-        None => alone(&shell, &log).await,
+        None => {
+            let leading = std::pin::pin!(alone(&shell, &log));
+            match select(leading, std::pin::pin!(shell.stopping.wait())).await {
+                Either::Left((ended, _)) => ended,
+                Either::Right(_) => Ok(()),
+            }
+        }
         Some(zk) => {
             let settings = coordination::Settings {
                 session_timeout: shell.config.flags.zk_session_timeout,

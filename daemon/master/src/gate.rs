@@ -5,7 +5,8 @@ use std::rc::{Rc, Weak};
 use capnp::capability::Rc as CapRc;
 use master_core::Input;
 use model::{Fault, FaultKind};
-use wire::master_capnp::{gate, hall, session};
+use net::scram::{Exchange, ScramError};
+use wire::master_capnp::{gate, hall, login, session};
 
 use crate::leader::{Leader, SessionGuard};
 use crate::operator::OperatorService;
@@ -29,6 +30,8 @@ pub(crate) use attempt;
 pub struct GateService {
     pub shell: Weak<Shell>,
     pub connection: net::ConnectionHandle,
+    /// It has a certificate of our authority.
+    pub certified: bool,
 }
 
 impl gate::Server for GateService {
@@ -42,19 +45,82 @@ impl gate::Server for GateService {
         let Some(shell) = self.shell.upgrade() else {
             return Err(capnp::Error::disconnected("this master stops".into()));
         };
+        let scram = params.get_scram()?.to_str().unwrap_or_default().to_owned();
         let Some(leader) = shell.leader() else {
             let (fault, address) = shell.not_leading();
             results.get().set_leader(&address);
             wire::fault::encode(&fault, results.get().init_fault());
             return Ok(());
         };
-        tracing::debug!(client, "authenticated");
+        results.get().set_leader(&leader.view.address);
+        if scram.is_empty() {
+            if !shell.keys.open && !(self.certified && shell.keys.certificates) {
+                let fault = Fault::new(FaultKind::Denied, "this master lets nobody in without a secret");
+                let remedy = "give --credential=FILE (BULKHEAD_CREDENTIAL); on the master's own host that is \
+                              credential in its --work_dir";
+                attempt!(results, Err::<(), _>(fault.remedy(remedy)));
+            }
+            self.connection.protect();
+            results.get().set_hall(hall_of(&leader));
+            return Ok(());
+        }
+        let nonce = attempt!(results, crate::keys::random());
+        let begun = shell.keys.scram.challenge(&scram, nonce);
+        let (challenge, exchange) = attempt!(results, begun.map_err(|error| denied(&client, &error)));
+        results.get().set_challenge(&challenge);
+        results.get().set_login(capnp_rpc::new_client(LoginService {
+            shell: self.shell.clone(),
+            leader: Rc::downgrade(&leader),
+            connection: self.connection.clone(),
+            client,
+            exchange: std::cell::RefCell::new(Some(exchange)),
+        }));
+        Ok(())
+    }
+}
+
+fn hall_of(leader: &Rc<Leader>) -> hall::Client {
+    capnp_rpc::new_client(HallService {
+        leader: Rc::downgrade(leader),
+    })
+}
+
+fn denied(client: &str, error: &ScramError) -> Fault {
+    tracing::warn!(client, "not let in: {error}");
+    Fault::new(FaultKind::Denied, error.to_string()).field("credential")
+}
+
+/// One exchange of proofs, that has begun.
+struct LoginService {
+    shell: Weak<Shell>,
+    leader: Weak<Leader>,
+    connection: net::ConnectionHandle,
+    client: String,
+    /// For one try.
+    exchange: std::cell::RefCell<Option<Exchange>>,
+}
+
+impl login::Server for LoginService {
+    async fn prove(
+        self: CapRc<Self>,
+        params: login::ProveParams,
+        mut results: login::ProveResults,
+    ) -> Result<(), capnp::Error> {
+        let last = params.get()?.get_scram()?.to_str().unwrap_or_default().to_owned();
+        let (Some(shell), Some(leader)) = (self.shell.upgrade(), self.leader.upgrade()) else {
+            return Err(capnp::Error::disconnected("this master leads no more".into()));
+        };
+        let exchange = self.exchange.borrow_mut().take();
+        let verified = match &exchange {
+            Some(exchange) => shell.keys.scram.verify(exchange, &last),
+            None => Err(ScramError::Refused),
+        };
+        let (verifier, principal) = attempt!(results, verified.map_err(|error| denied(&self.client, &error)));
+        tracing::debug!(client = self.client, principal, "authenticated");
         // From here on it is not the first to go when connections run out.
         self.connection.protect();
-        results.get().set_leader(&leader.view.address);
-        results.get().set_hall(capnp_rpc::new_client(HallService {
-            leader: Rc::downgrade(&leader),
-        }));
+        results.get().set_verifier(&verifier);
+        results.get().set_hall(hall_of(&leader));
         Ok(())
     }
 }

@@ -8,6 +8,7 @@ mod door;
 mod election;
 mod endpoints;
 mod gate;
+mod keys;
 mod leader;
 mod log;
 mod operator;
@@ -26,7 +27,9 @@ pub fn main(matches: &clap::ArgMatches) -> ExitCode {
         Ok(config) => config,
         Err(error) => error.exit(),
     };
-    let filter = match tracing_subscriber::EnvFilter::try_new(&config.flags.log) {
+    // What ZooKeeper's client says of each attempt is said once for each state by `coordination`.
+    let filter = format!("zookeeper_client=off,{}", config.flags.log);
+    let filter = match tracing_subscriber::EnvFilter::try_new(filter) {
         Ok(filter) => filter,
         Err(error) => {
             eprintln!("bulkhead: master: --log {:?}: {error}", config.flags.log);

@@ -80,12 +80,16 @@ pub async fn open(config: &Config) -> Result<Log, Fault> {
     settings.initial = Some(all.clone());
     settings.contacts = all;
     tracing::info!(replica = %id, ?members, "log replica");
-    let replica = replog::Replica::open(replog::Config {
-        settings,
-        peers: ids,
-        directory,
-        segment_bytes: SEGMENT_BYTES,
-    })
+    let tls = crate::keys::tls(config)?;
+    let replica = replog::Replica::open_secured(
+        replog::Config {
+            settings,
+            peers: ids,
+            directory,
+            segment_bytes: SEGMENT_BYTES,
+        },
+        tls,
+    )
     .map_err(|error| unopened(&error))?;
     let serving = replog::serve(
         replica.clone(),

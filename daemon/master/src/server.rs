@@ -21,6 +21,9 @@ pub struct Shell {
     pub config: Config,
     pub info: MasterInfo,
     pub started_at_ms: u64,
+    pub keys: crate::keys::Keys,
+    /// Read again at SIGHUP.
+    pub tls: RefCell<Option<net::Tls>>,
     leader: RefCell<Option<Rc<Leader>>>,
     /// Who leads, as ZooKeeper tells.
     pub detected: RefCell<Option<model::Leader>>,
@@ -133,6 +136,8 @@ async fn serve(config: Config) -> Result<(), Fault> {
         config: config.clone(),
         info,
         started_at_ms: net::wall_ms(),
+        keys: crate::keys::load(&config)?,
+        tls: RefCell::new(crate::keys::tls(&config)?),
         leader: RefCell::new(None),
         detected: RefCell::new(None),
         connections: RefCell::default(),
@@ -145,7 +150,15 @@ async fn serve(config: Config) -> Result<(), Fault> {
         match futures::future::select(&mut electing, signal).await {
             futures::future::Either::Left((ended, _)) => break ended,
             futures::future::Either::Right((Ok(signal), _)) if signal.is(Signal::SIGHUP) => {
-                tracing::info!("SIGHUP: there is nothing to reload");
+                match crate::keys::tls(&config) {
+                    Ok(tls) => {
+                        *shell.tls.borrow_mut() = tls;
+                        tracing::info!(
+                            "SIGHUP: certificates are read again; the log's replica keeps its own"
+                        );
+                    }
+                    Err(fault) => tracing::error!("SIGHUP: the old certificates stay: {fault}"),
+                }
             }
             futures::future::Either::Right((Ok(signal), _)) => {
                 tracing::info!(signal = signal.number, "stopping; agents and tasks run on");

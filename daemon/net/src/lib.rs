@@ -20,6 +20,7 @@ mod prefixed;
 pub mod queue;
 mod reactor;
 pub mod rpc;
+pub mod scram;
 mod signals;
 mod source;
 mod tcp;

@@ -32,6 +32,17 @@ pub struct TlsFiles {
     pub key: PathBuf,
 }
 
+impl TlsFiles {
+    /// As `bulkhead tls init` makes them for one host or person.
+    pub fn in_directory(directory: &Path) -> Self {
+        Self {
+            authority: directory.join("ca.pem"),
+            certificate: directory.join("certificate.pem"),
+            key: directory.join("key.pem"),
+        }
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     #[error("cannot read {what} from {path}: {reason}; it has to be PEM")]

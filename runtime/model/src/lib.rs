@@ -6,6 +6,7 @@
 pub mod agent;
 pub mod checkpoint;
 pub mod container;
+pub mod credential;
 pub mod event;
 pub mod fault;
 pub mod host;
@@ -27,6 +28,7 @@ pub mod user_namespace;
 pub use agent::{AgentInfo, HostReport, IsolatorReport};
 pub use checkpoint::{Checkpoint, KeptDescriptor};
 pub use container::{ContainerState, ContainerStatus, Limitation, Reason, Termination};
+pub use credential::Credential;
 pub use event::{Event, EventKind};
 pub use fault::{Fault, FaultKind};
 pub use host::{CgroupLayout, Controller, HostSupport};

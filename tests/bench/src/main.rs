@@ -5,6 +5,7 @@ mod agent;
 mod floor;
 mod launch;
 mod log;
+mod master;
 mod net;
 mod peers;
 mod ping;
@@ -69,6 +70,12 @@ enum What {
         #[command(flatten)]
         how: How,
     },
+    /// Fifty thousand agents at one master: registration, and again with their tasks after its death.
+    #[command(alias = "cluster")]
+    Master {
+        #[command(flatten)]
+        how: How,
+    },
     /// Clients and a writer of that benchmark.
     #[command(hide = true)]
     LogOwn {
@@ -122,6 +129,7 @@ fn main() -> ExitCode {
         What::Net { how, only } => reported("net", &how, |report| net::run(report, how.quick, only)),
         What::Rpc { how } => reported("rpc", &how, |report| rpc::run(report, how.quick)),
         What::Log { how } => reported("log", &how, |report| log::run(report, how.quick)),
+        What::Master { how } => reported("master", &how, |report| master::run(report, how.quick)),
         What::LogOwn { directory, addresses } => log::own::drive(&directory, &addresses),
         What::EtcdDrive { addresses } => log::etcd::drive(&addresses),
         What::ZookeeperDrive { addresses } => log::zookeeper::drive(&addresses),

@@ -49,9 +49,9 @@ pub(crate) enum ToAgent {
     Refuse(Refusal),
     Launch { term: u64, id: TaskId },
     Kill { term: u64, id: TaskId },
-    Ping { term: u64 },
-    Shutdown { term: u64 },
-    Release { term: u64 },
+    Ping,
+    Shutdown,
+    Release,
     Acknowledge { id: TaskId, sequence: u64, taken: bool },
 }
 

@@ -141,11 +141,12 @@ fn every_core_has_its_own_bans() {
 
 #[test]
 fn capnp_types_stop_at_wire_client_and_agent() {
-    const ROOMS: [&str; 6] = [
+    const ROOMS: [&str; 7] = [
         "capnp/",
         "daemon/net/",
         "daemon/client/",
         "daemon/agent/",
+        "daemon/master/",
         // The log's messages are of its core, not of the model: it gives them their bytes itself.
         "daemon/replog/",
         "tests/bench/",

@@ -1,5 +1,7 @@
 //! The agent's flags about its master.
 
+use std::path::PathBuf;
+
 use clap::Args;
 use coordination::Place;
 use model::resources::Attributes;
@@ -15,6 +17,14 @@ pub struct ClusterFlags {
     /// What this host is, for the master: NAME:VALUE;…
     #[arg(long, value_name = "LIST", env = "BULKHEAD_ATTRIBUTES")]
     pub attributes: Option<Attributes>,
+    /// File with {"principal":NAME,"secret":SECRET} for the master [default: that of a master on this host, if it is at its
+    /// default place]
+    #[arg(long, value_name = "FILE", env = "BULKHEAD_CREDENTIAL")]
+    pub credential: Option<PathBuf>,
+    /// Directory with ca.pem, certificate.pem and key.pem (see bulkhead tls init) for talking to a master by TLS; read for
+    /// each connection
+    #[arg(long, value_name = "DIR", env = "BULKHEAD_TLS")]
+    pub tls: Option<PathBuf>,
     /// Talk to a master beyond loopback in plain text
     #[arg(long, env = "BULKHEAD_INSECURE")]
     pub insecure: bool,

@@ -8,9 +8,11 @@ use agent_core::TaskEvent;
 use coordination::{Detector, Place};
 use futures::future::{Either, select};
 use model::task::{Hello, Refusal};
-use model::{Fault, FaultKind};
-use wire::master_capnp::{gate, orders};
+use model::{Credential, Fault, FaultKind};
+use net::scram::Client as Scram;
+use wire::master_capnp::{gate, hall, orders};
 
+use crate::cluster::flags::ClusterFlags;
 use crate::cluster::orders::{Line, OrdersService};
 use crate::cluster::{Cluster, journal, offer};
 
@@ -43,8 +45,10 @@ pub async fn keep_registered(cluster: Rc<Cluster>, place: Place) {
     let mut told = String::new();
     loop {
         let Some(leader) = detector.leader() else {
-            tracing::info!("no master leads; tasks run on");
-            detector.changed().await;
+            if net::timeout(SPREAD, detector.changed()).await.is_err() {
+                tracing::info!("no master leads; tasks run on");
+                detector.changed().await;
+            }
             elsewhere = None;
             continue;
         };
@@ -117,16 +121,22 @@ async fn session(
 }
 
 async fn attend(cluster: &Rc<Cluster>, line: &Rc<Line>, address: SocketAddr, term: Option<u64>) -> End {
-    if !address.ip().is_loopback() && !cluster.shell.config.cluster.insecure {
+    let flags = &cluster.shell.config.cluster;
+    if !address.ip().is_loopback() && !flags.insecure && flags.tls.is_none() {
         let message = format!("the master at {address} is not on loopback, and there would be no encryption");
         return End::Failed(
-            Fault::new(FaultKind::Denied, message).remedy("give --insecure on a trusted network"),
+            Fault::new(FaultKind::Denied, message)
+                .remedy("give --tls=DIR, or --insecure on a trusted network"),
         );
     }
     let stream = match net::timeout(CONNECT, net::TcpStream::connect(address)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return End::Failed(Fault::failed(format!("connect to the master: {error}"))),
         Err(_) => return End::Failed(Fault::failed("the master does not answer")),
+    };
+    let stream = match secure(flags, stream, address).await {
+        Ok(stream) => stream,
+        Err(fault) => return End::Failed(fault),
     };
     let limits = net::rpc::RpcLimits {
         message_bytes_max: MESSAGE_BYTES_MAX,
@@ -138,6 +148,33 @@ async fn attend(cluster: &Rc<Cluster>, line: &Rc<Line>, address: SocketAddr, ter
         Either::Left((end, _)) => end,
         Either::Right((reason, _)) => End::Failed(Fault::failed(format!("the connection ended: {reason}"))),
     }
+}
+
+/// Behind a handshake, where certificates are configured.
+async fn secure(
+    flags: &ClusterFlags,
+    stream: net::TcpStream,
+    address: SocketAddr,
+) -> Result<net::Link, Fault> {
+    let Some(directory) = &flags.tls else {
+        return Ok(net::Link::Plain(stream));
+    };
+    let files = net::TlsFiles::in_directory(directory);
+    let tls =
+        net::Tls::load(&files).map_err(|error| Fault::from_error(FaultKind::Invalid, &error).field("tls"))?;
+    let secured = tls
+        .connect(stream, &address.ip().to_string())
+        .await
+        .map_err(|error| {
+            let fault = Fault::new(
+                FaultKind::Denied,
+                format!("TLS with the master at {address}: {error}"),
+            );
+            fault.remedy(
+                "both certificates have to be of one authority, valid now, and the master's for its address",
+            )
+        })?;
+    Ok(net::Link::Secured(Box::new(secured)))
 }
 
 async fn converse(cluster: &Rc<Cluster>, line: &Rc<Line>, gate: gate::Client, term: Option<u64>) -> End {
@@ -154,6 +191,44 @@ fn lost(error: capnp::Error) -> End {
     End::Failed(Fault::failed(error.to_string()))
 }
 
+fn failed(error: &(dyn std::error::Error + 'static)) -> End {
+    End::Failed(Fault::from_error(FaultKind::Denied, error))
+}
+
+/// What a master on this host has left for its agent, if it is where masters are started without flags.
+const CREDENTIAL_DEFAULT: &str = "/var/lib/bulkhead-master/credential";
+
+/// Read for each attempt: it may be put right while the agent runs.
+fn credential(flags: &ClusterFlags) -> Result<Option<Credential>, Fault> {
+    let default = std::path::Path::new(CREDENTIAL_DEFAULT);
+    let path = match &flags.credential {
+        Some(path) => path.as_path(),
+        None if !flags.insecure && default.exists() => default,
+        None => return Ok(None),
+    };
+    let wrong = |message: String| Fault::invalid("credential", format!("{}: {message}", path.display()));
+    let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
+    api::credentials::one(&text)
+        .map(Some)
+        .map_err(|error| wrong(error.to_string()))
+}
+
+/// That we know the secret, and that the master does.
+async fn prove(scram: &Scram, begun: gate::authenticate_results::Reader<'_>) -> Result<hall::Client, End> {
+    let text = |value| wire::agent::decode_text("scram", value).map_err(End::Failed);
+    let challenge = text(begun.get_challenge())?;
+    let (proof, expected) = scram.prove(&challenge).map_err(|error| failed(&error))?;
+    let login = begun.get_login().map_err(lost)?;
+    let mut request = login.prove_request();
+    request.get().set_scram(proof);
+    let answer = request.send().promise.await.map_err(lost)?;
+    let result = answer.get().map_err(lost)?;
+    wire::fault::check(result.get_fault()).map_err(End::Failed)?;
+    let verifier = text(result.get_verifier())?;
+    expected.check(&verifier).map_err(|error| failed(&error))?;
+    result.get_hall().map_err(lost)
+}
+
 /// Through the gate and into the registry. How long the master may be silent.
 async fn enter(
     cluster: &Rc<Cluster>,
@@ -165,6 +240,16 @@ async fn enter(
     let mut request = gate.authenticate_request();
     request.get().set_client("bulkhead agent");
     request.get().set_version(crate::about::VERSION);
+    let scram = match credential(&shell.config.cluster).map_err(End::Failed)? {
+        Some(credential) => {
+            let nonce = net::random().map_err(|error| failed(&error))?;
+            Some(Scram::new(credential, nonce))
+        }
+        None => None,
+    };
+    if let Some(scram) = &scram {
+        request.get().set_scram(scram.first());
+    }
     let answer = request.send().promise.await.map_err(lost)?;
     let result = answer.get().map_err(lost)?;
     if let Err(fault) = wire::fault::check(result.get_fault()) {
@@ -175,7 +260,10 @@ async fn enter(
             _ => End::Failed(fault),
         });
     }
-    let hall = result.get_hall().map_err(lost)?;
+    let hall = match scram {
+        Some(scram) => prove(&scram, result).await?,
+        None => result.get_hall().map_err(lost)?,
+    };
     let hello = Hello {
         id: cluster.id.borrow().clone(),
         record: offer::record(shell).map_err(End::Failed)?,

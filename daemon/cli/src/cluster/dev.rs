@@ -1,11 +1,12 @@
 //! `bulkhead dev`: a cluster of one host, to try everything: a master and an agent on loopback.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command as Program, ExitCode};
 use std::time::Duration;
 
 use clap::{ArgMatches, Args, Command, FromArgMatches};
+use client::master::{Access, CREDENTIAL_DEFAULT, CREDENTIAL_VARIABLE, MASTER_DEFAULT, MASTER_VARIABLE};
 use client::{Endpoint, Master};
 use model::task::AgentState;
 use model::{Fault, FaultKind};
@@ -107,20 +108,23 @@ async fn run(args: DevArgs) -> Result<(), Fault> {
     let mut master_flags = vec![format!("--port={}", args.port), format!("--log={}", args.log)];
     let address = format!("127.0.0.1:{}", args.port);
     let mut agent_flags = vec![format!("--master={address}"), format!("--log={}", args.log)];
+    let mut credential = PathBuf::from(CREDENTIAL_DEFAULT);
     if let Some(directory) = &args.directory {
         let directory = std::path::absolute(directory)
             .map_err(|error| Fault::invalid("--directory", error.to_string()))?;
         let below = |name: &str| directory.join(name).display().to_string();
         master_flags.push(format!("--work-dir={}", below("master")));
+        credential = directory.join("master/credential");
         agent_flags.push(format!("--work-dir={}", below("work")));
         agent_flags.push(format!("--runtime-dir={}", below("run")));
     }
+    agent_flags.push(format!("--credential={}", credential.display()));
     if let Some(http) = &args.http {
         agent_flags.push(format!("--http={http}"));
     }
     let mut master = Daemon::start("master", &master_flags)?;
     let mut agent = Daemon::start("agent", &agent_flags)?;
-    let greeting = net::spawn(greet(address));
+    let greeting = net::spawn(greet(address, credential));
     loop {
         let signal = signals
             .next()
@@ -136,20 +140,29 @@ async fn run(args: DevArgs) -> Result<(), Fault> {
     }
 }
 
-async fn greet(address: String) {
+async fn greet(address: String, credential: PathBuf) {
     let Ok(endpoint) = address.parse::<Endpoint>() else {
         return;
     };
     let deadline = net::now() + READY;
     while net::now() < deadline {
-        if let Ok(master) = Master::connect(std::slice::from_ref(&endpoint)).await
+        // Made by the master's first start.
+        let known = std::fs::read_to_string(&credential).ok();
+        let access = Access {
+            credential: known.and_then(|text| api::credentials::one(&text).ok()),
+            tls: None,
+        };
+        if let Ok(master) = Master::connect(std::slice::from_ref(&endpoint), &access).await
             && let Ok(agents) = master.agents().await
             && agents.iter().any(|agent| agent.state == AgentState::Active)
         {
-            let name = match address.as_str() {
-                client::master::MASTER_DEFAULT => String::new(),
-                other => format!("{}={other} ", client::master::MASTER_VARIABLE),
+            let mut name = match address.as_str() {
+                MASTER_DEFAULT => String::new(),
+                other => format!("{MASTER_VARIABLE}={other} "),
             };
+            if credential != Path::new(CREDENTIAL_DEFAULT) {
+                name.push_str(&format!("{CREDENTIAL_VARIABLE}={} ", credential.display()));
+            }
             complain(&format!("ready; try: {name}bulkhead task run -- echo hello"));
             return;
         }

@@ -6,19 +6,23 @@ mod leader;
 mod run;
 mod task;
 mod tasks;
+pub mod tls;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{ArgMatches, Args, Command, FromArgMatches, Subcommand};
-use client::master::{MASTER_DEFAULT, MASTER_VARIABLE};
+use client::master::{Access, CREDENTIAL_DEFAULT, CREDENTIAL_VARIABLE, MASTER_DEFAULT, MASTER_VARIABLE};
 use client::{Endpoint, Master};
-use model::{Fault, FaultKind};
+use model::{Credential, Fault, FaultKind};
 
 use crate::args::Format;
 use crate::failure::{Failure, Outcome};
 use crate::verbs::format;
 
+/// Names the directory with our certificates.
+const TLS_VARIABLE: &str = "BULKHEAD_TLS";
 /// While an election goes on nobody answers.
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -29,6 +33,12 @@ pub(crate) struct At {
     /// Masters: HOST:PORT,… [env: BULKHEAD_MASTER] [default: 127.0.0.1:5050]
     #[arg(long, value_name = "HOST:PORT,…")]
     master: Option<String>,
+    /// File with the credential for the master [env: BULKHEAD_CREDENTIAL] [default: that of a master on this host]
+    #[arg(long, value_name = "FILE")]
+    credential: Option<PathBuf>,
+    /// Directory with ca.pem, certificate.pem and key.pem, for masters that ask for TLS [env: BULKHEAD_TLS]
+    #[arg(long, value_name = "DIR")]
+    tls: Option<PathBuf>,
     /// Form of the answer: table or json [env: BULKHEAD_OUTPUT]
     #[arg(short, long, value_name = "FORM", value_enum, hide_possible_values = true)]
     output: Option<Format>,
@@ -58,12 +68,43 @@ impl At {
             .collect()
     }
 
+    fn credential(&self) -> Result<Option<Credential>, Fault> {
+        let given = std::env::var_os(CREDENTIAL_VARIABLE).filter(|path| !path.is_empty());
+        let default = PathBuf::from(CREDENTIAL_DEFAULT);
+        let path = match (&self.credential, given) {
+            (Some(path), _) => path.clone(),
+            (None, Some(path)) => path.into(),
+            (None, None) if default.exists() => default,
+            (None, None) => return Ok(None),
+        };
+        let wrong = |message: String| Fault::invalid("credential", format!("{}: {message}", path.display()));
+        let text = std::fs::read_to_string(&path).map_err(|error| wrong(error.to_string()))?;
+        api::credentials::one(&text)
+            .map(Some)
+            .map_err(|error| wrong(error.to_string()))
+    }
+
+    fn tls(&self) -> Result<Option<net::Tls>, Fault> {
+        let given = std::env::var_os(TLS_VARIABLE).filter(|path| !path.is_empty());
+        let Some(directory) = self.tls.clone().or(given.map(PathBuf::from)) else {
+            return Ok(None);
+        };
+        let files = net::TlsFiles::in_directory(&directory);
+        let tls = net::Tls::load(&files);
+        tls.map(Some)
+            .map_err(|error| Fault::from_error(FaultKind::Invalid, &error).field("tls"))
+    }
+
     async fn connect(&self) -> Result<Master, Fault> {
         let endpoints = self.endpoints()?;
-        match Master::connect(&endpoints).await {
+        let access = Access {
+            credential: self.credential()?,
+            tls: self.tls()?,
+        };
+        match Master::connect(&endpoints, &access).await {
             // Only an election is worth waiting for, not a wrong address.
             Err(fault) if fault.kind == FaultKind::Unavailable && fault.message.contains("does not lead") => {
-                Master::connect_retry(&endpoints, PATIENCE).await
+                Master::connect_retry(&endpoints, &access, PATIENCE).await
             }
             result => result,
         }

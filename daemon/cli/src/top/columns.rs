@@ -20,6 +20,21 @@ pub(crate) enum Column {
     LimitHits,
     IoRead,
     IoWrite,
+    Disk,
+    DiskLimit,
+    Received,
+    Sent,
+    ReceivedPackets,
+    SentPackets,
+    NetHistory,
+    Ingress,
+    Egress,
+    Connections,
+    RoundTrip,
+    Retransmits,
+    Dropped,
+    Delay,
+    Ports,
     Uptime,
     Command,
 }
@@ -43,7 +58,7 @@ const fn shape(column: Column, rank: u8, least: u16, most: u16) -> Shape {
 }
 
 /// In the order of the screen. Ranks 0 to 4 fill exactly 80 cells, a common terminal.
-const SHAPES: [Shape; 19] = [
+const USUAL: [Shape; 21] = [
     shape(Column::Name, 0, 13, 28),
     shape(Column::State, 2, 7, 9),
     shape(Column::Cpu, 0, 6, 6),
@@ -56,6 +71,8 @@ const SHAPES: [Shape; 19] = [
     shape(Column::MemoryPercent, 1, 4, 4),
     shape(Column::MemoryLimit, 5, 6, 6),
     shape(Column::MemoryPeak, 7, 6, 6),
+    shape(Column::Disk, 5, 6, 6),
+    shape(Column::DiskLimit, 7, 6, 6),
     shape(Column::Tasks, 1, 5, 5),
     shape(Column::OomKills, 2, 3, 3),
     shape(Column::LimitHits, 7, 5, 5),
@@ -65,12 +82,44 @@ const SHAPES: [Shape; 19] = [
     shape(Column::Command, 9, 10, 200),
 ];
 
+/// The network's. Ranks 0 to 3 fill exactly 80 cells.
+const NETWORK: [Shape; 16] = [
+    shape(Column::Name, 0, 13, 28),
+    shape(Column::State, 5, 7, 9),
+    shape(Column::Received, 0, 7, 8),
+    shape(Column::Sent, 0, 7, 8),
+    shape(Column::NetHistory, 3, 9, 30),
+    shape(Column::ReceivedPackets, 4, 6, 7),
+    shape(Column::SentPackets, 4, 6, 7),
+    shape(Column::Ingress, 2, 7, 8),
+    shape(Column::Egress, 2, 7, 8),
+    shape(Column::Delay, 4, 7, 7),
+    shape(Column::Connections, 1, 5, 5),
+    shape(Column::RoundTrip, 1, 6, 7),
+    shape(Column::Retransmits, 3, 5, 6),
+    shape(Column::Dropped, 1, 5, 6),
+    shape(Column::Ports, 6, 11, 30),
+    shape(Column::Command, 9, 10, 200),
+];
+
+/// What the table tells of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum View {
+    #[default]
+    Usual,
+    Network,
+}
+
 /// One blank between columns.
 pub(crate) const GAP: u16 = 1;
 
 /// The columns for `width` cells with their widths, in the order of the screen.
-pub(crate) fn fit(width: u16) -> Vec<(Column, u16)> {
-    let mut by_rank: Vec<&Shape> = SHAPES.iter().collect();
+pub(crate) fn fit(view: View, width: u16) -> Vec<(Column, u16)> {
+    let shapes: &[Shape] = match view {
+        View::Usual => &USUAL,
+        View::Network => &NETWORK,
+    };
+    let mut by_rank: Vec<&Shape> = shapes.iter().collect();
     by_rank.sort_by_key(|shape| shape.rank);
     let mut used = 0;
     let mut kept: Vec<Column> = Vec::new();
@@ -82,7 +131,7 @@ pub(crate) fn fit(width: u16) -> Vec<(Column, u16)> {
         used += needed;
         kept.push(shape.column);
     }
-    let mut columns: Vec<(&Shape, u16)> = SHAPES
+    let mut columns: Vec<(&Shape, u16)> = shapes
         .iter()
         .filter(|s| kept.contains(&s.column))
         .map(|s| (s, s.least))
@@ -126,6 +175,21 @@ impl Column {
             Self::LimitHits => "HITS",
             Self::IoRead => "READ/s",
             Self::IoWrite => "WRITE/s",
+            Self::Disk => "DISK",
+            Self::DiskLimit => "LIMIT",
+            Self::Received => "IN/s",
+            Self::Sent => "OUT/s",
+            Self::ReceivedPackets => "PKT/s",
+            Self::SentPackets => "PKT/s",
+            Self::NetHistory => "HISTORY",
+            Self::Ingress => "IN MAX",
+            Self::Egress => "OUT MAX",
+            Self::Connections => "TCP",
+            Self::RoundTrip => "RTT",
+            Self::Retransmits => "RTX/s",
+            Self::Dropped => "DROPS",
+            Self::Delay => "DELAY",
+            Self::Ports => "PORTS",
             Self::Uptime => "UP",
             Self::Command => "COMMAND",
         }
@@ -134,7 +198,14 @@ impl Column {
     pub fn is_text(self) -> bool {
         matches!(
             self,
-            Self::Name | Self::State | Self::CpuBar | Self::CpuHistory | Self::MemoryBar | Self::Command
+            Self::Name
+                | Self::State
+                | Self::CpuBar
+                | Self::CpuHistory
+                | Self::NetHistory
+                | Self::MemoryBar
+                | Self::Ports
+                | Self::Command
         )
     }
 }
@@ -143,21 +214,21 @@ impl Column {
 mod tests {
     use super::*;
 
-    fn total(width: u16) -> u16 {
-        let columns = fit(width);
+    fn total(view: View, width: u16) -> u16 {
+        let columns = fit(view, width);
         columns.iter().map(|(_, cells)| cells).sum::<u16>() + GAP * (columns.len() as u16).saturating_sub(1)
     }
 
     #[test]
     fn never_wider_than_the_screen() {
-        for width in 0..300 {
-            assert!(total(width) <= width, "{width}");
+        for (view, width) in (0..300).flat_map(|width| [(View::Usual, width), (View::Network, width)]) {
+            assert!(total(view, width) <= width, "{view:?} {width}");
         }
     }
 
     #[test]
     fn eighty_cells_show_what_matters() {
-        let columns = fit(80);
+        let columns = fit(View::Usual, 80);
         for wanted in [
             Column::Name,
             Column::State,
@@ -174,14 +245,19 @@ mod tests {
         ] {
             assert!(columns.iter().any(|(column, _)| *column == wanted), "{wanted:?}");
         }
-        assert_eq!(total(80), 80);
+        assert_eq!(total(View::Usual, 80), 80);
+        assert_eq!(total(View::Network, 80), 80);
     }
 
     #[test]
     fn a_wide_screen_is_used_whole_and_a_narrow_one_has_the_name() {
-        assert_eq!(total(200), 200);
-        assert!(fit(200).iter().any(|(column, _)| *column == Column::Command));
-        assert_eq!(fit(13), [(Column::Name, 13)]);
-        assert!(fit(5).is_empty());
+        assert_eq!(total(View::Usual, 200), 200);
+        assert!(
+            fit(View::Usual, 200)
+                .iter()
+                .any(|(column, _)| *column == Column::Command)
+        );
+        assert_eq!(fit(View::Usual, 13), [(Column::Name, 13)]);
+        assert!(fit(View::Usual, 5).is_empty());
     }
 }

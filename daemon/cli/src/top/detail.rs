@@ -1,10 +1,13 @@
 //! The lower part of the screen: charts of the selected container.
 
+use model::BitsPerSecond;
 use ratatui::layout::Rect;
 use ratatui::style::Style;
 use ratatui::text::{Line, Span};
 
 use super::chart::chart;
+use super::columns::View;
+use super::network;
 use super::state::{History, Row, TopState};
 use super::theme::{Level, Theme, cell, cpu_most, cpu_share, tasks_share};
 use crate::human::{self, UNKNOWN};
@@ -29,7 +32,11 @@ pub(super) fn detail_lines(state: &TopState, row: &Row, theme: Theme, area: Rect
         width,
         usize::from(area.height.saturating_sub(3)),
     ));
-    lines.push(Line::styled(human::cut(&facts(row), width), Style::new()));
+    let facts = match state.view {
+        View::Usual => facts(row),
+        View::Network => network::facts(row),
+    };
+    lines.push(Line::styled(human::cut(&facts, width), Style::new()));
     lines
 }
 
@@ -41,7 +48,36 @@ struct Plot<'a> {
     level: Level,
 }
 
-fn plots<'a>(state: &TopState, row: &'a Row) -> [Plot<'a>; 4] {
+/// Of the network: what goes in and out, against the ceilings.
+fn traffic_plots(row: &Row) -> Vec<Plot<'_>> {
+    let limits = &row.status.limits.bandwidth;
+    let plot = |name: &str, rate: Option<f64>, limit: Option<BitsPerSecond>, history, most: f64| {
+        let shown = rate.map_or_else(|| UNKNOWN.to_owned(), |rate| human::bytes(rate as u64) + "/s");
+        let limit = limit.map_or(String::new(), |limit| format!(" of {limit}"));
+        Plot {
+            title: format!("{name} {shown}{limit}"),
+            history,
+            ceiling: most,
+            level: Level::Fine,
+        }
+    };
+    let (rates, most) = (&row.rates, network::most(row));
+    vec![
+        plot(
+            "IN",
+            rates.net_rx_bps,
+            limits.ingress_ceiling(),
+            &row.received,
+            network::most_received(row),
+        ),
+        plot("OUT", rates.net_tx_bps, limits.egress_ceiling(), &row.sent, most),
+    ]
+}
+
+fn plots<'a>(state: &TopState, row: &'a Row) -> Vec<Plot<'a>> {
+    if state.view == View::Network {
+        return traffic_plots(row);
+    }
     let highest = |history: &History| history.last(usize::MAX).fold(1.0, f64::max);
     let known = |value: Option<String>| value.unwrap_or_else(|| UNKNOWN.to_owned());
     let memory_limit = rates::memory_limit(&row.usage);
@@ -52,7 +88,7 @@ fn plots<'a>(state: &TopState, row: &'a Row) -> [Plot<'a>; 4] {
         .limits
         .cpu_ceiling()
         .map(|cpus| format!("{:.0}%", cpus.as_f64() * 100.0));
-    [
+    vec![
         Plot {
             title: format!(
                 "CPU {}{}",
@@ -96,13 +132,14 @@ fn plots<'a>(state: &TopState, row: &'a Row) -> [Plot<'a>; 4] {
     ]
 }
 
-/// The four charts side by side; on a narrow screen as many as have twelve cells.
+/// The charts side by side; on a narrow screen as many as have twelve cells.
 fn charts(state: &TopState, row: &Row, theme: Theme, width: usize, height: usize) -> Vec<Line<'static>> {
     const CHART_GAP: usize = 2;
-    let count = ((width + CHART_GAP) / (12 + CHART_GAP)).clamp(1, 4);
+    let plots = plots(state, row);
+    let count = ((width + CHART_GAP) / (12 + CHART_GAP)).clamp(1, plots.len());
     let each = (width - CHART_GAP * (count - 1)) / count;
     let mut lines: Vec<Vec<Span<'static>>> = vec![Vec::new(); height + 1];
-    for (index, plot) in plots(state, row).iter().take(count).enumerate() {
+    for (index, plot) in plots.iter().take(count).enumerate() {
         let gap = if index > 0 {
             " ".repeat(CHART_GAP)
         } else {

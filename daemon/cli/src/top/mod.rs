@@ -7,6 +7,7 @@ mod chart;
 mod columns;
 mod detail;
 mod names;
+mod network;
 mod render;
 #[cfg(test)]
 mod sample;
@@ -30,8 +31,8 @@ use state::{Host, TopState, Wish};
 
 /// Watch containers on the full screen
 ///
-/// Keys: q quit; arrows select; c m p n sort by CPU, memory, pids, name (again: the other way round);
-/// / filter; k kill, after a question. NO_COLOR is respected.
+/// Keys: q quit; arrows select; t to the network's figures and back; c m p n sort by CPU, memory, pids, name (again: the
+/// other way round); / filter; k kill, after a question. NO_COLOR is respected.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

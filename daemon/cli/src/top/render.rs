@@ -16,6 +16,7 @@ use super::chart::chart;
 use super::columns::{Column, GAP, fit};
 use super::detail::detail_lines;
 use super::names::short_names;
+use super::network;
 use super::state::{Mode, Row, TopState};
 use super::theme::{Level, Theme, cell, cpu_most, cpu_share, push_bar, share, tasks_share};
 use crate::human::{self, UNKNOWN};
@@ -163,7 +164,7 @@ fn sums_line(state: &TopState, theme: Theme, width: u16) -> Line<'static> {
 }
 
 fn table_lines(state: &TopState, theme: Theme, area: Rect) -> Vec<Line<'static>> {
-    let columns = fit(area.width);
+    let columns = fit(state.view, area.width);
     let mut lines = vec![titles_line(state, theme, &columns)];
     let rows = state.visible();
     let height = usize::from(area.height.saturating_sub(1));
@@ -197,6 +198,7 @@ fn titles_line(state: &TopState, theme: Theme, columns: &[(Column, u16)]) -> Lin
         Sort::Cpu => Column::Cpu,
         Sort::Memory => Column::Memory,
         Sort::Tasks => Column::Tasks,
+        Sort::Traffic => Column::Sent,
         Sort::Name => Column::Name,
     };
     // Names rise, figures fall, unless turned round.
@@ -236,13 +238,12 @@ fn row_line(
         match column {
             Column::CpuBar => push_bar(&mut line, theme, cpu_share, usize::from(*width)),
             Column::MemoryBar => push_bar(&mut line, theme, memory_share, usize::from(*width)),
-            Column::CpuHistory => {
-                let text = chart(
-                    row.cpu.last(usize::from(*width)),
-                    usize::from(*width),
-                    1,
-                    cpu_most(state, row),
-                );
+            Column::CpuHistory | Column::NetHistory => {
+                let (history, most) = match column {
+                    Column::CpuHistory => (&row.cpu, cpu_most(state, row)),
+                    _ => (&row.sent, network::most(row)),
+                };
+                let text = chart(history.last(usize::from(*width)), usize::from(*width), 1, most);
                 line.push(Span::styled(text.concat(), theme.foreground(Color::Indexed(74))));
             }
             _ => {
@@ -257,6 +258,9 @@ fn row_line(
                     }
                     Column::Throttled => {
                         theme.level(Level::of(row.rates.throttled_percent.map(|p| p / 25.0 * 0.8)))
+                    }
+                    Column::Dropped if row.rates.net_drops_ps.unwrap_or(0.0) > 0.0 => {
+                        theme.level(Level::Full)
                     }
                     Column::OomKills if row.usage.mem_oom_kills.unwrap_or(0) > 0 => theme.level(Level::Full),
                     Column::Tasks => theme.level(Level::of(tasks_share(row))),
@@ -302,10 +306,26 @@ fn figure(state: &TopState, row: &Row, column: Column) -> String {
         Column::LimitHits => known(usage.mem_limit_hits.map(human::count)),
         Column::IoRead => known(row.rates.io_read_bps.map(|n| human::bytes(n as u64))),
         Column::IoWrite => known(row.rates.io_write_bps.map(|n| human::bytes(n as u64))),
+        Column::Disk => known(usage.disk_used_bytes.map(human::bytes)),
+        Column::DiskLimit => known(rates::disk_limit(usage).map(human::bytes)),
+        Column::Received
+        | Column::Sent
+        | Column::ReceivedPackets
+        | Column::SentPackets
+        | Column::Ingress
+        | Column::Egress
+        | Column::Connections
+        | Column::RoundTrip
+        | Column::Retransmits
+        | Column::Dropped
+        | Column::Delay
+        | Column::Ports => network::figure(row, column),
         Column::Uptime => known(uptime_ms(state, row).map(|ms| human::age(ms.max(1000)))),
         Column::Command => human::command_line(&row.status.command),
         // Not figures: drawn by the line itself.
-        Column::Name | Column::CpuBar | Column::MemoryBar | Column::CpuHistory => String::new(),
+        Column::Name | Column::CpuBar | Column::MemoryBar | Column::CpuHistory | Column::NetHistory => {
+            String::new()
+        }
     }
 }
 
@@ -315,8 +335,8 @@ fn uptime_ms(state: &TopState, row: &Row) -> Option<u64> {
         .map(|start| state.now_ms.saturating_sub(start))
 }
 
-const KEYS_WIDE: &str = "q quit   ↑↓ select   sort: c cpu  m memory  p pids  n name   / filter   k kill";
-const KEYS_NARROW: &str = "q quit  c m p n sort  / filter  k kill";
+const KEYS_WIDE: &str = "q quit  ↑↓ select  t traffic  sort: c cpu  m mem  p pids  n name  / filter  k kill";
+const KEYS_NARROW: &str = "q quit  t net  c m p n sort  / filter  k kill";
 
 fn last_line(state: &TopState, theme: Theme, width: u16) -> Line<'static> {
     let width = usize::from(width);
@@ -390,6 +410,18 @@ mod tests {
     #[test]
     fn a_common_terminal() {
         golden("top_80x24.txt", &screen(&state(false), 80, 24));
+    }
+
+    #[test]
+    fn the_network_on_two_terminals() {
+        for (width, height) in [(80, 24), (120, 40)] {
+            let mut state = state(false);
+            state.take_key(crossterm::event::KeyCode::Char('t').into(), 10);
+            golden(
+                &format!("top_network_{width}x{height}.txt"),
+                &screen(&state, width, height),
+            );
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! A host with a handful of containers, for the tests of this folder.
 
-use model::{ContainerState, ContainerStatus, Cpus, Limits, Network, Usage};
+use model::{Bandwidth, BitsPerSecond, ContainerState, ContainerStatus, Cpus, Limit, Limits, Network, Usage};
 
 use super::state::{Host, TopState};
 
@@ -101,6 +101,10 @@ fn status(index: usize, sample: &Sample) -> ContainerStatus {
         command: sample.command.iter().map(|&word| word.to_owned()).collect(),
         limits: Limits {
             cpus: sample.cpus_milli.map(Cpus::from_milli),
+            bandwidth: Bandwidth {
+                egress: (index == 0).then_some(Limit::Value(BitsPerSecond(100_000_000))),
+                ..Bandwidth::default()
+            },
             ..Limits::default()
         },
         network: Network::Host,
@@ -137,6 +141,40 @@ fn usage(index: usize, sample: &Sample, second: u64) -> Usage {
         pids_refused: Some(0),
         io_read_bytes: Some(second * 40_960 * index as u64),
         io_write_bytes: Some(second * 1_200_000 * index as u64),
+        disk_used_bytes: Some((index as u64 + 1) << 25),
+        disk_limit_bytes: (index == 1).then_some(1 << 30),
+        ..network(index, second)
+    }
+}
+
+/// The last one has no network of its own that anybody counts.
+fn network(index: usize, second: u64) -> Usage {
+    if index == 5 {
+        return Usage::default();
+    }
+    let part = 5 - index as u64;
+    // A slope, so that the charts have something to show.
+    let moved = second * second * part * part;
+    Usage {
+        net_rx_bytes: Some(moved * 9_000),
+        net_tx_bytes: Some(moved * 40_000),
+        net_rx_packets: Some(moved * 11),
+        net_tx_packets: Some(moved * 31),
+        net_rx_dropped: Some(0),
+        net_tx_dropped: Some(if index == 0 { second * 12 } else { 0 }),
+        net_tx_limited_bytes: (index == 0).then_some(moved * 10_000),
+        net_tx_queue_delay_microsecs: (index == 0).then_some(4_200),
+        net_tcp_active_connections: Some(3.0 * part as f64),
+        net_tcp_time_wait_connections: Some(7.0),
+        net_tcp_rtt_microsecs_p50: Some(180.0 * part as f64),
+        net_tcp_rtt_microsecs_p90: Some(900.0),
+        net_tcp_rtt_microsecs_p95: Some(2_100.0),
+        net_tcp_rtt_microsecs_p99: Some(23_000.0),
+        net_tcp_retransmits: Some(second / 4 * part),
+        net_drops: (index == 0)
+            .then(|| ("source_port".to_owned(), second * 12))
+            .into_iter()
+            .collect(),
         ..Usage::default()
     }
 }

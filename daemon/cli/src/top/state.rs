@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use model::{ContainerState, ContainerStatus, Usage};
 
+use super::columns::View;
 use crate::rates;
 
 /// Samples kept per container: at one a second more than the widest chart shows.
@@ -51,6 +52,9 @@ pub(crate) struct Row {
     pub memory: History,
     pub tasks: History,
     pub throttled: History,
+    /// Bytes a second.
+    pub received: History,
+    pub sent: History,
 }
 
 impl Row {
@@ -63,6 +67,8 @@ impl Row {
             memory: History::default(),
             tasks: History::default(),
             throttled: History::default(),
+            received: History::default(),
+            sent: History::default(),
         }
     }
 
@@ -79,11 +85,18 @@ impl Row {
         self.usage.mem_total_bytes.unwrap_or(0)
     }
 
+    /// Both directions.
+    pub fn traffic_bps(&self) -> f64 {
+        self.rates.net_rx_bps.unwrap_or(0.0) + self.rates.net_tx_bps.unwrap_or(0.0)
+    }
+
     fn take(&mut self, usage: Usage) {
         if self.usage.timestamp > 0.0 {
             self.rates = rates::between(&self.usage, &usage);
             self.cpu.push(self.rates.cpu_percent.unwrap_or(0.0));
             self.throttled.push(self.rates.throttled_percent.unwrap_or(0.0));
+            self.received.push(self.rates.net_rx_bps.unwrap_or(0.0));
+            self.sent.push(self.rates.net_tx_bps.unwrap_or(0.0));
         }
         self.memory.push(usage.mem_total_bytes.unwrap_or(0) as f64);
         self.tasks.push(f64::from(rates::tasks(&usage).unwrap_or(0)));
@@ -96,6 +109,7 @@ pub(crate) enum Sort {
     Cpu,
     Memory,
     Tasks,
+    Traffic,
     Name,
 }
 
@@ -128,6 +142,7 @@ pub(crate) enum Wish {
 pub(crate) struct TopState {
     pub host: Host,
     pub now_ms: u64,
+    pub view: View,
     pub sort: Sort,
     pub reversed: bool,
     pub filter: String,
@@ -148,6 +163,7 @@ impl TopState {
         Self {
             host,
             now_ms: 0,
+            view: View::default(),
             sort: Sort::Cpu,
             reversed: false,
             filter: String::new(),
@@ -231,6 +247,7 @@ impl TopState {
                     .total_cmp(&a.rates.cpu_percent.unwrap_or(0.0)),
                 Sort::Memory => b.memory_bytes().cmp(&a.memory_bytes()),
                 Sort::Tasks => rates::tasks(&b.usage).cmp(&rates::tasks(&a.usage)),
+                Sort::Traffic => b.traffic_bps().total_cmp(&a.traffic_bps()),
                 Sort::Name => a.label().cmp(b.label()),
             };
             let order = if self.reversed { order.reverse() } else { order };
@@ -323,6 +340,7 @@ impl TopState {
             KeyCode::Char('m') => self.sort_by(Sort::Memory),
             KeyCode::Char('p') => self.sort_by(Sort::Tasks),
             KeyCode::Char('n') => self.sort_by(Sort::Name),
+            KeyCode::Char('t') => self.turn_to_traffic(),
             KeyCode::Char('/') => self.mode = Mode::Filter,
             KeyCode::Char('k') => {
                 if let Some(row) = self.selected() {
@@ -335,6 +353,15 @@ impl TopState {
             _ => {}
         }
         None
+    }
+
+    /// To the network's figures, the busiest first, and back.
+    fn turn_to_traffic(&mut self) {
+        self.reversed = false;
+        (self.view, self.sort) = match self.view {
+            View::Usual => (View::Network, Sort::Traffic),
+            View::Network => (View::Usual, Sort::Cpu),
+        };
     }
 
     fn edit_filter(&mut self, code: KeyCode) {
@@ -386,6 +413,16 @@ mod tests {
         );
         state.take_key(key(KeyCode::Char('m')), 10);
         assert_eq!(labels(&state)[0], "database");
+    }
+
+    #[test]
+    fn traffic_is_a_view_of_its_own() {
+        let mut state = state(false);
+        assert_eq!(state.take_key(key(KeyCode::Char('t')), 10), None);
+        assert_eq!((state.view, state.sort), (View::Network, Sort::Traffic));
+        assert_eq!(labels(&state)[0], "web-frontend");
+        state.take_key(key(KeyCode::Char('t')), 10);
+        assert_eq!((state.view, state.sort), (View::Usual, Sort::Cpu));
     }
 
     #[test]

@@ -137,9 +137,9 @@ impl World {
                     self.order_kill(agent, &id);
                 }
             }
-            ToAgent::Ping { .. } => self.send_to_master(leader, conn, agent, ToMaster::Pong),
-            ToAgent::Shutdown { .. } => self.end_all(agent),
-            ToAgent::Release { .. } => {
+            ToAgent::Ping => self.send_to_master(leader, conn, agent, ToMaster::Pong),
+            ToAgent::Shutdown => self.end_all(agent),
+            ToAgent::Release => {
                 self.broken.insert(conn);
                 self.agent_parts(agent, conn);
             }

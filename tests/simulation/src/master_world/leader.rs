@@ -193,10 +193,10 @@ impl World {
                 order(self, link, ToAgent::Launch { term, id });
             }
             Wish::Kill { link, id, .. } => order(self, link, ToAgent::Kill { term, id }),
-            Wish::Ping { link } => order(self, link, ToAgent::Ping { term }),
-            Wish::Shutdown { link, .. } => order(self, link, ToAgent::Shutdown { term }),
+            Wish::Ping { link } => order(self, link, ToAgent::Ping),
+            Wish::Shutdown { link, .. } => order(self, link, ToAgent::Shutdown),
             Wish::Close { link } => {
-                order(self, link, ToAgent::Release { term });
+                order(self, link, ToAgent::Release);
                 if let Some(leader) = self.leaders.get_mut(&term) {
                     leader.conns.remove(&link.0);
                 }

@@ -1,0 +1,262 @@
+//! A master and an agent as processes: tasks through both, and either one's death.
+
+mod site;
+
+use std::io::{Read as _, Write as _};
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+use site::Site;
+use support::{bulkhead, eventually, skip_unless_root};
+
+fn states(task: &Value) -> Vec<String> {
+    let statuses = task["statuses"].as_array().cloned().unwrap_or_default();
+    statuses
+        .iter()
+        .map(|status| status["state"].as_str().unwrap_or_default().to_owned())
+        .collect()
+}
+
+#[test]
+fn a_task_runs_through_the_master_and_ends_once() {
+    if skip_unless_root() {
+        return;
+    }
+    let site = Site::start();
+    let script = "echo out; echo err >&2; exit 7";
+    let run = [
+        "task", "run", "--cpus", "0.1", "--mem", "32MB", "--", "sh", "-c", script,
+    ];
+    let answer = site.cli(&run);
+    assert_eq!(
+        (answer.status, answer.stdout.as_str()),
+        (7, "out\n"),
+        "{answer:?}"
+    );
+    assert!(answer.stderr.contains("err\n"), "{answer:?}");
+
+    let id = site.task("web", "echo hello; sleep 1000");
+    eventually("its output is there", || {
+        site.cli(&["task", "logs", "web"])
+            .stdout
+            .contains("hello")
+            .then_some(())
+    });
+    assert_eq!(
+        site.cli(&["task", "exec", "web", "--", "sh", "-c", "exit 3"])
+            .status,
+        3
+    );
+    site.cli(&["task", "stats", "web"]).success();
+    site.cli(&["task", "kill", "web"]).success();
+    let task = site.until_task_is(&id, "killed");
+    assert_eq!(states(&task), ["staging", "running", "killing", "killed"]);
+
+    // What no agent has room for, or an agent refuses, is said at once.
+    let answer = site.cli(&["task", "run", "--cpus", "5000", "--", "true"]);
+    assert_eq!(answer.status, 125);
+    assert!(answer.stderr.contains("has room for 5000 cpus"), "{answer:?}");
+    let answer = site.cli(&["task", "run", "--cpus", "0.1", "--", "/no/such/program"]);
+    assert!(
+        answer.status != 0 && answer.stderr.contains("/no/such/program"),
+        "{answer:?}"
+    );
+    let answer = site.cli(&["task", "run", "--agent", "nowhere", "--cpus", "0.1", "--", "true"]);
+    assert!(answer.stderr.contains("no agent \"nowhere\""), "{answer:?}");
+}
+
+#[test]
+fn tasks_outlive_the_master_and_their_ends_are_told_to_the_next() {
+    if skip_unless_root() {
+        return;
+    }
+    let mut site = Site::start();
+    let long = site.task("long", "sleep 1000");
+    let gate = site.agent().directory().join("gate");
+    let short = site.task(
+        "short",
+        &format!("while ! [ -e {} ]; do sleep 0.05; done; exit 3", gate.display()),
+    );
+    site.until_task_is(&short, "running");
+    site.kill_master();
+    std::fs::write(&gate, "").expect("let it end");
+    eventually("it has ended", || {
+        let agent = site.agent.as_ref()?;
+        agent.container(&short).filter(|c| c["exit_status"] == 3)
+    });
+    site.start_master();
+    let task = site.until_task_is(&short, "failed");
+    assert_eq!(task["exit_status"], 3, "{task}");
+    site.until_task_is(&long, "running");
+}
+
+#[test]
+fn an_agent_that_dies_is_unreachable_until_it_is_back_with_its_tasks() {
+    if skip_unless_root() {
+        return;
+    }
+    let mut site = Site::start();
+    let long = site.task("long", "sleep 1000");
+    let short = site.task("short", "sleep 1; exit 5");
+    site.until_task_is(&short, "running");
+    site.agent().kill_hard();
+    site.until_agent_is("unreachable");
+    site.until_task_is(&long, "unreachable");
+    site.agent().spawn();
+    site.until_agent_is("active");
+    let task = site.until_task_is(&short, "failed");
+    assert_eq!(task["exit_status"], 5, "{task}");
+    let task = site.until_task_is(&long, "running");
+    assert_eq!(states(&task), ["staging", "running", "unreachable", "running"]);
+}
+
+#[test]
+fn who_is_not_of_the_cluster_is_told_to_end_its_tasks() {
+    if skip_unless_root() {
+        return;
+    }
+    let mut site = Site::start();
+    let id = site.task("long", "sleep 1000");
+    site.until_task_is(&id, "running");
+    // A registry that knows nothing of it: strict, unless it is told otherwise.
+    site.kill_master();
+    site.forget_registry();
+    site.start_master();
+    eventually("its task is ended", || {
+        let agent = site.agent.as_ref()?;
+        agent.container(&id).filter(|c| c["state"] == "destroyed")
+    });
+    assert!(site.log().contains("knows no agent"), "{}", site.log());
+    let agents = site.cli(&["agents", "-o", "json"]).json();
+    assert_eq!(agents.as_array().map(Vec::len), Some(0), "{agents}");
+}
+
+#[test]
+fn an_agent_marked_gone_ends_its_tasks_and_stays_out() {
+    if skip_unless_root() {
+        return;
+    }
+    let mut site = Site::start();
+    let id = site.task("long", "sleep 1000");
+    site.until_task_is(&id, "running");
+    let name = site.cli(&["agents", "-q"]).success().stdout.trim().to_owned();
+    site.cli(&["agents", "gone", &name]).success();
+    site.until_task_is(&id, "gone_by_operator");
+    eventually("its task is ended", || {
+        let agent = site.agent.as_ref()?;
+        agent.container(&id).filter(|c| c["state"] == "destroyed")
+    });
+    site.agent().kill_hard();
+    site.agent().spawn();
+    eventually("it is refused", || {
+        site.log()
+            .contains("was marked gone and can't come back")
+            .then_some(())
+    });
+}
+
+#[test]
+fn without_the_secret_nobody_gets_more_than_the_gate() {
+    if skip_unless_root() {
+        return;
+    }
+    let site = Site::start();
+    let none = std::path::PathBuf::from("");
+    let answer = site.cli_as(&["agents"], Some(&none));
+    // The default place may have one of another master: that one is wrong here.
+    assert!(
+        answer.status == 1 && answer.stderr.contains("secret"),
+        "{answer:?}"
+    );
+    let directory = tempfile::tempdir().expect("a directory");
+    let wrong = directory.path().join("wrong");
+    std::fs::write(&wrong, r#"{"principal":"bulkhead","secret":"not-the-secret"}"#).expect("write it");
+    let answer = site.cli_as(&["task", "run", "--", "true"], Some(&wrong));
+    assert!(
+        answer.status == 125 && answer.stderr.contains("secret is wrong"),
+        "{answer:?}"
+    );
+    let mode = std::os::unix::fs::PermissionsExt::mode(
+        &std::fs::metadata(site.credential())
+            .expect("its own credential")
+            .permissions(),
+    );
+    assert_eq!(mode & 0o777, 0o600);
+
+    // Monitoring is on the same port, with the names that Mesos' tools know.
+    let get = |path: &str| {
+        let mut stream = std::net::TcpStream::connect(site.address()).expect("connect");
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        )
+        .expect("send");
+        let mut text = String::new();
+        stream.read_to_string(&mut text).expect("an answer");
+        text
+    };
+    for path in [
+        "/state",
+        "/master/state.json",
+        "/slaves/",
+        "/tasks",
+        "/registrar(1)/registry",
+    ] {
+        let answer = get(path);
+        assert!(answer.starts_with("HTTP/1.1 200"), "{path}: {answer}");
+    }
+    assert!(get("/state").contains("\"activated_slaves\":1"));
+    assert!(get("/metrics/snapshot").contains("\"master/slaves_active\":1.0"));
+    let redirect = get("/redirect").to_lowercase();
+    assert!(
+        redirect.starts_with("http/1.1 307") && redirect.contains("location: //127.0.0.1:"),
+        "{redirect}"
+    );
+}
+
+#[test]
+fn a_cluster_of_one_host_starts_with_one_command() {
+    if skip_unless_root() {
+        return;
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    let port = {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        listener.local_addr().expect("its number").port()
+    };
+    let place = directory.path().display().to_string();
+    let log = std::fs::File::create(directory.path().join("log")).expect("log file");
+    let mut dev = Command::new(bulkhead())
+        .args([
+            "dev",
+            "--http",
+            "none",
+            "--directory",
+            &place,
+            "--port",
+            &port.to_string(),
+        ])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .expect("start dev");
+    let log = || std::fs::read_to_string(directory.path().join("log")).unwrap_or_default();
+    eventually("it is ready", || log().contains("ready; try:").then_some(()));
+    let output = Command::new(bulkhead())
+        .args(["task", "run", "--cpus", "0.1", "--", "echo", "hello"])
+        .env("BULKHEAD_MASTER", format!("127.0.0.1:{port}"))
+        .env("BULKHEAD_CREDENTIAL", directory.path().join("master/credential"))
+        .output()
+        .expect("run a task");
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        "hello\n",
+        "{output:?}\n{}",
+        log()
+    );
+    let pid = nix::unistd::Pid::from_raw(dev.id() as i32);
+    nix::sys::signal::kill(pid, nix::sys::signal::SIGTERM).expect("stop it");
+    let status = eventually("it stops", || dev.try_wait().ok().flatten());
+    assert!(status.success(), "{status}\n{}", log());
+}
