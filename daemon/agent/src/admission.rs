@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use container::plan;
 use kernel::Errno;
-use model::{ContainerId, Fault, IdRange, LaunchSpec, Network, UserNamespace};
+use model::{ContainerId, Fault, IdRange, LaunchSpec, UserNamespace};
 
 use crate::launch::{failed, plan_context};
 use crate::shell::Shell;
@@ -14,11 +14,6 @@ use crate::shell::Shell;
 pub fn admit(shell: &Shell, id: &ContainerId, spec: &LaunchSpec) -> Result<(), Fault> {
     shell.core().port_pool().admit(spec)?;
     shell.network.admit(spec.network, &spec.limits.bandwidth)?;
-    if spec.network == Network::Mapped && spec.userns.is_some() {
-        let message =
-            "a network behind the host's address with ids of its own is not available in this version";
-        return Err(Fault::unsupported("userns", message).remedy("leave one of the two out"));
-    }
     if spec.output.files == 0 || spec.output.file_bytes.get() < OUTPUT_BYTES_MIN {
         let message = format!("needs at least 1 file of at least {OUTPUT_BYTES_MIN} bytes");
         return Err(Fault::invalid("output", message));

@@ -9,7 +9,7 @@ use container::channel::{self, Report};
 use container::plan::{self, ChildPlan, PlanContext};
 use container::{ChildFds, CloneKind, CloneRequest, Namespaces};
 use isolators::network::NetworkIsolator;
-use model::{ContainerId, Fault, FaultKind, LaunchSpec, Limits, Network, ProcessIdentity};
+use model::{ContainerId, Fault, FaultKind, LaunchSpec, Limits, Network, ProcessIdentity, UserNamespace};
 
 use crate::failpoint;
 use crate::launcher_link::LauncherLink;
@@ -56,10 +56,9 @@ async fn make_ready(shell: &Shell, id: &ContainerId, spec: Box<LaunchSpec>) -> R
     let resources = held(shell, id)?;
     failpoint::pass("fork.network")?;
     let netns = match spec.network {
-        // One that the container's user namespace shall own is made by the child.
-        Network::None if spec.userns.is_none() => shell.networks.take(),
-        Network::Mapped => shell.networks.take(),
-        Network::None | Network::Host => None,
+        // One that a user namespace of the container's own shall own is made with that.
+        Network::None | Network::Mapped if spec.userns.is_none() => shell.networks.take(),
+        Network::None | Network::Mapped | Network::Host => None,
     };
     let context = plan_context(shell, id, &spec);
     let (directories, isolators) = (shell.directories.clone(), shell.isolators.clone());
@@ -101,11 +100,21 @@ fn connect(
     }
     let netns = match netns {
         Some(netns) => netns,
-        None => container::netpool::make_empty_netns()
-            .map_err(|error| Fault::failed(format!("make a network namespace: {error}")))?,
+        None => new_network(spec)?,
     };
     let attached = network.attach(id, &netns, spec)?;
     Ok((Some(netns), Some(attached.slot)))
+}
+
+/// For a mapped network. One that belongs to the container's own ids keeps its user namespace alive until the child takes it.
+fn new_network(spec: &LaunchSpec) -> Result<OwnedFd, Fault> {
+    let Some(ids) = spec.userns.and_then(UserNamespace::range) else {
+        return container::netpool::make_empty_netns()
+            .map_err(|error| Fault::failed(format!("make a network namespace: {error}")));
+    };
+    let made = kernel::user_namespace::make(ids.base, ids.count, true).map_err(|error| failed(&error))?;
+    let missing = || Fault::failed("a user namespace was made without its network namespace");
+    made.network.ok_or_else(missing)
 }
 
 /// Runs on a worker.
@@ -418,19 +427,24 @@ async fn announce_and_apply(
     let used = resources.disk.used();
     blocking(shell, move || {
         failpoint::pass("update.apply")?;
+        if mode == Network::Host && old.bandwidth != new.bandwidth {
+            isolators.ready_for_bandwidth(&job_id, &new.bandwidth)?;
+        }
         disk.check_update(&job_id, &old, &new, used)?;
         isolators.update(&job_id, &old, &new)?;
         crate::disk::update_last(&disk, &isolators, &job_id, &old, &new)?;
-        network
-            .update(&job_id, &old.bandwidth, &new.bandwidth)
-            .inspect_err(|_| {
-                let undone = isolators.update(&job_id, &new, &old).map_err(Fault::from);
-                let undone =
-                    undone.and_then(|()| crate::disk::update_last(&disk, &isolators, &job_id, &new, &old));
-                if let Err(fault) = undone {
-                    tracing::error!(container = %job_id, "put the old limits in force again: {fault}");
-                }
-            })
+        let connected = match mode {
+            Network::Mapped => network.update(&job_id, &old.bandwidth, &new.bandwidth),
+            Network::Host | Network::None => Ok(()),
+        };
+        connected.inspect_err(|_| {
+            let undone = isolators.update(&job_id, &new, &old).map_err(Fault::from);
+            let undone =
+                undone.and_then(|()| crate::disk::update_last(&disk, &isolators, &job_id, &new, &old));
+            if let Err(fault) = undone {
+                tracing::error!(container = %job_id, "put the old limits in force again: {fault}");
+            }
+        })
     })
     .await
 }

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 pub use process::{GroupName, ProcessPlan, RlimitPlan, UserName, default_capabilities};
 pub(crate) use process::{ROOT_HOME, is_path};
-pub use step::{Owners, Step};
+pub use step::{OwnNetwork, Owners, Step};
 
 /// What the agent adds to a spec.
 #[derive(Debug, Clone, PartialEq, Eq)]

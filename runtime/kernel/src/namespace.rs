@@ -20,6 +20,15 @@ pub fn join(fd: impl AsFd, namespaces: NamespaceFlags) -> Result<(), Errno> {
     Errno::result(unsafe { libc::setns(fd.as_fd().as_raw_fd(), namespaces.bits()) }).map(drop)
 }
 
+/// The user namespace that owns this one (ioctl_ns(2), NS_GET_USERNS).
+pub fn owner(namespace: impl AsFd) -> Result<OwnedFd, Errno> {
+    const NS_GET_USERNS: libc::c_ulong = 0xb701;
+    // SAFETY: a descriptor and a request without an argument.
+    let result = unsafe { libc::ioctl(namespace.as_fd().as_raw_fd(), NS_GET_USERNS) };
+    // SAFETY: a new descriptor, close-on-exec, that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(Errno::result(result)?) })
+}
+
 pub fn set_hostname(name: &str) -> Result<(), Errno> {
     // SAFETY: pointer and length describe the string.
     Errno::result(unsafe { libc::sethostname(name.as_ptr().cast(), name.len()) }).map(drop)

@@ -18,7 +18,7 @@ use model::IdRange;
 
 use super::Prepared;
 use super::child::Failure;
-use crate::plan::Owners;
+use crate::plan::{OwnNetwork, Owners};
 use crate::request::ChildFds;
 
 pub(super) struct OwnIds {
@@ -28,9 +28,25 @@ pub(super) struct OwnIds {
 }
 
 impl OwnIds {
-    /// From here on what we make belongs to the container's root. With `network` we are in a network namespace that
-    /// the new user namespace owns: capabilities over a namespace are those over its owner.
-    pub fn make(base: u32, count: u32, network: bool) -> Result<Self, Failure> {
+    /// From here on what we make belongs to the container's root. But for the host's network we are in a network namespace
+    /// that the user namespace owns: capabilities over a namespace are those over its owner.
+    pub fn make(base: u32, count: u32, network: OwnNetwork) -> Result<Self, Failure> {
+        let user = match network {
+            OwnNetwork::Host => Self::made(base, count, false)?,
+            OwnNetwork::New => Self::made(base, count, true)?,
+            OwnNetwork::Given => namespace::own_network()
+                .and_then(|given| namespace::owner(&given))
+                .map_err(Failure::of("find the network namespace's owner"))?,
+        };
+        user_namespace::make_files_as(base).map_err(Failure::of("make files as the container's root"))?;
+        Ok(Self {
+            user,
+            root: base,
+            count,
+        })
+    }
+
+    fn made(base: u32, count: u32, network: bool) -> Result<OwnedFd, Failure> {
         let failed = |error: MakeError| {
             let why = match &error {
                 MakeError::Clone(Errno::ENOSPC) => "user.max_user_namespaces is reached".to_owned(),
@@ -43,12 +59,7 @@ impl OwnIds {
             namespace::join(network, NamespaceFlags::NET).map_err(Failure::of("join network namespace"))?;
             namespace::bring_up_loopback().map_err(Failure::of("bring loopback up"))?;
         }
-        user_namespace::make_files_as(base).map_err(Failure::of("make files as the container's root"))?;
-        Ok(Self {
-            user: made.user,
-            root: base,
-            count,
-        })
+        Ok(made.user)
     }
 
     /// Lets the container's ids work on a detached tree.

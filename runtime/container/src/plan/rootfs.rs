@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use kernel::{device, procfs};
 use model::{CgroupLayout, Controller, Fault, HostSupport, IdRange, LaunchSpec, Network};
 
-use super::step::{Owners, Step};
+use super::step::{OwnNetwork, Owners, Step};
 use super::{PlanContext, absolute, c_path, c_text, own_directories, own_ids};
 
 /// Writable places that every container without a rootfs has for itself. On the host `/run` holds the
@@ -39,7 +39,11 @@ pub(super) fn steps(spec: &LaunchSpec, host: &HostSupport, ctx: &PlanContext) ->
         steps.push(Step::OwnIds {
             base,
             count,
-            network: spec.network == Network::None,
+            network: match spec.network {
+                Network::Host => OwnNetwork::Host,
+                Network::None => OwnNetwork::New,
+                Network::Mapped => OwnNetwork::Given,
+            },
         });
     }
     let sandbox_target = absolute("sandbox_target", &ctx.sandbox_target)?;

@@ -79,15 +79,25 @@ pub enum Step {
     Hostname {
         name: String,
     },
-    /// Makes a user namespace, and with `network` a network namespace that it owns. What is made after this belongs to
-    /// its root.
+    /// Makes a user namespace, or takes the one that owns the network namespace. What is made after this belongs to its root.
     OwnIds {
         base: u32,
         count: u32,
-        network: bool,
+        network: OwnNetwork,
     },
     /// Becomes its root: from here on without any right on the host.
     EnterOwnIds,
+}
+
+/// The network of a container with ids of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OwnNetwork {
+    /// The host's, where it has no rights.
+    Host,
+    /// A new one that belongs to it.
+    New,
+    /// The one that the child was born into; it was made with the user namespace that owns it.
+    Given,
 }
 
 /// To whom files of the host belong in a container with ids of its own.
@@ -194,14 +204,14 @@ impl fmt::Display for Step {
             }
             Self::Hostname { name } => write!(f, "host name {name}"),
             Self::OwnIds { base, count, network } => {
-                let network = if *network {
-                    ", owner of a new network namespace"
-                } else {
-                    ""
+                let (verb, network) = match network {
+                    OwnNetwork::Host => ("make a", ""),
+                    OwnNetwork::New => ("make a", ", owner of a new network namespace"),
+                    OwnNetwork::Given => ("take the", ", owner of the network namespace"),
                 };
                 write!(
                     f,
-                    "make a user namespace: ids 0 to {} are those from {base} on{network}",
+                    "{verb} user namespace: ids 0 to {} are those from {base} on{network}",
                     count - 1
                 )
             }

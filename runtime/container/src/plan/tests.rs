@@ -322,6 +322,20 @@ hold the tree at /data, ids mapped
 }
 
 #[test]
+fn own_ids_come_with_the_network_that_was_made_for_them() {
+    let plan = plan(|spec| {
+        own_ids(spec);
+        spec.network = Network::Mapped;
+    })
+    .unwrap();
+    let text = plan.to_string();
+    assert!(
+        text.starts_with("take the user namespace: ids 0 to 65535 are those from 200000 on"),
+        "{text}"
+    );
+}
+
+#[test]
 fn without_own_ids_nothing_of_them_is_in_the_plan() {
     let plan = plan(|spec| {
         spec.volumes = vec![Volume {
