@@ -146,7 +146,7 @@ pub enum Refusal {
     NotWriter,
     #[error("this replica does not vote yet: {status:?}")]
     NotVoting { status: Status },
-    #[error("an entry of {bytes} bytes is larger than {max}")]
+    #[error("an entry of {bytes} bytes is larger than {max}, which is the most: append it in parts")]
     TooLarge { bytes: usize, max: usize },
     #[error("truncate to {to}: outside of {begin} to {end}")]
     OutOfRange {

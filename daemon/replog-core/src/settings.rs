@@ -78,6 +78,20 @@ impl Settings {
     }
 }
 
+impl Bounds {
+    /// Lowers what would make a record larger than a disk takes at once: a record is written whole or not at all.
+    pub fn fit(&mut self, record_bytes: usize) {
+        // Half for the values, half for what is written around each.
+        const AROUND: usize = 96;
+        self.tail_bytes = self.tail_bytes.min(record_bytes / 2);
+        self.tail = self.tail.min(record_bytes / 2 / AROUND);
+        // As much again as one writer leaves in flight has to fit into a tail: see `Node::start`.
+        self.value_bytes = self.value_bytes.min(self.tail_bytes / 4);
+        self.window_bytes = self.window_bytes.min(self.tail_bytes / 2 - self.value_bytes);
+        self.window = self.window.min(self.tail.saturating_sub(2)).max(1);
+    }
+}
+
 impl Default for Timing {
     fn default() -> Self {
         Self {

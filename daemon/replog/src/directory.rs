@@ -2,9 +2,24 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+/// Writes past the page cache begin, end and lie in memory at multiples of this; else the cache is used.
+pub const ALIGNMENT: usize = 512;
+
+/// Of the kernel's ABI (`fcntl.h`), which differs between architectures.
+const O_DIRECT: i32 = if cfg!(target_arch = "x86_64") {
+    0o40_000
+} else if cfg!(target_arch = "aarch64") {
+    0o200_000
+} else {
+    0
+};
+
+/// What is as large is made past the page cache.
+const LARGE_BYTES: u64 = 1 << 20;
 
 /// Locked while a program uses the directory.
 const LOCK: &str = "lock";
@@ -80,6 +95,16 @@ impl DiskDirectory {
     fn sync_names(&self) -> io::Result<()> {
         fs::File::open(&self.path)?.sync_all()
     }
+
+    /// `None`: this file system can't, or this program does not know how to ask for it.
+    fn direct(&self, name: &str) -> Option<fs::File> {
+        if O_DIRECT == 0 {
+            return None;
+        }
+        let mut options = fs::OpenOptions::new();
+        options.read(true).write(true).custom_flags(O_DIRECT);
+        options.open(self.path.join(name)).ok()
+    }
 }
 
 impl Directory for DiskDirectory {
@@ -98,26 +123,35 @@ impl Directory for DiskDirectory {
             .create(true)
             .truncate(true)
             .open(self.path.join(name))?;
+        let file = DiskFile {
+            direct: (length >= LARGE_BYTES).then(|| self.direct(name)).flatten(),
+            file,
+        };
         // Zeros, not holes and not merely reserved blocks: a write into blocks that exist and were written changes no
         // metadata, and its fdatasync is one write of the disk.
-        let zeros = vec![0; 1 << 20];
+        let mut zeros = Aligned::default();
+        zeros.clear(ZEROS_BYTES);
+        zeros.resize(ZEROS_BYTES);
         let mut at = 0;
         while at < length {
-            let part = (length - at).min(zeros.len() as u64);
-            file.write_all_at(&zeros[..part as usize], at)?;
+            let part = (length - at).min(ZEROS_BYTES as u64);
+            file.write_at(&zeros.bytes()[..part as usize], at)?;
             at += part;
         }
-        file.sync_all()?;
+        file.file.sync_all()?;
         self.sync_names()?;
-        Ok(DiskFile(file))
+        Ok(file)
     }
 
     fn open(&self, name: &str) -> io::Result<DiskFile> {
-        fs::OpenOptions::new()
+        let file = fs::OpenOptions::new()
             .read(true)
             .write(true)
-            .open(self.path.join(name))
-            .map(DiskFile)
+            .open(self.path.join(name))?;
+        Ok(DiskFile {
+            direct: self.direct(name),
+            file,
+        })
     }
 
     fn read(&self, name: &str) -> io::Result<Vec<u8>> {
@@ -144,24 +178,92 @@ impl Directory for DiskDirectory {
     }
 }
 
-/// A real file.
+/// A real file. Batches go past the page cache: nobody reads them soon, copying them costs as much as all else that is done to
+/// them, and fresh pages for each segment cost more.
 #[derive(Debug)]
-pub struct DiskFile(fs::File);
+pub struct DiskFile {
+    file: fs::File,
+    direct: Option<fs::File>,
+}
+
+impl DiskFile {
+    fn direct_for(&self, memory: &[u8], offset: u64) -> Option<&fs::File> {
+        let aligned = (memory.as_ptr().addr() | memory.len() | offset as usize).is_multiple_of(ALIGNMENT);
+        self.direct.as_ref().filter(|_| aligned)
+    }
+}
+
+/// A disk with larger blocks says so by this error.
+fn misaligned(outcome: &io::Result<()>) -> bool {
+    matches!(outcome, Err(error) if error.kind() == io::ErrorKind::InvalidInput)
+}
 
 impl File for DiskFile {
     fn length(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+        Ok(self.file.metadata()?.len())
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        self.0.read_exact_at(buffer, offset)
+        if let Some(direct) = self.direct_for(buffer, offset) {
+            let read = direct.read_exact_at(buffer, offset);
+            if !misaligned(&read) {
+                return read;
+            }
+        }
+        self.file.read_exact_at(buffer, offset)
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.0.write_all_at(bytes, offset)
+        if let Some(direct) = self.direct_for(bytes, offset) {
+            let written = direct.write_all_at(bytes, offset);
+            if !misaligned(&written) {
+                return written;
+            }
+        }
+        self.file.write_all_at(bytes, offset)
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.file.sync_data()
+    }
+}
+
+const ZEROS_BYTES: usize = 1 << 20;
+
+/// Memory that may be written from, or read to, past the page cache.
+#[derive(Debug, Default)]
+pub(crate) struct Aligned {
+    memory: Vec<u8>,
+    start: usize,
+}
+
+impl Aligned {
+    /// Empty, with room for so many bytes: what goes beyond may no longer be aligned.
+    pub fn clear(&mut self, room: usize) {
+        self.memory.clear();
+        self.memory.reserve(room + ALIGNMENT);
+        self.start = self.memory.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT);
+        self.memory.resize(self.start, 0);
+    }
+
+    pub fn resize(&mut self, length: usize) {
+        self.memory.resize(self.start + length, 0);
+    }
+
+    /// To be appended to.
+    pub fn memory(&mut self) -> &mut Vec<u8> {
+        &mut self.memory
+    }
+
+    pub fn bytes(&self) -> &[u8] {
+        &self.memory[self.start..]
+    }
+
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.memory[self.start..]
+    }
+
+    pub fn room(&self) -> usize {
+        self.memory.capacity()
     }
 }

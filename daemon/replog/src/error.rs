@@ -30,7 +30,10 @@ pub enum StoreError {
         "log store: stopped after an error of the disk: {0}; look at the disk, then start this replica again"
     )]
     Stopped(String),
-    #[error("log store: a batch of {bytes} bytes does not fit into a segment (at most {most})")]
+    #[error(
+        "log store: {bytes} bytes that belong together do not fit into a segment, which takes {most}; \
+         start this replica with larger segments, as large as the others'"
+    )]
     TooLarge { bytes: usize, most: usize },
     #[error(
         "log store: {file} belongs to another store ({found:032x}, this one is {expected:032x}); move it away"

@@ -25,7 +25,8 @@ use wire::replog_capnp::parcel;
 use crate::codec::{self, DecodeError};
 use crate::replica::Replica;
 
-const PREFACE: [u8; 8] = *b"bulkpeer";
+/// What a link begins with.
+pub const PREFACE: [u8; 8] = *b"bulkpeer";
 const GREETING: Duration = Duration::from_secs(30);
 
 /// Envelopes of one frame.
@@ -112,7 +113,22 @@ where
 }
 
 /// Gives the replica what arrives until the link breaks.
-pub async fn receive<S: AsyncRead + Unpin>(mut stream: S, replica: &Replica) -> LinkEnd {
+pub async fn receive<S: AsyncRead + Unpin>(stream: S, replica: &Replica) -> LinkEnd {
+    let take = |envelope| {
+        let goes_on = !replica.has_halted();
+        if goes_on {
+            replica.receive(envelope);
+        }
+        goes_on
+    };
+    receive_each(stream, take).await
+}
+
+/// Gives what arrives until the link breaks, or `take` wants no more.
+pub async fn receive_each<S: AsyncRead + Unpin>(
+    mut stream: S,
+    mut take: impl FnMut(Envelope) -> bool,
+) -> LinkEnd {
     let mut input = vec![0; INPUT_BYTES];
     let mut assembler = Assembler::default();
     let limits = Limits {
@@ -127,16 +143,17 @@ pub async fn receive<S: AsyncRead + Unpin>(mut stream: S, replica: &Replica) -> 
             Ok(count) => count,
             Err(error) => return error.into(),
         };
-        if replica.has_halted() {
-            return LinkEnd::Stopped;
-        }
         let mut rest = if direct { &input[..0] } else { &input[..count] };
         let mut frame = if direct { assembler.advance(count) } else { None };
         loop {
-            if let Some(frame) = frame.take()
-                && let Err(error) = take(frame, replica)
-            {
-                return error.into();
+            if let Some(frame) = frame.take() {
+                let envelopes = match decode(frame) {
+                    Ok(envelopes) => envelopes,
+                    Err(error) => return error.into(),
+                };
+                if !envelopes.into_iter().all(&mut take) {
+                    return LinkEnd::Stopped;
+                }
             }
             if rest.is_empty() {
                 break;
@@ -147,13 +164,6 @@ pub async fn receive<S: AsyncRead + Unpin>(mut stream: S, replica: &Replica) -> 
             }
         }
     }
-}
-
-fn take(frame: Frame, replica: &Replica) -> Result<(), DecodeError> {
-    for envelope in decode(frame)? {
-        replica.receive(envelope);
-    }
-    Ok(())
 }
 
 fn decode(frame: Frame) -> Result<Vec<Envelope>, DecodeError> {
@@ -175,6 +185,11 @@ fn room_for(envelope: &Envelope) -> usize {
     };
     let values: usize = values.iter().map(|value| value.weight() + VALUE_WORDS * 8).sum();
     ENVELOPE_WORDS * 8 + values
+}
+
+/// A frame.
+pub fn frame(envelopes: &[Envelope]) -> Vec<u8> {
+    encode(envelopes, envelopes.iter().map(room_for).sum())
 }
 
 fn encode(envelopes: &[Envelope], bytes: usize) -> Vec<u8> {

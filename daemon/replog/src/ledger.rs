@@ -94,9 +94,23 @@ impl<D: Directory> Ledger<D> {
                 bytes += cost(record);
                 bytes <= room
             };
-            // One that is larger by itself goes alone: a record is written whole or not at all.
-            let count = rest.iter().take_while(fits).count().max(1);
-            let (now, later) = rest.split_at(count);
+            let count = rest.iter().take_while(fits).count();
+            if count == 0
+                && let [Record::Learned { first, values }, ..] = rest
+                && values.len() > 1
+            {
+                // Each of these is agreed by itself; a writer's entries are accepted whole or not at all.
+                let (head, tail) = values.split_at(values.len() / 2);
+                let part = |first, values: &[Value]| Record::Learned {
+                    first,
+                    values: values.to_vec(),
+                };
+                let mut halves = vec![part(*first, head), part(first.plus(head.len()), tail)];
+                halves.extend_from_slice(&rest[1..]);
+                return self.persist_in_batches(&halves);
+            }
+            // One that is larger by itself goes alone.
+            let (now, later) = rest.split_at(count.max(1));
             let mut plan = std::mem::take(&mut self.spent);
             plan.clear();
             for record in now {

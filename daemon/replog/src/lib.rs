@@ -8,7 +8,7 @@ mod client;
 pub mod codec;
 pub mod directory;
 mod error;
-mod frames;
+pub mod frames;
 mod index;
 mod ledger;
 mod open;

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use crate::directory::File;
+use crate::directory::{Aligned, File};
 use crate::error::StoreError;
 use crate::index;
 use crate::sector::{SECTOR_BYTES, Seal};
@@ -62,13 +62,16 @@ impl<F: File> Piece<F> {
 
     /// Gives the values in their order until `take` wants no more. Every sector of them is checked.
     pub fn read(&self, mut take: impl FnMut(u64, Result<&[u8], StoreError>) -> bool) {
-        let mut bytes = Vec::new();
+        let mut memory = Aligned::default();
         let mut value = Vec::new();
         for run in &self.runs {
             let seal = Seal::new(self.store, run.segment.0);
-            bytes.resize((run.end - run.first) as usize * SECTOR_BYTES, 0);
+            let length = (run.end - run.first) as usize * SECTOR_BYTES;
+            memory.clear(length);
+            memory.resize(length);
+            let bytes = memory.bytes_mut();
             let at = u64::from(run.first) * SECTOR_BYTES as u64;
-            let whole = run.file.read_at(&mut bytes, at).is_ok();
+            let whole = run.file.read_at(bytes, at).is_ok();
             for (position, slot) in &run.values {
                 let extent = index::extent(slot.sector, slot.offset, slot.length);
                 let from = (extent.0 - run.first) as usize * SECTOR_BYTES;

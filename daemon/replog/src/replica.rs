@@ -113,8 +113,10 @@ impl Replica {
         if found.details.torn {
             tracing::info!("log: a write that was not finished when this replica stopped was cut off");
         }
+        let mut settings = config.settings.clone();
+        settings.bounds.fit(ledger.store().batch_bytes_max());
         let start = Start {
-            settings: config.settings.clone(),
+            settings,
             stored: found.state.clone(),
             damaged: found.damaged,
             incarnation: Incarnation(random("an incarnation")? as u64),

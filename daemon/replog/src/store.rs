@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::batch::{self, Entry};
-use crate::directory::{Directory, File};
+use crate::directory::{Aligned, Directory, File};
 use crate::error::StoreError;
 use crate::index::Place;
 use crate::piece::Piece;
@@ -15,7 +15,7 @@ use crate::scan;
 use crate::sector::{SECTOR_BYTES, Seal, sectors_for};
 use crate::segment::{SegmentNumber, read_head};
 
-const SEGMENT_BYTES_MAX: u64 = 1 << 30;
+pub(crate) const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 /// A buffer beyond that is not kept for the next batch.
 const BUFFER_KEPT_BYTES: usize = 2 << 20;
 
@@ -92,7 +92,7 @@ pub struct Store<D: Directory> {
     pub(crate) meta: Vec<u8>,
     pub(crate) stopped: Option<String>,
     /// The sectors of the last batch; kept for its memory.
-    buffer: Vec<u8>,
+    buffer: Aligned,
 }
 
 impl<D: Directory> Store<D> {
@@ -127,7 +127,7 @@ impl<D: Directory> Store<D> {
             begin: 0,
             meta: Vec::new(),
             stopped: None,
-            buffer: Vec::new(),
+            buffer: Aligned::default(),
         };
         if numbers.is_empty() {
             store.roll_to(SegmentNumber(1))?;
@@ -165,16 +165,15 @@ impl<D: Directory> Store<D> {
             self.roll_to(self.active.next())?;
         }
         let mut buffer = std::mem::take(&mut self.buffer);
-        buffer.clear();
-        buffer.reserve(sectors as usize * SECTOR_BYTES);
-        Seal::new(self.id, self.active.0).write(&mut buffer, self.end, self.next_batch, &stream);
+        buffer.clear(sectors as usize * SECTOR_BYTES);
+        Seal::new(self.id, self.active.0).write(buffer.memory(), self.end, self.next_batch, &stream);
         let name = self.active.file_name();
         let file = &self.parts[&self.active].file;
         let written = file
-            .write_at(&buffer, u64::from(self.end) * SECTOR_BYTES as u64)
+            .write_at(buffer.bytes(), u64::from(self.end) * SECTOR_BYTES as u64)
             .map_err(StoreError::io("write to", &name))
             .and_then(|()| file.sync().map_err(StoreError::io("flush", &name)));
-        if buffer.capacity() <= BUFFER_KEPT_BYTES {
+        if buffer.room() <= BUFFER_KEPT_BYTES {
             self.buffer = buffer;
         }
         if let Err(error) = written {

@@ -220,6 +220,28 @@ fn all_stopped_at_once_come_back_with_everything() {
 }
 
 #[test]
+fn an_entry_that_no_segment_could_take_is_refused_and_nothing_stops() {
+    run(async {
+        let mut cluster = Cluster::new(3);
+        let first = cluster.start(1);
+        cluster.start(2);
+        cluster.start(3);
+        elected(&first).await;
+        // With segments of 1 MiB. As many of the largest as may be in flight go together.
+        let outcomes = first
+            .append_each(vec![vec![7; 900 << 10].into(), vec![7; 100 << 10].into()])
+            .await
+            .unwrap();
+        let refusal = outcomes[0].as_ref().unwrap_err().to_string();
+        assert!(refusal.contains("921600 bytes"), "{refusal}");
+        assert!(outcomes[1].is_ok());
+        let asked = (0..64).map(|part| first.append(vec![part; 100 << 10]));
+        futures::future::try_join_all(asked).await.unwrap();
+        first.append(b"after".to_vec()).await.unwrap();
+    });
+}
+
+#[test]
 fn a_full_disk_stops_the_replica_and_the_others_go_on() {
     run(async {
         let mut cluster = Cluster::new(3);
@@ -230,8 +252,8 @@ fn a_full_disk_stops_the_replica_and_the_others_go_on() {
         first.append(b"before".to_vec()).await.unwrap();
         // No further segment can be made: the directory is gone from under it.
         std::fs::remove_dir_all(cluster.path(2)).unwrap();
-        let large = vec![7; 200 << 10];
-        for _ in 0..12 {
+        let large = vec![7; 100 << 10];
+        for _ in 0..24 {
             first.append(large.clone()).await.unwrap();
         }
         until("the second has stopped", || second.status().halted.is_some()).await;

@@ -14,6 +14,7 @@ pub mod feed;
 pub mod http_server;
 pub mod kernel_files;
 pub mod log_batch;
+pub mod log_link;
 pub mod log_message;
 pub mod log_record;
 pub mod log_segment;
@@ -48,6 +49,7 @@ pub const TARGETS: &[Target] = &[
     target("http_server", http_server::run),
     target("kernel_files", kernel_files::run),
     target("log_batch", log_batch::run),
+    target("log_link", log_link::run),
     target("log_message", log_message::run),
     target("log_record", log_record::run),
     target("log_segment", log_segment::run),

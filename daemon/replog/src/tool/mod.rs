@@ -196,8 +196,8 @@ struct ReplicaArgs {
     /// Begin a new log by itself when all replicas are empty.
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set, value_name = "BOOL")]
     log_auto_initialize: bool,
-    /// Bytes of a segment file.
-    #[arg(long, default_value_t = 64 << 20, value_name = "BYTES")]
+    /// Bytes of a segment file, 1048576 to 1073741824. An entry can't be larger than a ninth of it, or 1048576.
+    #[arg(long, default_value_t = 64 << 20, value_name = "BYTES", value_parser = clap::value_parser!(u64).range(1 << 20..=crate::store::SEGMENT_BYTES_MAX))]
     segment_bytes: u64,
     #[command(flatten)]
     tls: TlsArgs,
