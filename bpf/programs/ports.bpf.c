@@ -33,12 +33,6 @@
 /* Ports that are tried before the caller is told that there is none. */
 #define TRIES 32
 
-/*
- * Kernels before 6.3 take a loop only where its end jumps back to its beginning, and clang may lay one out so that it
- * falls through into it ("back-edge", push_insn in kernel/bpf/verifier.c).
- */
-#define UNROLLED _Pragma("clang loop unroll(full)")
-
 struct {
 	__uint(type, BPF_MAP_TYPE_CGROUP_STORAGE);
 	__type(key, __u64);
@@ -51,19 +45,37 @@ struct {
 	__type(value, struct bh_traffic);
 } bh_traffic_1 SEC(".maps");
 
+/* All ones where a is less than b, else none; both below 2^63. */
+static __always_inline __u64 less(__u64 a, __u64 b)
+{
+	__u64 difference = a - b;
+
+	/* Or clang makes the branch of it that is to be avoided. */
+	asm volatile("" : "+r"(difference));
+	return (__u64)((__s64)difference >> 63);
+}
+
+/*
+ * Ranges are in order: the last one that begins at or before the port is looked for by halves. Without branches, each of
+ * which would double what the verifier has to walk through: 30 ms at each start of the agent.
+ */
 static __always_inline int owns(const struct bh_port_policy *policy, __u16 port)
 {
-	__u32 at;
+	__u64 at = 0;
+	__u32 step;
 
 	if (policy->ephemeral_first && port >= policy->ephemeral_first && port <= policy->ephemeral_last)
 		return 1;
-	for (at = 0; at < BH_PORT_RANGES; at++) {
-		if (at >= policy->count)
-			break;
-		if (port >= policy->ranges[at].first && port <= policy->ranges[at].last)
-			return 1;
+	if (!policy->count)
+		return 0;
+#pragma clang loop unroll(full)
+	for (step = BH_PORT_RANGES / 2; step; step /= 2) {
+		__u64 next = (at + step) & (BH_PORT_RANGES - 1);
+
+		at += step & less(next, policy->count) & ~less(port, policy->ranges[next].first);
+		at &= BH_PORT_RANGES - 1;
 	}
-	return 0;
+	return port >= policy->ranges[at].first && port <= policy->ranges[at].last;
 }
 
 /* The next ephemeral port, each of them once before one comes again. */
@@ -104,21 +116,44 @@ static __always_inline int in_use(struct bpf_sock_addr *ctx, const __u32 address
 	return 1;
 }
 
+/* The search for a free ephemeral port, one try a call: by bpf_loop() the verifier walks through it once. */
+struct search {
+	struct bpf_sock_addr *ctx;
+	struct bh_port_policy *policy;
+	__u32 address[4];
+	__u32 type;
+	__u16 port;
+	__u16 found;
+};
+
+static long try_bind4(__u32 turn __attribute__((unused)), struct search *search)
+{
+	search->port = candidate(search->policy);
+	search->found = !in_use(search->ctx, search->address, search->type, search->port, 0);
+	return search->found;
+}
+
+static long try_bind6(__u32 turn __attribute__((unused)), struct search *search)
+{
+	search->port = candidate(search->policy);
+	search->found = !in_use(search->ctx, search->address, search->type, search->port, 1);
+	return search->found;
+}
+
 static __always_inline int bind(struct bpf_sock_addr *ctx, int v6)
 {
 	struct bh_port_policy *policy = bpf_get_local_storage(&bh_policy_1, 0);
 	__u16 port = bpf_ntohs(ctx->user_port);
-	__u32 address[4] = {}, type = ctx->type;
-	int try;
+	struct search search = { .ctx = ctx, .policy = policy, .type = ctx->type };
 
-	/* Type and address once and here: in the loop clang makes a pointer into the context of it, which kernels before 6.3 refuse. */
+	/* Type and address once and here: of a loop clang makes a pointer into the context, which kernels before 6.3 refuse. */
 	if (v6) {
-		address[0] = ctx->user_ip6[0];
-		address[1] = ctx->user_ip6[1];
-		address[2] = ctx->user_ip6[2];
-		address[3] = ctx->user_ip6[3];
+		search.address[0] = ctx->user_ip6[0];
+		search.address[1] = ctx->user_ip6[1];
+		search.address[2] = ctx->user_ip6[2];
+		search.address[3] = ctx->user_ip6[3];
 	} else {
-		address[0] = ctx->user_ip4;
+		search.address[0] = ctx->user_ip4;
 	}
 
 	if (port) {
@@ -131,17 +166,15 @@ static __always_inline int bind(struct bpf_sock_addr *ctx, int v6)
 	}
 	if (!policy->ephemeral_first)
 		return ALLOW;
-	UNROLLED
-	for (try = 0; try < TRIES; try++) {
-		port = candidate(policy);
-		if (!in_use(ctx, address, type, port, v6)) {
-			ctx->user_port = bpf_htons(port);
-			return ALLOW;
-		}
-	}
+	if (v6)
+		bpf_loop(TRIES, try_bind6, &search, 0);
+	else
+		bpf_loop(TRIES, try_bind4, &search, 0);
+	ctx->user_port = bpf_htons(search.port);
+	if (search.found)
+		return ALLOW;
 	/* The last one: the kernel says EADDRINUSE, as it does when its own range is used up. */
 	__sync_fetch_and_add(&policy->exhausted, 1);
-	ctx->user_port = bpf_htons(port);
 	return ALLOW;
 }
 
@@ -165,10 +198,23 @@ static __always_inline int bind_to(struct bpf_sock_addr *ctx, __u16 port, int v6
 	}
 }
 
+static long try_connect4(__u32 turn __attribute__((unused)), struct search *search)
+{
+	search->found = !bind_to(search->ctx, candidate(search->policy), 0);
+	return search->found;
+}
+
+static long try_connect6(__u32 turn __attribute__((unused)), struct search *search)
+{
+	search->found = !bind_to(search->ctx, candidate(search->policy), 1);
+	return search->found;
+}
+
 static __always_inline int connect(struct bpf_sock_addr *ctx, int v6)
 {
 	struct bh_port_policy *policy = bpf_get_local_storage(&bh_policy_1, 0);
-	int try, one = 1;
+	struct search search = { .ctx = ctx, .policy = policy };
+	int one = 1;
 
 	if (!policy->ephemeral_first || !ctx->sk || ctx->sk->src_port)
 		return ALLOW;
@@ -181,11 +227,12 @@ static __always_inline int connect(struct bpf_sock_addr *ctx, int v6)
 	 */
 	if (ctx->type == SOCK_STREAM)
 		bpf_setsockopt(ctx, SOL_SOCKET, SO_REUSEPORT, &one, sizeof(one));
-	UNROLLED
-	for (try = 0; try < TRIES; try++) {
-		if (!bind_to(ctx, candidate(policy), v6))
-			return ALLOW;
-	}
+	if (v6)
+		bpf_loop(TRIES, try_connect6, &search, 0);
+	else
+		bpf_loop(TRIES, try_connect4, &search, 0);
+	if (search.found)
+		return ALLOW;
 	__sync_fetch_and_add(&policy->exhausted, 1);
 	/* As when the range of a host is used up: EADDRNOTAVAIL, connect(2). */
 	bpf_set_retval(-99);
