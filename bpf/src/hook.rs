@@ -223,6 +223,15 @@ impl Steering {
         Ok(ours)
     }
 
+    /// Asks the kernel whether the program is at that interface, in whichever way.
+    pub fn is_attached(&self, entry: Entry, ifindex: u32) -> bool {
+        if interface_of(&self.pin_path(entry, ifindex)) == Some(ifindex) {
+            return true;
+        }
+        let filter = self.filter(entry, ifindex);
+        filter.is_ok_and(|mut filter| filter.query().is_ok_and(|program| program != 0))
+    }
+
     /// Whether the program is at that interface as a filter.
     pub fn is_filter_at(&self, entry: Entry, ifindex: u32) -> bool {
         self.filter_mark(entry, ifindex).exists()

@@ -5,6 +5,7 @@
 
 pub mod bandwidth;
 mod batch;
+pub mod ceiling;
 pub mod device;
 pub mod hook;
 pub mod instruction;

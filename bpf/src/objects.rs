@@ -1,7 +1,11 @@
 //! Programs, maps and control groups by bpf(2): what is attached where, and what a map holds.
 
+use std::collections::HashMap;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::MetadataExt as _;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use crate::system::bpf;
 
@@ -198,4 +202,43 @@ pub(crate) fn update<T: Copy>(map: BorrowedFd<'_>, key: &u64, value: &T) -> io::
         flags: 0,
     };
     bpf(MAP_UPDATE_ELEM, &mut attributes).map(drop)
+}
+
+/// The number by which the kernel knows a group: its inode's, on 64-bit hosts (kernfs_ino, include/linux/kernfs.h).
+pub(crate) fn group_id(group: BorrowedFd<'_>) -> io::Result<u64> {
+    let file = File::from(group.try_clone_to_owned()?);
+    Ok(file.metadata()?.ino())
+}
+
+/// Maps of an earlier agent's programs by their id: one descriptor for all its containers.
+#[derive(Debug, Default)]
+pub(crate) struct EarlierMaps(Mutex<HashMap<u32, Weak<OwnedFd>>>);
+
+impl EarlierMaps {
+    /// The map that a program attached to a group uses, whoever attached it.
+    pub fn find(
+        &self,
+        group: BorrowedFd<'_>,
+        kind: u32,
+        name: &str,
+        value_size: usize,
+    ) -> io::Result<Option<Arc<OwnedFd>>> {
+        for program in attached(group, kind)? {
+            if let Some((id, map)) = map_of_program(program, name, value_size)? {
+                return Ok(Some(self.shared(id, map)));
+            }
+        }
+        Ok(None)
+    }
+
+    fn shared(&self, id: u32, map: OwnedFd) -> Arc<OwnedFd> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(map) = known.get(&id).and_then(Weak::upgrade) {
+            return map;
+        }
+        known.retain(|_, map| map.strong_count() > 0);
+        let map = Arc::new(map);
+        known.insert(id, Arc::downgrade(&map));
+        map
+    }
 }

@@ -4,18 +4,15 @@
 //! Nothing is pinned. Programs, policy and counters belong to the group and end with it; whoever comes later finds them
 //! through the group ([`PortPrograms::maps_of`]), whatever agent has put them there.
 
-use std::collections::HashMap;
-use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::MetadataExt as _;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::Arc;
 
 use libbpf_rs::skel::{OpenSkel as _, SkelBuilder as _};
 use model::{PortGrant, PortRange, PortRanges};
 
-use crate::objects::{self, attach, attached};
+use crate::objects::{self, EarlierMaps, attach, group_id};
 use crate::skeletons::ports as skeleton;
 
 /// Ranges that one container's policy has room for.
@@ -56,8 +53,7 @@ pub struct PortPrograms {
     count: [OwnedFd; 2],
     policy: Arc<OwnedFd>,
     traffic: Arc<OwnedFd>,
-    /// Maps of an earlier agent's programs by their id: one descriptor for all its containers.
-    earlier: Mutex<HashMap<u32, Weak<OwnedFd>>>,
+    earlier: EarlierMaps,
 }
 
 /// `struct bh_port_policy`.
@@ -134,7 +130,7 @@ impl PortPrograms {
             ],
             policy: Arc::new(copied(loaded.maps.bh_policy_1.as_fd())?),
             traffic: Arc::new(copied(loaded.maps.bh_traffic_1.as_fd())?),
-            earlier: Mutex::default(),
+            earlier: EarlierMaps::default(),
         })
     }
 
@@ -150,28 +146,10 @@ impl PortPrograms {
             maps.policy = maps.policy.take().filter(|_| maps.policy().is_ok());
             return Ok(Some(maps));
         }
-        let find = |kind: u32, name: &str, size: usize| -> io::Result<Option<Arc<OwnedFd>>> {
-            for program in attached(group, kind)? {
-                if let Some((id, map)) = objects::map_of_program(program, name, size)? {
-                    return Ok(Some(self.shared(id, map)));
-                }
-            }
-            Ok(None)
-        };
+        let find = |kind, name, size| self.earlier.find(group, kind, name, size);
         maps.policy = find(INET4_BIND, POLICY, size_of::<Policy>())?;
         maps.traffic = find(INET_EGRESS, TRAFFIC, size_of::<Traffic>())?;
         Ok(Some(maps).filter(|maps| maps.policy.is_some() || maps.traffic.is_some()))
-    }
-
-    fn shared(&self, id: u32, map: OwnedFd) -> Arc<OwnedFd> {
-        let mut earlier = self.earlier.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = earlier.get(&id).and_then(Weak::upgrade) {
-            return known;
-        }
-        earlier.retain(|_, map| map.strong_count() > 0);
-        let map = Arc::new(map);
-        earlier.insert(id, Arc::downgrade(&map));
-        map
     }
 
     /// Counts the traffic of a group's sockets from now on.
@@ -197,12 +175,6 @@ impl PortPrograms {
 
 fn put(group: BorrowedFd<'_>, fd: &OwnedFd, kind: u32, program: &'static str) -> Result<(), PortsError> {
     attach(group, fd.as_fd(), kind).map_err(|source| PortsError::Attach { program, source })
-}
-
-/// The number by which the kernel knows a group: its inode's, on 64-bit hosts (kernfs_ino, include/linux/kernfs.h).
-fn group_id(group: BorrowedFd<'_>) -> io::Result<u64> {
-    let file = File::from(group.try_clone_to_owned()?);
-    Ok(file.metadata()?.ino())
 }
 
 impl Policy {

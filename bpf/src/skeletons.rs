@@ -21,5 +21,6 @@ macro_rules! skeleton {
 }
 
 skeleton!(bandwidth);
+skeleton!(ceiling);
 skeleton!(ports);
 skeleton!(steering);

@@ -55,6 +55,8 @@ pub enum PrepareError {
     Devices(#[source] bpf::BpfError),
     #[error("isolator ports")]
     Ports(#[source] bpf::ports::PortsError),
+    #[error("isolator bandwidth")]
+    Ceiling(#[source] bpf::ceiling::CeilingError),
     #[error("device {index}")]
     Node { index: usize, source: NodeError },
     #[error("enable a controller")]

@@ -6,6 +6,7 @@
 //!
 //! State lives in the kernel alone: after a restart of the agent the same calls work on the same groups.
 
+pub mod bandwidth;
 pub mod child;
 pub mod connections;
 pub mod cpu;

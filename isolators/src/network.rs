@@ -12,11 +12,12 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kernel::mount::{MountFlags, is_filesystem, mount_filesystem};
+pub use kernel::netlink::Notices;
 use model::{Bandwidth, ContainerId, Fault, FaultKind, IsolatorReport, LaunchSpec, Network, NetworkUsage};
 use network::{Attach, Attached, Config, Datapath, NetworkError};
 pub use network::{Explanation, Known, Origin, PacketQuestion, Transport, Verdict};
 
-use crate::isolator::active;
+use crate::isolator::{active, missing};
 
 /// Of one agent.
 pub struct NetworkIsolator {
@@ -56,14 +57,17 @@ impl NetworkIsolator {
 
     /// Refuses what this mode of the network does not hold.
     pub fn admit(&self, network: Network, bandwidth: &Bandwidth) -> Result<(), Fault> {
-        if !bandwidth.limits_anything() || network == Network::Mapped {
+        if !bandwidth.limits_anything() || network != Network::None {
             return Ok(());
         }
-        let message = format!(
-            "traffic has no ceiling with the network {:?}: there is no interface of the container's own to hold it back at",
-            network.as_str()
-        );
-        Err(Fault::unsupported("limits.bandwidth", message).remedy("use --network mapped"))
+        let message = "traffic has no ceiling with the network \"none\": none of it leaves the container";
+        Err(Fault::unsupported("limits.bandwidth", message)
+            .remedy("leave the ceiling out, or use --network mapped"))
+    }
+
+    /// What changes at the host's interfaces and addresses, but for those of containers.
+    pub fn notices() -> Result<Notices, Fault> {
+        Notices::open(network::GROUP).map_err(|error| Fault::from_error(FaultKind::Failed, &error))
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Arc<Datapath>>> {
@@ -168,6 +172,25 @@ impl NetworkIsolator {
     /// What all connected containers have moved.
     pub fn usage(&self) -> Result<HashMap<ContainerId, NetworkUsage>, Fault> {
         Ok(self.if_open(Datapath::usage_all)?.unwrap_or_default())
+    }
+
+    /// Whether all that steers packets is where it was put. Empty: nobody has used the network yet.
+    pub fn health(&self) -> Vec<IsolatorReport> {
+        let datapath = self.lock().clone();
+        let parts = match datapath.as_ref().map(|datapath| datapath.health()) {
+            None => return Vec::new(),
+            Some(Ok(parts)) => parts,
+            Some(Err(error)) => {
+                return vec![missing("network health", fault(&error).to_string())];
+            }
+        };
+        let line = |part: network::Health| IsolatorReport {
+            name: format!("network {}", part.part),
+            active: part.trouble.is_empty(),
+            mechanism: part.state,
+            missing: part.trouble,
+        };
+        parts.into_iter().map(line).collect()
     }
 
     /// Has a look at the stacks of all connected containers: what `usage` tells of connections and counters then.

@@ -7,12 +7,14 @@
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
+use bpf::ceiling::GroupCeiling;
 use bpf::ports::{GroupMaps, PortPrograms, RANGES_MAX, Refusals};
 use kernel::cgroup::LimitError;
 use model::{
     Fault, IsolatorReport, LaunchSpec, Limits, Network, NetworkUsage, PortRanges, PortRequest, Traffic,
 };
 
+use crate::bandwidth::HostCeilings;
 use crate::connections::HostConnections;
 use crate::error::PrepareError;
 use crate::isolator::{Isolator, Place, active, missing};
@@ -23,6 +25,7 @@ pub struct PortIsolator {
     programs: Result<PortPrograms, String>,
     unified: Option<TreeId>,
     connections: Arc<HostConnections>,
+    ceilings: Arc<HostCeilings>,
 }
 
 impl PortIsolator {
@@ -30,6 +33,7 @@ impl PortIsolator {
         trees: &Trees,
         programs: Result<PortPrograms, String>,
         connections: Arc<HostConnections>,
+        ceilings: Arc<HostCeilings>,
     ) -> Self {
         let unified = trees.unified();
         let programs = match unified {
@@ -40,6 +44,7 @@ impl PortIsolator {
             programs,
             unified,
             connections,
+            ceilings,
         }
     }
 }
@@ -108,6 +113,7 @@ impl Isolator for PortIsolator {
                 ports: maps.grant().ok().flatten().map(|grant| grant.all()),
                 maps,
                 connections: Arc::clone(&self.connections),
+                ceiling: self.ceilings.of(place),
             }),
             Err(error) => {
                 tracing::debug!(container = place.name, "find the traffic counters: {error}");
@@ -123,6 +129,7 @@ pub struct TrafficReader {
     /// Those that nobody else has.
     ports: Option<PortRanges>,
     connections: Arc<HostConnections>,
+    ceiling: Option<GroupCeiling>,
 }
 
 impl TrafficReader {
@@ -153,6 +160,11 @@ impl TrafficReader {
         usage.drops = occurred
             .map(|(reason, count)| (reason.to_owned(), count))
             .collect();
+        let ceiling = self.ceiling.as_ref().and_then(|ceiling| ceiling.read().ok());
+        if let Some(ceiling) = ceiling.filter(|ceiling| ceiling.rate != 0) {
+            usage.tx.limited_bytes = Some(ceiling.limited_bytes);
+            usage.tx.dropped += ceiling.dropped_packets;
+        }
         self.connections
             .complete(&mut usage, self.maps.group(), self.ports.as_ref());
         Some(usage)

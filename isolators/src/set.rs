@@ -4,13 +4,17 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use bpf::ceiling::CeilingPrograms;
 use bpf::ports::PortPrograms;
 use kernel::cgroup::processes::move_all;
 use kernel::cgroup::tree::remove_with_children;
 use kernel::cgroup::{Group, Removal, Version, memory as memory_files};
 use kernel::file::{Access, KernelFileError};
-use model::{ContainerId, Controller, Fault, HostSupport, IsolatorReport, LaunchSpec, Limitation, Limits};
+use model::{
+    Bandwidth, ContainerId, Controller, Fault, HostSupport, IsolatorReport, LaunchSpec, Limitation, Limits,
+};
 
+use crate::bandwidth::{BandwidthIsolator, HostCeilings};
 use crate::child;
 use crate::connections::HostConnections;
 use crate::cpu::CpuIsolator;
@@ -28,12 +32,13 @@ use crate::usage::UsageReader;
 
 const NO_BPF: &str = "a fake has no BPF";
 
-/// cpu, memory, pids, io, cpuset, devices, pressure, ports.
+/// cpu, memory, pids, io, cpuset, devices, pressure, ports, bandwidth.
 pub struct IsolatorSet {
     pub(crate) trees: Trees,
     isolators: Vec<Box<dyn Isolator>>,
     memory: Option<TreeId>,
     connections: Arc<HostConnections>,
+    ceilings: Arc<HostCeilings>,
     /// Namespaces, capabilities, rlimits, seccomp: the init's work, told here.
     child_reports: Vec<IsolatorReport>,
 }
@@ -75,7 +80,9 @@ impl IsolatorSet {
         };
         let ports = PortPrograms::load()
             .map_err(|error| Fault::from_error(model::FaultKind::Unsupported, &error).to_string());
-        Self::assemble(host, cgroup_root, &make_kernel_root, program, ports)
+        let ceilings = CeilingPrograms::load()
+            .map_err(|error| Fault::from_error(model::FaultKind::Unsupported, &error).to_string());
+        Self::assemble(host, cgroup_root, &make_kernel_root, program, ports, ceilings)
     }
 
     /// With root groups of another make, and without BPF: for tests on a fake.
@@ -84,6 +91,7 @@ impl IsolatorSet {
             host,
             cgroup_root,
             make,
+            Err(NO_BPF.to_owned()),
             Err(NO_BPF.to_owned()),
             Err(NO_BPF.to_owned()),
         )
@@ -95,11 +103,13 @@ impl IsolatorSet {
         make: MakeRoot<'_>,
         program: Result<bpf::Program, String>,
         ports: Result<PortPrograms, String>,
+        ceilings: Result<CeilingPrograms, String>,
     ) -> Result<Self, StartError> {
         let trees = Trees::make(host, cgroup_root, make, program.is_err())?;
         let memory = MemoryIsolator::new(host, &trees);
         let memory_tree = memory.tree();
         let connections = Arc::new(HostConnections::default());
+        let ceilings = Arc::new(HostCeilings::new(&trees, ceilings));
         let isolators: Vec<Box<dyn Isolator>> = vec![
             Box::new(CpuIsolator::new(host, &trees)),
             Box::new(memory),
@@ -108,13 +118,20 @@ impl IsolatorSet {
             Box::new(CpusetIsolator::new(host, &trees)),
             Box::new(DeviceIsolator::new(&trees, program)),
             Box::new(PressureIsolator::new(host, &trees)),
-            Box::new(PortIsolator::new(&trees, ports, Arc::clone(&connections))),
+            Box::new(PortIsolator::new(
+                &trees,
+                ports,
+                Arc::clone(&connections),
+                Arc::clone(&ceilings),
+            )),
+            Box::new(BandwidthIsolator(Arc::clone(&ceilings))),
         ];
         Ok(Self {
             trees,
             isolators,
             memory: memory_tree,
             connections,
+            ceilings,
             child_reports: child::reports(host),
         })
     }
@@ -122,6 +139,16 @@ impl IsolatorSet {
     /// TCP connections of containers in the host's network.
     pub fn connections(&self) -> &HostConnections {
         &self.connections
+    }
+
+    /// Before an update of a container in the host's network: refuses a ceiling that can't be held there, and readies a
+    /// container that an agent without ceilings has launched.
+    pub fn ready_for_bandwidth(&self, id: &ContainerId, bandwidth: &Bandwidth) -> Result<(), Fault> {
+        self.ceilings.admit(bandwidth)?;
+        match bandwidth.limits_anything() {
+            true => self.ceilings.make_ready(self.place(id)),
+            false => Ok(()),
+        }
     }
 
     /// Refuses what this host can not enforce, with the missing kernel feature named.

@@ -254,6 +254,37 @@ const SERIES: &[Series] = &[
     ("network_refused_total", "counter", |u| {
         u.net_rx_bytes.map(|_| u.net_drops.values().sum::<u64>() as f64)
     }),
+    ("network_transmit_limited_bytes_total", "counter", |u| {
+        u.net_tx_limited_bytes.map(|v| v as f64)
+    }),
+    ("network_receive_limited_bytes_total", "counter", |u| {
+        u.net_rx_limited_bytes.map(|v| v as f64)
+    }),
+    ("network_transmit_queue_delay_seconds", "gauge", |u| {
+        u.net_tx_queue_delay_microsecs.map(|v| v as f64 / 1e6)
+    }),
+    ("network_receive_queue_delay_seconds", "gauge", |u| {
+        u.net_rx_queue_delay_microsecs.map(|v| v as f64 / 1e6)
+    }),
+    ("network_transmit_limit_bytes", "gauge", |u| {
+        u.net_tx_rate_limit.map(|v| v as f64)
+    }),
+    ("network_receive_limit_bytes", "gauge", |u| {
+        u.net_rx_rate_limit.map(|v| v as f64)
+    }),
+    ("tcp_connections", "gauge", |u| u.net_tcp_active_connections),
+    ("tcp_time_wait_connections", "gauge", |u| {
+        u.net_tcp_time_wait_connections
+    }),
+    ("tcp_retransmits_total", "counter", |u| {
+        u.net_tcp_retransmits.map(|v| v as f64)
+    }),
+    ("tcp_rtt_p50_seconds", "gauge", |u| {
+        u.net_tcp_rtt_microsecs_p50.map(|v| v / 1e6)
+    }),
+    ("tcp_rtt_p99_seconds", "gauge", |u| {
+        u.net_tcp_rtt_microsecs_p99.map(|v| v / 1e6)
+    }),
     // cAdvisor's words: waiting, at least one task; stalled, all of them.
     ("pressure_cpu_waiting_seconds_total", "counter", |u| {
         waiting(u.cpu_pressure)

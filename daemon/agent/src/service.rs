@@ -382,7 +382,12 @@ impl agent::Server for AgentService {
         mut results: agent::HostResults,
     ) -> Result<(), capnp::Error> {
         self.shell.metrics.calls.increment();
-        wire::agent::encode_host(&crate::about::host(&self.shell), results.get().init_info());
+        let mut host = crate::about::host(&self.shell);
+        let network = self.shell.network.clone();
+        // Asks the kernel, and waits for whoever changes the network now.
+        let health = self.shell.pool.run(move || network.health()).await;
+        host.isolators.extend(health.unwrap_or_default());
+        wire::agent::encode_host(&host, results.get().init_info());
         Ok(())
     }
 

@@ -1,32 +1,44 @@
 //! `bulkhead net`: who has which ports, what moves through them, and what would become of a packet.
 
 use std::collections::BTreeMap;
+use std::io::{self, IsTerminal as _};
 use std::net::IpAddr;
+use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use client::Agent;
 use model::network::{PacketExplanation, PacketOrigin, PacketQuestion, Transport};
-use model::{ContainerStatus, IsolatorReport, Network, PortGrant, Usage};
+use model::{ContainerStatus, ContainerUsage, Fault, IsolatorReport, Millis, Network, PortGrant, Usage};
 use serde::Serialize;
 
 use crate::args::Format;
 use crate::failure::{Failure, Outcome};
 use crate::human::{self, UNKNOWN};
-use crate::output::{print, print_json, print_table, short_id};
+use crate::output::{print, print_json, print_json_line, short_id, terminal_width};
+use crate::rates::{self, Rates};
 use crate::table::{Align, Table};
 
 /// Ports of containers, their traffic, and how it is steered
 ///
-/// One line for each running container: bytes and packets are since its start, refused are packets and
-/// calls that were not allowed. `explain` tells what would happen to a packet, and why.
+/// One line for each running container: received and sent are bytes since its start and bytes a second now, refused are
+/// packets and calls that were not allowed. Below it, by what all this is done, and whether it is where it was put.
+/// `explain` tells what would happen to a packet, and why.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   bulkhead net
+  bulkhead net --watch
   bulkhead net -o json | jq '.containers[] | {name, ports}'
   bulkhead net explain --dst-port 31005
   bulkhead net explain --from web --dst-port 53 --dst 192.0.2.53 --udp")]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct NetArgs {
+    /// Refresh until interrupted
+    #[arg(short, long)]
+    watch: bool,
+    /// Time between refreshes
+    #[arg(long, value_name = "TIME", default_value = "1s", requires = "watch")]
+    interval: Millis,
     #[command(subcommand)]
     verb: Option<NetVerb>,
 }
@@ -101,7 +113,25 @@ pub(crate) async fn net(agent: &Agent, format: Format, args: NetArgs) -> Outcome
                 Format::Table => print(&explained(&explanation))?,
             }
         }
-        None => show(agent, format).await?,
+        None if args.watch => {
+            if args.interval < INTERVAL_LEAST {
+                let message = format!("must be at least {INTERVAL_LEAST}");
+                return Err(Fault::invalid("--interval", message).into());
+            }
+            if format == Format::Table && io::stdout().is_terminal() {
+                print("\x1b[2J")?;
+            }
+            let mut earlier = agent.statistics(&[]).await?;
+            loop {
+                net::sleep(args.interval.duration()).await;
+                earlier = show(agent, format, earlier, true).await?;
+            }
+        }
+        None => {
+            let earlier = agent.statistics(&[]).await?;
+            net::sleep(ONE_LOOK).await;
+            show(agent, format, earlier, false).await?;
+        }
     }
     Ok(0)
 }
@@ -120,6 +150,8 @@ struct View {
     containers: Vec<Row>,
     /// By which mechanism, and what is missing.
     mechanisms: Vec<IsolatorReport>,
+    /// Of the parts that steer packets; none before a container has used them.
+    health: Vec<IsolatorReport>,
 }
 
 #[derive(Serialize)]
@@ -133,6 +165,9 @@ struct Row {
     tx_bytes: Option<u64>,
     rx_packets: Option<u64>,
     tx_packets: Option<u64>,
+    rx_bytes_per_sec: Option<u64>,
+    tx_bytes_per_sec: Option<u64>,
+    tcp_connections: Option<u64>,
     egress_bits_per_sec: Option<u64>,
     ingress_bits_per_sec: Option<u64>,
     drops: BTreeMap<String, u64>,
@@ -140,7 +175,7 @@ struct Row {
     shown_ports: String,
 }
 
-fn row(status: &ContainerStatus, usage: Option<&Usage>) -> Row {
+fn row(status: &ContainerStatus, usage: Option<&Usage>, rates: &Rates) -> Row {
     let grant: Option<&PortGrant> = status.grant.as_ref();
     let of = |field: fn(&Usage) -> Option<u64>| usage.and_then(field);
     let rate = |limit: Option<model::BitsPerSecond>| limit.map(|rate| rate.0);
@@ -154,6 +189,9 @@ fn row(status: &ContainerStatus, usage: Option<&Usage>) -> Row {
         tx_bytes: of(|usage| usage.net_tx_bytes),
         rx_packets: of(|usage| usage.net_rx_packets),
         tx_packets: of(|usage| usage.net_tx_packets),
+        rx_bytes_per_sec: rates.net_rx_bps.map(|rate| rate as u64),
+        tx_bytes_per_sec: rates.net_tx_bps.map(|rate| rate as u64),
+        tcp_connections: of(|usage| usage.net_tcp_active_connections.map(|count| count as u64)),
         egress_bits_per_sec: rate(status.limits.bandwidth.egress_ceiling()),
         ingress_bits_per_sec: rate(status.limits.bandwidth.ingress_ceiling()),
         drops: usage.map(|usage| usage.net_drops.clone()).unwrap_or_default(),
@@ -165,7 +203,7 @@ fn row(status: &ContainerStatus, usage: Option<&Usage>) -> Row {
     }
 }
 
-const COLUMNS: [(&str, Align); 10] = [
+const COLUMNS: [(&str, Align); 13] = [
     ("CONTAINER", Align::Left),
     ("NAME", Align::Left),
     ("NETWORK", Align::Left),
@@ -173,39 +211,85 @@ const COLUMNS: [(&str, Align); 10] = [
     ("EPHEMERAL", Align::Left),
     ("RECEIVED", Align::Right),
     ("SENT", Align::Right),
+    ("IN/s", Align::Right),
+    ("OUT/s", Align::Right),
+    ("TCP", Align::Right),
     ("INGRESS", Align::Right),
     ("EGRESS", Align::Right),
     ("REFUSED", Align::Right),
 ];
 
-async fn show(agent: &Agent, format: Format) -> Result<(), Failure> {
+/// Between the two samples of a single look.
+const ONE_LOOK: Duration = Duration::from_millis(200);
+/// The agent would be busy with nothing else.
+const INTERVAL_LEAST: Millis = Millis(100);
+
+/// Answers the samples, which are the earlier ones of the next look.
+async fn show(
+    agent: &Agent,
+    format: Format,
+    earlier: Vec<ContainerUsage>,
+    again: bool,
+) -> Result<Vec<ContainerUsage>, Failure> {
     let containers = agent.list(false).await?;
     let samples = agent.statistics(&[]).await?;
     let usage: BTreeMap<&str, &Usage> = samples.iter().map(|one| (one.id.as_str(), &one.usage)).collect();
+    let before: BTreeMap<&str, &Usage> = earlier.iter().map(|one| (one.id.as_str(), &one.usage)).collect();
     let rows: Vec<Row> = containers
         .iter()
-        .map(|status| row(status, usage.get(status.id.as_str()).copied()))
+        .map(|status| {
+            let id = status.id.as_str();
+            let rates = match (before.get(id), usage.get(id)) {
+                (Some(old), Some(new)) => rates::between(old, new),
+                _ => Rates::default(),
+            };
+            row(status, usage.get(id).copied(), &rates)
+        })
         .collect();
     let host = agent.host().await?;
-    let network = |line: &IsolatorReport| matches!(line.name.as_str(), "ports" | "network");
-    let mechanisms: Vec<_> = host.isolators.into_iter().filter(network).collect();
+    let (mechanisms, others): (Vec<_>, Vec<_>) = host
+        .isolators
+        .into_iter()
+        .partition(|line| matches!(line.name.as_str(), "ports" | "bandwidth" | "network"));
+    let health: Vec<_> = others
+        .into_iter()
+        .filter(|line| line.name.starts_with("network "))
+        .collect();
     match format {
+        Format::Json if again => print_json_line(&View {
+            containers: rows,
+            mechanisms,
+            health,
+        })?,
         Format::Json => print_json(&View {
             containers: rows,
             mechanisms,
-        }),
+            health,
+        })?,
         Format::Table => {
-            print_table(&table(&rows))?;
-            let told = mechanisms.iter().map(|line| {
-                let state = match line.active {
-                    true => &line.mechanism,
-                    false => &line.missing,
-                };
-                format!("{}: {}\n", line.name, human::one_line(state))
-            });
-            print(&format!("\n{}", told.collect::<String>()))
+            let text = table(&rows).render(terminal_width()) + "\n" + &told(&mechanisms, &health);
+            if again && io::stdout().is_terminal() {
+                // From the top left, each line to its end, and nothing left below.
+                print(&format!("\x1b[H{}\x1b[J", text.replace('\n', "\x1b[K\n")))?;
+            } else {
+                print(&text)?;
+            }
         }
     }
+    Ok(samples)
+}
+
+/// By what it is done, and how that is.
+fn told(mechanisms: &[IsolatorReport], health: &[IsolatorReport]) -> String {
+    let by = mechanisms.iter().map(|line| match line.active {
+        true => format!("{}: {}\n", line.name, human::one_line(&line.mechanism)),
+        false => format!("{}: not here: {}\n", line.name, human::one_line(&line.missing)),
+    });
+    let is = health.iter().map(|line| match line.active {
+        true => format!("{}: ok, {}\n", line.name, human::one_line(&line.mechanism)),
+        false => format!("{}: DAMAGED: {}\n", line.name, human::one_line(&line.missing)),
+    });
+    by.chain(is).collect()
 }
 
 fn table(rows: &[Row]) -> Table {
@@ -226,6 +310,10 @@ fn table(rows: &[Row]) -> Table {
                 .map_or_else(|| UNKNOWN.to_owned(), |(first, last)| format!("{first}-{last}")),
             bytes(row.rx_bytes),
             bytes(row.tx_bytes),
+            bytes(row.rx_bytes_per_sec),
+            bytes(row.tx_bytes_per_sec),
+            row.tcp_connections
+                .map_or_else(|| UNKNOWN.to_owned(), human::count),
             rate(row.ingress_bits_per_sec),
             rate(row.egress_bits_per_sec),
             human::count(refused),
@@ -255,6 +343,9 @@ mod tests {
             tx_bytes: None,
             rx_packets: None,
             tx_packets: None,
+            rx_bytes_per_sec: None,
+            tx_bytes_per_sec: Some(1024),
+            tcp_connections: Some(3),
             egress_bits_per_sec: Some(10_000_000),
             ingress_bits_per_sec: None,
             drops: usage.net_drops,
@@ -273,6 +364,9 @@ mod tests {
                 "61440-62463",
                 "2KB",
                 "-",
+                "-",
+                "1KB",
+                "3",
                 "-",
                 "10Mbit",
                 "4"

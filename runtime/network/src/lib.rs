@@ -8,7 +8,9 @@ mod book;
 mod datapath;
 mod error;
 mod explain;
+mod health;
 mod host_network;
+mod host_programs;
 mod inside;
 mod recovery;
 mod refresh;
@@ -18,8 +20,9 @@ mod shaper_plan;
 mod stack;
 mod usage;
 
-pub use datapath::Datapath;
+pub use datapath::{Datapath, GROUP};
 pub use error::NetworkError;
+pub use health::Health;
 pub use inside::InsideError;
 pub use request::{
     Adopted, Attach, Attached, Config, Explanation, Known, Origin, PacketQuestion, Transport, Verdict,

@@ -335,7 +335,7 @@ fn uptime_ms(state: &TopState, row: &Row) -> Option<u64> {
         .map(|start| state.now_ms.saturating_sub(start))
 }
 
-const KEYS_WIDE: &str = "q quit  ↑↓ select  t traffic  sort: c cpu  m mem  p pids  n name  / filter  k kill";
+const KEYS_WIDE: &str = "q quit  ↑↓ select  t traffic  sort c cpu m mem p pids n name  / filter  k kill";
 const KEYS_NARROW: &str = "q quit  t net  c m p n sort  / filter  k kill";
 
 fn last_line(state: &TopState, theme: Theme, width: u16) -> Line<'static> {

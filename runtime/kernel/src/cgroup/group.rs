@@ -30,6 +30,9 @@ pub enum LimitError {
     /// A device that has no queue to limit.
     #[error(transparent)]
     Device(#[from] super::io::DeviceError),
+    /// One that is held by programs at the group, not by a file.
+    #[error("programs at the group")]
+    Programs(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
 impl LimitError {

@@ -1,88 +1,9 @@
 //! Containers behind the host's address: an agent in a namespace that plays the host, and another that is outside.
 
-use serde_json::Value;
-use support::network::{HOST, NetworkWorld, run, within};
+use support::network::{HOST, NetworkWorld, configure, run, start, within};
 use support::{Agent, eventually, skip_unless_root};
 
-const POOL: &str = "--resources=ports:[31000-31063];ephemeral_ports:[61440-61567]";
-const FEW: &str = "--ephemeral_ports_per_container=32";
-/// As `python3 -m http.server`, which asks for its own name first and waits long where nobody answers.
-const SERVER: &str = "echo hello > index.html; exec python3 -c '
-import os, http.server, socketserver
-socketserver.ThreadingTCPServer.address_family = 10
-server = socketserver.ThreadingTCPServer((\"::\", int(os.environ[\"PORT0\"])), http.server.SimpleHTTPRequestHandler)
-server.serve_forever()'";
-
-/// The host, an agent on it, and what is beyond its uplink. The agent goes first.
-struct Stage {
-    agent: Agent,
-    world: NetworkWorld,
-}
-
-impl Stage {
-    fn new() -> Self {
-        let world = NetworkWorld::new();
-        let agent = within(&world.host, || Agent::start_with(&[POOL, FEW], &[]));
-        Self { agent, world }
-    }
-
-    /// A mapped container with one port; the port.
-    fn serve(&self, name: &str) -> u16 {
-        let run = [
-            "run",
-            "-d",
-            "--name",
-            name,
-            "--network",
-            "mapped",
-            "--ports",
-            "1",
-            "--",
-            "sh",
-            "-c",
-            SERVER,
-        ];
-        self.agent.cli(&run).success();
-        let inspected = self.agent.cli(&["inspect", name, "-o", "json"]).json();
-        let port = inspected["ports"][0].as_u64().expect("a port");
-        u16::try_from(port).expect("a port")
-    }
-
-    fn fetch(&self, from: &std::os::fd::OwnedFd, address: &str, port: u16) -> Option<String> {
-        let command = format!("curl --silent --max-time 2 http://{address}:{port}/");
-        let output = run(from, &command);
-        output
-            .status
-            .success()
-            .then(|| String::from_utf8_lossy(&output.stdout).into_owned())
-    }
-
-    fn reaches(&self, address: &str, port: u16) {
-        let found = eventually("the server answers outside", || {
-            self.fetch(&self.world.outside, address, port)
-        });
-        assert_eq!(found, "hello\n");
-    }
-
-    fn statistics(&self, name: &str) -> Value {
-        self.agent.cli(&["stats", name, "-o", "json"]).json()[0]["statistics"].clone()
-    }
-
-    fn restart(&mut self) {
-        self.agent.kill_hard();
-        let (agent, world) = (&mut self.agent, &self.world);
-        within(&world.host, || agent.spawn());
-    }
-
-    fn interfaces(&self) -> Vec<String> {
-        let output = run(&self.world.host, "ip -o link");
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let names = text.lines().filter_map(|line| line.split(": ").nth(1));
-        let ours = names.filter(|name| name.starts_with("bh"));
-        ours.map(|name| name.split('@').next().unwrap_or(name).to_owned())
-            .collect()
-    }
-}
+use crate::stage::{FEW, POOL, Stage};
 
 #[test]
 fn a_server_is_reached_from_outside_through_an_agents_death() {
@@ -193,27 +114,73 @@ fn what_a_killed_agent_had_begun_is_taken_away() {
 }
 
 #[test]
-fn a_ceiling_without_a_network_of_its_own_is_refused() {
+fn an_uplink_that_changes_is_followed_at_once() {
     if skip_unless_root() {
         return;
     }
-    let stage = Stage::new();
-    let refused = stage.agent.cli(&["run", "--egress", "10Mbit", "--", "true"]);
-    assert_eq!(refused.status, 125);
-    assert!(refused.stderr.contains("use --network mapped"), "{refused:?}");
-    stage
+    let world = NetworkWorld::new();
+    // Nothing is looked at by itself while this lasts.
+    let flags = [POOL, FEW, "--sample-interval=1h"];
+    let agent = within(&world.host, || Agent::start_with(&flags, &[]));
+    let stage = Stage { agent, world };
+    let port = stage.serve("web");
+    stage.reaches(HOST, port);
+    let host = &stage.world.host;
+    for command in [
+        "ip addr del 192.0.2.1/24 dev uplink",
+        "ip addr add 192.0.2.7/24 dev uplink",
+        "ip route add default via 192.0.2.2",
+    ] {
+        configure(host, command);
+    }
+    stage.reaches("192.0.2.7", port);
+    assert_eq!(stage.fetch(host, "192.0.2.7", port).as_deref(), Some("hello\n"));
+    configure(host, "ip link set uplink down");
+    configure(host, "ip link set uplink up");
+    configure(host, "ip route add default via 192.0.2.2");
+    stage.reaches("192.0.2.7", port);
+    configure(host, "ip link set uplink mtu 1400");
+    eventually("the container's interface has the uplink's new MTU", || {
+        let shown = stage
+            .agent
+            .cli(&["exec", "web", "--", "cat", "/sys/class/net/eth0/mtu"]);
+        (shown.stdout.trim() == "1400").then_some(())
+    });
+    stage.reaches("192.0.2.7", port);
+}
+
+#[test]
+fn a_container_is_reached_by_each_of_several_uplinks() {
+    if skip_unless_root() {
+        return;
+    }
+    let world = NetworkWorld::new();
+    let resident = start(&world.outside, "sleep 60");
+    let pid = resident.0.id();
+    configure(
+        &world.host,
+        &format!("ip link add second type veth peer name eth1 netns {pid}"),
+    );
+    drop(resident);
+    for (namespace, interface, last) in [(&world.host, "second", 1), (&world.outside, "eth1", 2)] {
+        configure(namespace, &format!("ip link set {interface} up"));
+        configure(
+            namespace,
+            &format!("ip addr add 198.51.100.{last}/24 dev {interface}"),
+        );
+    }
+    let flags = [POOL, FEW, "--uplinks=uplink,second"];
+    let agent = within(&world.host, || Agent::start_with(&flags, &[]));
+    let stage = Stage { agent, world };
+    let port = stage.serve("web");
+    stage.reaches(HOST, port);
+    stage.reaches("198.51.100.1", port);
+    // What it asks by the second one is asked from that one's address.
+    let asked = "ip -4 route get 198.51.100.2";
+    let told = stage
         .agent
-        .cli(&["run", "-d", "--name", "h", "--", "sleep", "1000"])
-        .success();
-    let refused = stage.agent.cli(&["update", "--egress", "10Mbit", "h"]);
-    assert_ne!(refused.status, 0);
-    stage.serve("web");
-    let updated = stage
-        .agent
-        .cli(&["update", "--egress", "10Mbit", "--ingress", "20Mbit", "web"]);
-    assert!(updated.success().stdout.contains("egress"));
-    let limits = stage.agent.cli(&["inspect", "web", "-o", "json"]).json()["limits"].clone();
-    assert_eq!(limits["egress_bits_per_sec"], 10_000_000, "{limits}");
-    let told = stage.statistics("web");
-    assert_eq!(told["net_tx_rate_limit"], 1_250_000, "{told}");
+        .cli(&["exec", "web", "--", "sh", "-c", asked])
+        .success()
+        .stdout;
+    assert!(told.contains("src 198.51.100.1"), "{told}");
 }

@@ -1,0 +1,126 @@
+//! Ceilings of bandwidth: named, by default, changed, kept, refused.
+
+use serde_json::Value;
+use support::network::{OUTSIDE, start};
+use support::{eventually, skip_unless_root};
+
+use crate::stage::Stage;
+
+impl Stage {
+    fn limits(&self, name: &str) -> Value {
+        self.agent.cli(&["inspect", name, "-o", "json"]).json()["limits"].clone()
+    }
+
+    /// Bits a second that reach the outside from a container that is there already.
+    fn transfer(&self, name: &str, seconds: u32) -> f64 {
+        let command = format!("iperf3 --json -c {OUTSIDE} -t {seconds}");
+        let told = eventually("a transfer succeeds", || {
+            let output = self.agent.cli(&["exec", name, "--", "sh", "-c", &command]);
+            let told: Value = serde_json::from_str(&output.stdout).ok()?;
+            told["end"]["sum_received"]["bits_per_second"].as_f64()
+        });
+        assert!(told > 0.0);
+        told
+    }
+}
+
+#[test]
+fn a_ceiling_in_the_hosts_network_is_held_changed_and_kept() {
+    if skip_unless_root() {
+        return;
+    }
+    let mut stage = Stage::new();
+    let _server = start(&stage.world.outside, "iperf3 -s");
+    stage
+        .agent
+        .cli(&[
+            "run", "-d", "--name", "h", "--egress", "40Mbit", "--", "sleep", "1000",
+        ])
+        .success();
+    let near = |rate: f64, ceiling: f64| {
+        // What is meant is 2 %; here others use the machine, and the beginning counts.
+        assert!(
+            rate < ceiling * 1.1 && rate > ceiling * 0.5,
+            "{rate} under {ceiling}"
+        );
+    };
+    near(stage.transfer("h", 3), 40e6);
+    stage.agent.cli(&["update", "--egress", "80Mbit", "h"]).success();
+    near(stage.transfer("h", 3), 80e6);
+    stage.restart();
+    assert_eq!(stage.limits("h")["egress_bits_per_sec"], 80_000_000);
+    near(stage.transfer("h", 3), 80e6);
+    // By the next agent, whose programs are others.
+    stage.agent.cli(&["update", "--egress", "20Mbit", "h"]).success();
+    near(stage.transfer("h", 3), 20e6);
+    let told = stage.statistics("h");
+    assert_eq!(told["net_tx_rate_limit"], 2_500_000, "{told}");
+    assert!(told["net_tx_limited_bytes"].is_u64(), "{told}");
+    stage.agent.cli(&["update", "--egress", "max", "h"]).success();
+    assert!(stage.transfer("h", 1) > 160e6);
+    let refused = stage.agent.cli(&["update", "--ingress", "10Mbit", "h"]);
+    assert!(
+        refused.status != 0 && refused.stderr.contains("use --network mapped"),
+        "{refused:?}"
+    );
+    assert!(stage.limits("h")["ingress_bits_per_sec"].is_null());
+    let host = stage.agent.cli(&["inspect", "--host"]).success().stdout;
+    assert!(host.contains("TCP paced in its sockets"), "{host}");
+}
+
+#[test]
+fn what_can_not_be_held_is_refused_and_a_mapped_network_is_held_both_ways() {
+    if skip_unless_root() {
+        return;
+    }
+    let stage = Stage::new();
+    for (flags, word) in [
+        (["--ingress", "10Mbit"], "use --network mapped"),
+        (["--egress-min", "10Mbit"], "guarantees"),
+        (["--network-weight", "10"], "guarantees"),
+        (["--egress", "1kbit"], "between"),
+    ] {
+        let [flag, value] = flags;
+        let refused = stage.agent.cli(&["run", flag, value, "--", "true"]);
+        assert_eq!(refused.status, 125, "{refused:?}");
+        assert!(refused.stderr.contains(word), "{refused:?}");
+    }
+    stage.serve("web");
+    let updated = stage
+        .agent
+        .cli(&["update", "--egress", "10Mbit", "--ingress", "20Mbit", "web"]);
+    assert!(updated.success().stdout.contains("egress"));
+    assert_eq!(stage.limits("web")["egress_bits_per_sec"], 10_000_000);
+    let told = stage.statistics("web");
+    assert_eq!(told["net_tx_rate_limit"], 1_250_000, "{told}");
+}
+
+#[test]
+fn who_names_no_ceiling_gets_the_agents() {
+    if skip_unless_root() {
+        return;
+    }
+    let stage = Stage::with(&[
+        "--egress_rate_per_cpu=100Mbit",
+        "--ingress_rate_limit_per_container=6250KB",
+        "--maximum_egress_rate_limit=150Mbit",
+    ]);
+    let run = |name: &str, flags: &[&str]| {
+        let mut arguments = vec!["run", "-d", "--name", name];
+        arguments.extend(flags);
+        arguments.extend(["--", "sleep", "1000"]);
+        stage.agent.cli(&arguments).success();
+    };
+    run("mapped", &["--network", "mapped", "--cpus", "0.5"]);
+    let limits = stage.limits("mapped");
+    assert_eq!(limits["egress_bits_per_sec"], 50_000_000, "{limits}");
+    assert_eq!(limits["ingress_bits_per_sec"], 6250 * 1024 * 8, "{limits}");
+    stage.agent.cli(&["update", "--cpus", "2", "mapped"]).success();
+    assert_eq!(stage.limits("mapped")["egress_bits_per_sec"], 150_000_000);
+    run("host", &["--cpus", "1"]);
+    let limits = stage.limits("host");
+    assert_eq!(limits["egress_bits_per_sec"], 100_000_000, "{limits}");
+    assert!(limits["ingress_bits_per_sec"].is_null(), "{limits}");
+    run("free", &["--cpus", "1", "--egress", "max"]);
+    assert!(stage.limits("free")["egress_bits_per_sec"].is_null());
+}
