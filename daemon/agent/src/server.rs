@@ -121,6 +121,7 @@ async fn serve(config: Config) -> Result<(), Fault> {
     crate::port_watch::take_stock(&shell).await;
     net::spawn(shell.clone().keep_time()).detach();
     net::spawn(crate::statistics::keep_sampling(shell.clone())).detach();
+    net::spawn(crate::uplinks::follow(shell.clone())).detach();
     net::spawn(crate::gc::keep_watching(shell.clone())).detach();
     net::spawn(crate::port_watch::keep_watching(shell.clone())).detach();
     serve_http(&shell)?;

@@ -189,10 +189,7 @@ pub async fn keep_sampling(shell: Rc<Shell>) {
             }
             Err(fault) => tracing::warn!("sample the containers: {fault}"),
         }
-        // An address that the host has lost or got meanwhile.
-        let network = shell.network.clone();
-        if let Ok(Err(fault)) = shell.pool.run(move || network.refresh()).await {
-            tracing::warn!("look at the uplinks again: {fault}");
-        }
+        // What no notice has told, such as a route.
+        crate::uplinks::look_again(&shell).await;
     }
 }
