@@ -56,7 +56,7 @@ impl World {
         }
     }
 
-    /// After each step.
+    /// What must never be.
     pub(crate) fn check(&mut self) {
         if let Some(message) = self.books.twice.take() {
             self.fail(message);
@@ -153,7 +153,7 @@ impl World {
             let state = task.status().map(|status| status.state);
             if !state.is_some_and(TaskState::is_terminal) {
                 problems.push(format!(
-                    "task {} is {state:?} an hour after everything ended",
+                    "task {} is {state:?} long after everything ended",
                     task.id
                 ));
             }
