@@ -313,6 +313,15 @@ impl Shell {
     }
 }
 
+impl Drop for Shell {
+    /// The session ends with it, and others are elected at once.
+    fn drop(&mut self) {
+        if let Some(tenure) = &self.tenure {
+            tenure.end();
+        }
+    }
+}
+
 async fn tell(facts: &Sender<Input>, fact: Input) {
     // Closed: nobody contends any more.
     let _closed = facts.push(fact).await;

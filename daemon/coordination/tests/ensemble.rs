@@ -115,6 +115,9 @@ async fn a_withdrawal_hands_over_at_once(ensemble: &Ensemble) {
     };
     println!("hand-over on a clean stop: {} ms", began.elapsed().as_millis());
     assert!(!old.holds() && new.holds() && new.term() > old.term());
+    drop(next);
+    net::yield_now().await;
+    assert!(!new.holds(), "leads on though nobody contends");
 }
 
 async fn a_stranger_in_the_line_is_not_taken_for_a_master(ensemble: &Ensemble) {
