@@ -52,8 +52,10 @@
 /* Of the ceiling, datagrams get this part in any case: questions and answers pass while transfers use all of it. */
 #define DATAGRAM_PART 8
 #define DATAGRAM_BYTES 12000
-/* Gone too much is made up for by sending so much less, in parts of the ceiling: a pace that was far too low would be
- * heard of late. */
+/*
+ * Gone too much is made up for by sending so much less, in parts of the ceiling, since a pace that was far too low would be
+ * heard of late; and so much more is sent while there is nothing to make up for.
+ */
 #define REPAY 64
 /* Two segments, the least that TCP offloads: a connection hears of its pace as often as it sends them. */
 #define LEAST_SENT 3028
@@ -121,6 +123,8 @@ static __always_inline void set_pace(struct bh_ceiling *state, __u64 now, __u64 
 	change = used > rate ? -(__s64)((used - rate) * PARTS / rate) : (__s64)((rate - used) * PARTS / rate);
 	if (wait > ahead)
 		change -= REPAY;
+	else if (!wait)
+		change += REPAY;
 	/*
 	 * By a quarter at once, at most: the first ten packets of a connection are not paced (tcp_update_skb_after_send,
 	 * net/ipv4/tcp_output.c), and no sign of how fast it will be.
@@ -129,7 +133,8 @@ static __always_inline void set_pace(struct bh_ceiling *state, __u64 now, __u64 
 		used = (__u64)-change * elapsed / follow;
 		if (used > PARTS / 4)
 			used = PARTS / 4;
-		pace -= pace * used / PARTS;
+		/* As much down as it would be up: else what comes and goes would lower it. */
+		pace = pace * PARTS / (PARTS + used);
 	} else {
 		used = (__u64)change * elapsed / follow;
 		if (used > PARTS / 4)

@@ -12,6 +12,10 @@ use crate::error::PrepareError;
 use crate::isolator::{Isolator, Place, active, missing};
 use crate::trees::{TreeId, Trees};
 
+/// In words.
+pub const MECHANISM: &str =
+    "egress by BPF at the v2 group: TCP paced in its sockets, what exceeds it dropped";
+
 /// Slower than this, a few packets are seconds.
 const RATE_MIN_BITS: u64 = 64_000;
 /// The kernel takes a connection's pace in 32 bits: bytes a second.
@@ -105,10 +109,7 @@ impl Isolator for BandwidthIsolator {
 
     fn report(&self) -> IsolatorReport {
         match &self.0.programs {
-            Ok(_) => active(
-                "bandwidth",
-                "with the host's network: egress by BPF at the v2 group, TCP paced in its sockets, what exceeds it dropped",
-            ),
+            Ok(_) => active("bandwidth", format!("with the host's network, {MECHANISM}")),
             Err(why) => missing("bandwidth", why.clone()),
         }
     }

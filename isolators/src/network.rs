@@ -55,6 +55,12 @@ impl NetworkIsolator {
         active("network", mechanism)
     }
 
+    /// How the ceilings of connected containers are held, in words. Does not wait, as [`report`](Self::report).
+    pub fn ceilings_held_by(&self) -> Option<String> {
+        let open = self.datapath.try_lock().ok()?;
+        open.as_ref().map(|datapath| datapath.mechanism().to_string())
+    }
+
     /// Refuses what this mode of the network does not hold.
     pub fn admit(&self, network: Network, bandwidth: &Bandwidth) -> Result<(), Fault> {
         if !bandwidth.limits_anything() || network != Network::None {

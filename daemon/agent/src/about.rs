@@ -1,7 +1,7 @@
 //! What the agent says of itself, of its host and, beyond the status, of a container.
 
 use model::agent::{AgentInfo, HostReport};
-use model::{CgroupLayout, ContainerId};
+use model::{CgroupLayout, ContainerId, Network};
 
 use crate::shell::Shell;
 
@@ -68,6 +68,18 @@ pub fn layout(layout: CgroupLayout) -> &'static str {
     }
 }
 
+fn bandwidth_held_by(shell: &Shell, id: &ContainerId) -> Option<String> {
+    let core = shell.core();
+    let limited = core
+        .status(id)
+        .is_some_and(|status| status.limits.bandwidth.limits_anything());
+    match core.spec(id)?.network {
+        Network::Host if limited => Some(isolators::bandwidth::MECHANISM.to_owned()),
+        Network::Mapped if limited => shell.network.ceilings_held_by(),
+        _ => None,
+    }
+}
+
 /// Things worth knowing when a container misbehaves: where it is in every hierarchy, what it runs as.
 pub fn detail(shell: &Shell, id: &ContainerId) -> Vec<(String, String)> {
     let mut detail = vec![
@@ -89,6 +101,9 @@ pub fn detail(shell: &Shell, id: &ContainerId) -> Vec<(String, String)> {
         if !detail.iter().any(|(known, _)| *known == key) {
             detail.push((key, path.display().to_string()));
         }
+    }
+    if let Some(by) = bandwidth_held_by(shell, id) {
+        detail.push(("bandwidth.held_by".to_owned(), by));
     }
     if let Some(by) = crate::disk::detail(shell, id) {
         detail.push(("disk.held_by".to_owned(), by));
