@@ -58,9 +58,10 @@ impl Ceiling {
         }
     }
 
-    /// The largest packet that is let through in one piece: a quarter of a millisecond, one segment at least.
+    /// The largest packet that is let through in one piece: a millisecond, one segment at least. Cutting costs the processor
+    /// ten times what the whole packet does: from some 600 Mbit/s on nothing is cut.
     fn unit(&self) -> u64 {
-        (self.rate / 4_000).clamp(self.mtu + ETHERNET_HEADER, OFFLOADED_MAX)
+        (self.rate / 1_000).clamp(self.mtu + ETHERNET_HEADER, OFFLOADED_MAX)
     }
 
     /// How many segments TCP may give to the interface at once.
@@ -71,7 +72,8 @@ impl Ceiling {
         (self.unit() / self.mtu).max(1) as u32
     }
 
-    /// Long enough that a transfer from far away is told by ECN or its round trip time before it loses anything.
+    /// Long enough that a transfer from far away is told by ECN or its round trip time before it loses anything. A shorter one
+    /// (166 ms) lost more when 8 streams begin at once into 10 Mbit/s: 9 % instead of 2.5 % of what cubic sends in 4 s.
     fn tcp_bytes(&self) -> u32 {
         (self.rate * 2 / 5).clamp(256 << 10, 64 << 20) as u32
     }
@@ -190,7 +192,7 @@ mod tests {
         let segments = |mbit: u64| Ceiling::new(mbit * 1_000_000, None, 1500).segments();
         assert_eq!(
             [1, 10, 100, 1_000, 5_000].map(segments),
-            [1, 1, 2, 20, SEGMENTS_UNLIMITED]
+            [1, 1, 8, SEGMENTS_UNLIMITED, SEGMENTS_UNLIMITED]
         );
     }
 
