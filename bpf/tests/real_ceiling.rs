@@ -122,8 +122,8 @@ impl Drop for World {
 const GOODPUT: f64 = 1448.0 / 1514.0;
 
 #[test]
-fn a_group_is_held_to_its_ceiling_until_it_is_lifted() {
-    let Some(world) = World::new("held") else { return };
+fn programs_pass_the_verifier_and_know_their_group() {
+    let Some(world) = World::new("known") else { return };
     let programs = CeilingPrograms::load().unwrap();
     let group = File::open(&world.group).unwrap();
     assert!(programs.of(group.as_fd()).unwrap().is_none());
@@ -132,6 +132,22 @@ fn a_group_is_held_to_its_ceiling_until_it_is_lifted() {
         programs.of(group.as_fd()).unwrap().is_none(),
         "nothing to lift, nothing attached"
     );
+    programs.set(group.as_fd(), 1_000_000, 0).unwrap();
+    let state = programs.of(group.as_fd()).unwrap().unwrap().read().unwrap();
+    assert_eq!((state.rate, state.bytes), (1_000_000, 0));
+    let later = CeilingPrograms::load().unwrap();
+    later.set(group.as_fd(), 0, 0).unwrap();
+    assert_eq!(
+        programs.of(group.as_fd()).unwrap().unwrap().read().unwrap().rate,
+        0
+    );
+}
+
+#[test]
+fn a_group_is_held_to_its_ceiling_until_it_is_lifted() {
+    let Some(world) = World::new("held") else { return };
+    let programs = CeilingPrograms::load().unwrap();
+    let group = File::open(&world.group).unwrap();
     programs.attach(group.as_fd()).unwrap();
     programs.set(group.as_fd(), 20_000_000 / 8, 0).unwrap();
     let (held, _) = world.iperf("-t 3");
