@@ -102,7 +102,7 @@ fn status(index: usize, sample: &Sample) -> ContainerStatus {
         limits: Limits {
             cpus: sample.cpus_milli.map(Cpus::from_milli),
             bandwidth: Bandwidth {
-                egress: (index == 0).then_some(Limit::Value(BitsPerSecond(2_000_000_000))),
+                egress: (index == 0).then_some(Limit::Value(BitsPerSecond(100_000_000))),
                 ..Bandwidth::default()
             },
             ..Limits::default()
