@@ -57,19 +57,24 @@ impl Datapath {
         let mut troubles = Vec::new();
         for (id, member) in members {
             let interface = &member.interface;
-            let what = match by_index.get(&member.ifindex) {
-                None => "is gone",
-                Some(link) if link.name != *interface => "has another name",
-                Some(link) if !link.up => "is down",
-                Some(_) if !self.steering.is_attached(Entry::Veth, member.ifindex) => "has lost its program",
+            let anew = "kill the container and start it anew".to_owned();
+            let (what, remedy) = match by_index.get(&member.ifindex) {
+                None => ("is gone", anew),
+                Some(link) if link.name != *interface => ("has another name", anew),
+                Some(link) if !link.up => ("is down", format!("set it up (ip link set {interface} up)")),
+                Some(_) if !self.steering.is_attached(Entry::Veth, member.ifindex) => {
+                    ("has lost its program", anew)
+                }
                 Some(_) => continue,
             };
-            troubles.push(format!("interface {interface} of container {id} {what}"));
+            troubles.push(format!(
+                "interface {interface} of container {id} {what}: {remedy}"
+            ));
         }
         let trouble = match troubles.first() {
             None => String::new(),
             Some(first) => format!(
-                "{first}{}: kill the container and start it anew",
+                "{first}{}",
                 match troubles.len() {
                     1 => String::new(),
                     more => format!(" (and {} more)", more - 1),
