@@ -336,7 +336,7 @@ impl Detection {
             return;
         }
         self.stage = Stage::Waiting {
-            until: Millis(self.now.0 + self.pause.next().0),
+            until: Millis(self.now.0 + self.pause.take().0),
         };
         self.tell(None);
         self.wishes.push_back(Wish::Close(self.attempt));

@@ -406,7 +406,7 @@ impl Election {
             return;
         }
         self.stage = Stage::Waiting {
-            until: Millis(self.now.0 + self.pause.next().0),
+            until: Millis(self.now.0 + self.pause.take().0),
         };
         self.tell(Standing::Contending);
         self.wishes.push_back(Wish::Close(self.attempt));

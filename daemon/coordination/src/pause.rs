@@ -27,7 +27,7 @@ impl Pause {
         self.next = FIRST;
     }
 
-    pub fn next(&mut self) -> Millis {
+    pub fn take(&mut self) -> Millis {
         let whole = self.next.0;
         self.next = Millis((whole * 2).min(LONGEST.0));
         // xorshift64 (Marsaglia 2003).

@@ -35,7 +35,7 @@ impl Replicas {
                     Ok(()) => journal.lost_contact(),
                     Err(error) => journal.trouble(&error),
                 }
-                net::sleep(pause.next().duration()).await;
+                net::sleep(pause.take().duration()).await;
             }
         });
         Self { members, _task: task }

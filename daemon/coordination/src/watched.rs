@@ -54,15 +54,21 @@ impl<T: Clone + PartialEq> Watched<T> {
     /// The value, once it is another one than this clone saw last. What came and went in between is not told.
     pub async fn changed(&mut self) -> T {
         loop {
-            let inner = self.inner.borrow();
-            if inner.version != self.seen {
-                self.seen = inner.version;
-                return inner.value.clone();
+            if let Some(value) = self.unseen() {
+                return value;
             }
-            drop(inner);
             // All who wait have been woken by the last change, and look at the version before they wait again.
             self.event.clear();
             self.event.wait().await;
         }
+    }
+
+    fn unseen(&mut self) -> Option<T> {
+        let inner = self.inner.borrow();
+        if inner.version == self.seen {
+            return None;
+        }
+        self.seen = inner.version;
+        Some(inner.value.clone())
     }
 }
