@@ -43,7 +43,8 @@ impl Master {
             .create(true)
             .append(true)
             .open(directory.join("log"))?;
-        let child = Command::new(support::bulkhead())
+        let program = std::env::current_exe()?.with_file_name("bulkhead");
+        let child = Command::new(program)
             .args(["master", "--log=warn", &format!("--port={port}")])
             .arg(format!("--work-dir={}", directory.join("master").display()))
             .stdin(Stdio::null())

@@ -22,7 +22,10 @@ const ANSWER: Duration = Duration::from_secs(60);
 /// A herd of agents finds the same leader at the same time: each waits for a random part of this first.
 const SPREAD: Duration = Duration::from_millis(250);
 const PAUSE_FIRST: Duration = Duration::from_millis(500);
-const PAUSE_MAX: Duration = Duration::from_secs(30);
+const PAUSE_MAX: Duration = Duration::from_secs(10);
+/// A new leader reads the registry first: so soon, and so often, it is asked again before it counts as a failure.
+const PAUSE_NOT_YET: Duration = Duration::from_millis(100);
+const NOT_YET_MAX: u32 = 50;
 /// One that is not of the cluster asks again only now and then: somebody may have changed his mind.
 const PAUSE_OUTSIDE: Duration = Duration::from_secs(60);
 /// A herd of launches comes over this connection.
@@ -33,6 +36,8 @@ enum End {
     /// The leader is another one, or none.
     Changed,
     Failed(Fault),
+    /// It is elected, and does not lead yet: the registry is being read.
+    NotYet(Fault),
     /// A master that does not lead said who does.
     Elsewhere(SocketAddr),
     Outside(Fault),
@@ -43,6 +48,7 @@ pub async fn keep_registered(cluster: Rc<Cluster>, place: Place) {
     let mut pause = PAUSE_FIRST;
     let mut elsewhere = None;
     let mut told = String::new();
+    let mut not_yet = 0;
     loop {
         let Some(leader) = detector.leader() else {
             if net::timeout(SPREAD, detector.changed()).await.is_err() {
@@ -59,14 +65,25 @@ pub async fn keep_registered(cluster: Rc<Cluster>, place: Place) {
         }
         let address = elsewhere.take().unwrap_or_else(|| leader.info.rpc());
         net::sleep(part_of(SPREAD)).await;
-        let ended = session(&cluster, address, leader.term.map(|term| term.0), &mut detector).await;
+        let (ended, registered) =
+            session(&cluster, address, leader.term.map(|term| term.0), &mut detector).await;
+        if registered {
+            (pause, not_yet) = (PAUSE_FIRST, 0);
+        }
         let (wait, said) = match ended {
-            End::Changed => (Duration::ZERO, String::new()),
+            End::Changed => {
+                not_yet = 0;
+                (Duration::ZERO, String::new())
+            }
             End::Elsewhere(other) => {
                 elsewhere = Some(other);
                 (Duration::ZERO, String::new())
             }
-            End::Failed(fault) => (pause, fault.to_string()),
+            End::NotYet(_) if not_yet < NOT_YET_MAX => {
+                not_yet += 1;
+                (PAUSE_NOT_YET, String::new())
+            }
+            End::Failed(fault) | End::NotYet(fault) => (pause, fault.to_string()),
             End::Outside(fault) => {
                 cluster.end_tasks().await;
                 let fault = fault.remedy(format!(
@@ -88,7 +105,9 @@ pub async fn keep_registered(cluster: Rc<Cluster>, place: Place) {
         told = said;
         let wait = wait / 2 + part_of(wait / 2);
         // A new leader is worth an attempt at once.
-        let _ = net::timeout(wait, detector.changed()).await;
+        if net::timeout(wait, detector.changed()).await.is_ok() {
+            (pause, not_yet) = (PAUSE_FIRST, 0);
+        }
     }
 }
 
@@ -97,13 +116,13 @@ fn part_of(whole: Duration) -> Duration {
     whole.mul_f64(f64::from(random) / f64::from(u32::MAX))
 }
 
-/// From connecting to the end, whatever ends it. Nothing of it is left afterwards.
+/// From connecting to the end, whatever ends it, and whether the master had let us in. Nothing of it is left afterwards.
 async fn session(
     cluster: &Rc<Cluster>,
     address: SocketAddr,
     term: Option<u64>,
     detector: &mut Detector,
-) -> End {
+) -> (End, bool) {
     let line = Line::new(cluster.clone());
     let ended = {
         let working = std::pin::pin!(attend(cluster, &line, address, term));
@@ -117,7 +136,7 @@ async fn session(
     cluster.session.borrow_mut().take();
     cluster.shell.metrics.registered.set(false);
     cluster.event(TaskEvent::Parted);
-    ended
+    (ended, line.term.get().is_some())
 }
 
 async fn attend(cluster: &Rc<Cluster>, line: &Rc<Line>, address: SocketAddr, term: Option<u64>) -> End {
@@ -257,6 +276,7 @@ async fn enter(
         return Err(match leader.and_then(|text| text.parse().ok()) {
             // Where nobody elects: a place that names one master of several.
             Some(address) if term.is_none() => End::Elsewhere(address),
+            _ if fault.kind == FaultKind::Unavailable => End::NotYet(fault),
             _ => End::Failed(fault),
         });
     }
