@@ -144,7 +144,9 @@ pub enum Refusal {
     Busy { queued: usize },
     #[error("this replica is not the writer")]
     NotWriter,
-    #[error("this replica does not vote yet: {status:?}")]
+    #[error(
+        "this replica does not vote yet, it is {status:?}: ask another one, or look at `bulkhead log status` of all"
+    )]
     NotVoting { status: Status },
     #[error("an entry of {bytes} bytes is larger than {max}, which is the most: append it in parts")]
     TooLarge { bytes: usize, max: usize },

@@ -83,7 +83,9 @@ impl DiskDirectory {
             lock: Arc::new(lock),
         };
         if let Some(parent) = path.parent() {
-            fs::File::open(parent)?.sync_all()?;
+            // A bare name lies in the current directory, which has an empty name here.
+            let bare = parent.as_os_str().is_empty();
+            fs::File::open(if bare { Path::new(".") } else { parent })?.sync_all()?;
         }
         Ok(directory)
     }

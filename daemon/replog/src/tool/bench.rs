@@ -12,10 +12,10 @@ pub struct BenchArgs {
     #[command(flatten)]
     at: super::At,
     /// Appends in flight.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = at_least_one)]
     writers: usize,
     /// Connections that they share. What is appended on one while a call is on its way goes with the next call.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = at_least_one)]
     connections: usize,
     /// Bytes of an entry.
     #[arg(long, default_value_t = 1024)]
@@ -25,10 +25,18 @@ pub struct BenchArgs {
     seconds: u64,
 }
 
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("write 1 or more".to_owned()),
+        Ok(number) => Ok(number),
+        Err(_) => Err(format!("{text:?} is no number")),
+    }
+}
+
 /// Prints one JSON object.
 pub async fn run(args: BenchArgs) -> Result<(), String> {
     let mut logs = Vec::new();
-    for _ in 0..args.connections.clamp(1, args.writers.max(1)) {
+    for _ in 0..args.connections.min(args.writers) {
         logs.push(args.at.connect().await?);
     }
     logs[0].elect(0).await?;

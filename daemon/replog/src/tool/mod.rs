@@ -38,7 +38,7 @@ struct Tool {
 enum Verb {
     /// Run one replica, until a signal ends it.
     Replica(ReplicaArgs),
-    /// Begin a new log where that is not automatic: on one replica, when all of its members run.
+    /// Let a replica begin a new log where that is not automatic. To be told to each of the first members.
     Init(At),
     /// How one replica is.
     Status(StatusArgs),

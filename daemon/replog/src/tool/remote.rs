@@ -16,7 +16,9 @@ pub async fn obey(verb: Verb) -> Result<()> {
     match verb {
         Verb::Init(at) => {
             at.connect().await?.initialize().await?;
-            println!("allowed; see `bulkhead log status`");
+            println!(
+                "allowed here; the log begins when each of its first members was told so: see `bulkhead log status`"
+            );
             Ok(())
         }
         Verb::Status(args) => {
@@ -69,10 +71,12 @@ fn show(status: &ReplicaStatus, form: Format) -> Result<()> {
     }
     println!("replica   {}", status.id);
     println!("status    {}", format!("{:?}", status.status).to_uppercase());
-    println!(
-        "positions {} to {}, agreed to {}",
-        status.begin, status.end, status.learned
-    );
+    if status.end < status.begin {
+        println!("positions none yet");
+    } else {
+        let (begin, end, learned) = (status.begin, status.end, status.learned);
+        println!("positions {begin} to {end}, agreed to {learned}");
+    }
     println!("promised  {}", status.promised);
     println!(
         "writer    {}",

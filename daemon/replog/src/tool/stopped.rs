@@ -18,7 +18,8 @@ pub fn verify(path: &Path) -> Result<(), String> {
     {
         return Err(format!("{} holds no segments of a log", path.display()));
     }
-    let directory = DiskDirectory::open(path).map_err(|error| error.to_string())?;
+    let wrong = |error| format!("cannot use {}: {error}", path.display());
+    let directory = DiskDirectory::open(path).map_err(wrong)?;
     let options = Options {
         segment_bytes: 64 << 20,
         new_id: 0,
