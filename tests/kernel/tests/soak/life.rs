@@ -12,16 +12,27 @@ use futures::FutureExt as _;
 use futures::future::LocalBoxFuture;
 use model::{ContainerId, EventKind, ExecSpec, Fault, FaultKind, LaunchSpec, Limit, Limits, Millis, Network};
 
+use support::patience;
+
 use crate::Plan;
 use crate::book::{Book, End, Entry};
 
 /// Where a container sees the books.
 pub const INSIDE: &str = "/srv";
-const PATIENCE: Duration = Duration::from_secs(60);
+/// For an agent that serves: no client gives up as long as one comes back.
+fn for_an_agent() -> Duration {
+    patience(60)
+}
+
 /// After the end of the soak, for whoever has begun a moment before it.
-const ANSWER: Duration = Duration::from_secs(40);
+fn for_an_answer() -> Duration {
+    patience(40)
+}
+
 /// For the output of a container that is over.
-const READ: Duration = Duration::from_secs(10);
+fn for_the_output() -> Duration {
+    patience(10)
+}
 
 /// SplitMix64 (Steele 2014).
 pub struct Random(u64);
@@ -99,9 +110,9 @@ impl Context {
 
     /// Follows the output of every container that the last agent knows, whichever agent has seen it end.
     async fn read_again(&self) -> Result<(), Fault> {
-        let agent = Agent::connect_retry(&self.endpoint, PATIENCE).await?;
+        let agent = Agent::connect_retry(&self.endpoint, for_an_agent()).await?;
         for status in agent.list(true).await? {
-            let text = net::timeout(READ, read_to_the_end(&agent, &status.id)).await;
+            let text = net::timeout(for_the_output(), read_to_the_end(&agent, &status.id)).await;
             let Ok(text) = text else {
                 // The others would take as long.
                 let message = format!("following that of {} comes to no end", status.id);
@@ -204,7 +215,7 @@ async fn life(context: &Rc<Context>, number: u64, mut random: Random) {
         fate.followed, fate.remove
     ));
     entry.end = Some(
-        net::timeout(context.plan.time + ANSWER, asked)
+        net::timeout(context.plan.time + for_an_answer(), asked)
             .await
             .unwrap_or(hangs),
     );
@@ -219,7 +230,7 @@ async fn launch(context: &Context, fate: &Fate) -> Result<bool, Fault> {
     let spec = fate.spec(context);
     let mut again = false;
     loop {
-        let agent = Agent::connect_retry(&context.endpoint, PATIENCE).await?;
+        let agent = Agent::connect_retry(&context.endpoint, for_an_agent()).await?;
         match agent.launch(&spec, None, false).await {
             Ok(_) => return Ok(true),
             Err(fault) if fault.kind == FaultKind::Unavailable => again = true,
@@ -230,7 +241,9 @@ async fn launch(context: &Context, fate: &Fate) -> Result<bool, Fault> {
 }
 
 async fn follow_to_the_end(context: &Context, fate: &Fate) -> End {
-    let reconnect = Reconnect { patience: PATIENCE };
+    let reconnect = Reconnect {
+        patience: for_an_agent(),
+    };
     if !fate.followed {
         return match reconnect.wait(&context.endpoint, &fate.id).await {
             Ok(termination) => End::Reported(termination),
@@ -273,7 +286,7 @@ async fn read_to_the_end(agent: &Agent, id: &ContainerId) -> Result<String, Faul
 async fn meddle(context: Rc<Context>, fate: Rc<Fate>, mut random: Random, killed: Rc<Cell<bool>>) {
     for n in 0..fate.updates + fate.execs {
         net::sleep(Duration::from_millis(random.below(500))).await;
-        let Ok(agent) = Agent::connect_retry(&context.endpoint, PATIENCE).await else {
+        let Ok(agent) = Agent::connect_retry(&context.endpoint, for_an_agent()).await else {
             return;
         };
         let Ok(container) = agent.container(fate.id.as_str()).await else {
@@ -308,7 +321,7 @@ async fn meddle(context: Rc<Context>, fate: Rc<Fate>, mut random: Random, killed
     // Counted before it is asked for: an agent may do it and die before it says so.
     killed.set(true);
     loop {
-        let Ok(agent) = Agent::connect_retry(&context.endpoint, PATIENCE).await else {
+        let Ok(agent) = Agent::connect_retry(&context.endpoint, for_an_agent()).await else {
             return;
         };
         let asked = async {
@@ -329,7 +342,7 @@ async fn meddle(context: Rc<Context>, fate: Rc<Fate>, mut random: Random, killed
 async fn listen(context: Rc<Context>) {
     let mut after = 0;
     loop {
-        let Ok(agent) = Agent::connect_retry(&context.endpoint, PATIENCE).await else {
+        let Ok(agent) = Agent::connect_retry(&context.endpoint, for_an_agent()).await else {
             return;
         };
         let Ok(mut events) = agent.watch_events(after).await else {
