@@ -235,7 +235,7 @@ fn base64(bytes: &[u8]) -> String {
 
 fn base64_decode(text: &str) -> Result<Vec<u8>, ScramError> {
     let bare = text.trim_end_matches('=');
-    if text.len() % 4 != 0 || text.len() - bare.len() > 2 || bare.len() > 4096 {
+    if !text.len().is_multiple_of(4) || text.len() - bare.len() > 2 || bare.len() > 4096 {
         return Err(ScramError::Malformed);
     }
     let (mut bytes, mut group, mut bits) = (Vec::new(), 0u32, 0);

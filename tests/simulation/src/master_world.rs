@@ -200,7 +200,7 @@ pub fn run(seed: u64, log: bool) -> (Result<(), Violation>, Option<String>) {
         }
         world.step(entry.event);
         steps += 1;
-        if steps % LOOK_EVERY == 0 {
+        if u64::is_multiple_of(steps, LOOK_EVERY) {
             world.check();
         }
         if world.failure.is_some() {
