@@ -114,6 +114,7 @@ fn protocols_with_ports_other_than_tcp_and_udp_are_steered_as_well() {
         ];
         for (case, from, v4, v6, to) in cases {
             for address in [v4, v6] {
+                eprintln!("{name}, {case}, {address}");
                 let got = client(from, protocol, address, to, 1000);
                 assert!(got.starts_with("yes"), "{name}, {case}, {address}: {got}");
             }
