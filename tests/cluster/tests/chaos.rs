@@ -103,7 +103,7 @@ fn launch(cluster: &Cluster, books: &Mutex<Books>, written: &Path, seconds: u64,
     let mut number = 0_u64;
     while Instant::now() < until_when {
         let began = Instant::now();
-        let sleep = if number % (SHORT / LONG + 1) == 0 {
+        let sleep = if number.is_multiple_of(SHORT / LONG + 1) {
             3600.0
         } else {
             (number % 7) as f64 / 2.0
