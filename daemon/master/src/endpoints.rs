@@ -183,11 +183,11 @@ fn metrics(shell: &Rc<Shell>) -> Vec<(String, f64, bool)> {
             used: core
                 .agents_after(None)
                 .map(|agent| agent.used)
-                .fold(Default::default(), |a, b| model::task::Need::plus(a, b)),
+                .fold(Default::default(), model::task::Need::plus),
             total: core
                 .agents_after(None)
                 .map(|agent| model::task::Need::all(&agent.record.resources))
-                .fold(Default::default(), |a, b| model::task::Need::plus(a, b)),
+                .fold(Default::default(), model::task::Need::plus),
             counters: vec![
                 ("master/slave_registrations", counters.registrations),
                 ("master/slave_reregistrations", counters.reregistrations),

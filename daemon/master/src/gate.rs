@@ -54,7 +54,8 @@ impl gate::Server for GateService {
         };
         results.get().set_leader(&leader.view.address);
         if scram.is_empty() {
-            if !shell.keys.open && !(self.certified && shell.keys.certificates) {
+            let is_known = shell.keys.open || (self.certified && shell.keys.certificates);
+            if !is_known {
                 let fault = Fault::new(FaultKind::Denied, "this master lets nobody in without a secret");
                 let remedy = "give --credential=FILE (BULKHEAD_CREDENTIAL); on the master's own host that is \
                               credential in its --work_dir";

@@ -69,7 +69,10 @@ const DOORS: &[(&str, &[&str])] = &[
     ("capnpc", &["wire"]),
     ("caps", &["kernel"]),
     ("cgroups-rs", &[]),
-    ("clap", &["cli", "agent", "bulkhead", "master", "replog", "registrar"]),
+    (
+        "clap",
+        &["cli", "agent", "bulkhead", "master", "replog", "registrar"],
+    ),
     ("clap_complete", &["cli"]),
     ("comfy-table", &["cli"]),
     ("crossterm", &["cli"]),
