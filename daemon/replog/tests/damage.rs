@@ -420,7 +420,9 @@ fn a_replica_on_a_full_disk_is_silent_until_there_is_room() {
         // Nothing is left beside the segments that are there.
         let mut filled = std::fs::File::create(&ballast).unwrap();
         let _ = std::io::copy(&mut std::io::repeat(1), &mut filled);
-        for number in 1..1500 {
+        // More than fits beside the ballast, and less than fits without it: what waits is written before anything is
+        // truncated.
+        for number in 1..750 {
             writer.append(entry(number)).await.unwrap();
         }
         until("it says why", || full.status().stalled.is_some()).await;
