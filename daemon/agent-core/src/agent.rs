@@ -315,6 +315,7 @@ impl AgentCore {
                 let ticket = update.ticket;
                 c.update = None;
                 self.refuse(ticket, fault);
+                self.kill_if_written(now, id);
             }
         }
     }

@@ -69,6 +69,8 @@ pub(crate) struct Container {
     pub kill_noted: bool,
     /// Everything in it is killed as soon as that is written.
     pub kill_waits: bool,
+    /// When it is no longer waited for.
+    pub kill_due: Option<Millis>,
     /// Last plain signal delivered by request, to tell a wanted death from an unwanted one.
     pub delivered: Option<i32>,
 }
@@ -188,6 +190,7 @@ impl Container {
             killers: Vec::new(),
             kill_noted: false,
             kill_waits: false,
+            kill_due: None,
             delivered: None,
         }
     }

@@ -3,7 +3,7 @@
 use model::{ContainerId, ContainerState, EventKind, Fault, FaultKind, Millis};
 
 use crate::agent::{AgentCore, after};
-use crate::container::{Alarm, Doom, Phase, SIGKILL, SIGTERM};
+use crate::container::{Alarm, Container, Doom, Phase, SIGKILL, SIGTERM};
 use crate::input::{Answer, CleanupOutcome, EndReport, Now, Ticket, Wish};
 
 impl AgentCore {
@@ -140,11 +140,18 @@ impl AgentCore {
         };
         c.phase = Phase::Dying;
         c.status.state = ContainerState::Killing;
-        if matches!(c.doom, Some(Doom::Killed | Doom::Timeout)) && !c.kill_noted {
+        // Asked twice, or at the end of a grace, it may have been given to be written and not be there yet.
+        let unwritten = !c.kill_noted || c.writing > 0;
+        let due = *c.kill_due.get_or_insert(after(now, NOTE_PATIENCE));
+        if matches!(c.doom, Some(Doom::Killed | Doom::Timeout)) && unwritten && now.monotonic < due {
             c.kill_waits = true;
-            // A disk that hangs saves nobody.
-            self.set_alarm(id, Some((after(now, first), Alarm::KillAll)));
-            return self.note_kill(id);
+            let noted = c.kill_noted;
+            // A disk that hangs saves nobody; one that is merely busy is waited for.
+            self.set_alarm(id, Some((due, Alarm::KillAll)));
+            if !noted {
+                self.note_kill(id);
+            }
+            return;
         }
         c.kill_waits = false;
         c.kill_attempts += 1;
@@ -152,6 +159,14 @@ impl AgentCore {
         let retry = Millis(doubled.min(longest.0));
         self.set_alarm(id, Some((after(now, retry), Alarm::KillAll)));
         self.wishes.push_back(Wish::KillAll { id: id.clone() });
+    }
+
+    /// A kill that waited for nothing but this.
+    pub(crate) fn kill_if_written(&mut self, now: Now, id: &ContainerId) {
+        let written = |c: &Container| c.phase == Phase::Dying && c.kill_waits && c.writing == 0;
+        if self.containers.get(id).is_some_and(written) {
+            self.kill_all(now, id);
+        }
     }
 
     /// Everything was killed, and `message` says what has not ended all the same.
@@ -290,6 +305,9 @@ impl AgentCore {
         }
     }
 }
+
+/// How long a kill waits for being written down.
+const NOTE_PATIENCE: Millis = Millis::secs(30);
 
 /// Tries of a cleanup before a container is shown as waiting for something.
 const TRIES_UNTOLD: u32 = 5;

@@ -142,12 +142,7 @@ impl AgentCore {
         if phase == Phase::Cleaning {
             return self.clean(now, id);
         }
-        let Some(c) = self.containers.get_mut(id) else {
-            return;
-        };
-        if c.phase == Phase::Dying && c.kill_waits && c.writing == 0 {
-            self.kill_all(now, id);
-        }
+        self.kill_if_written(now, id);
         if phase != Phase::Checkpointing {
             return self.update_persisted(now, id, result);
         }
