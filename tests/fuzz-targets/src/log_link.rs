@@ -9,6 +9,9 @@ use replog_core::Envelope;
 
 use crate::feed::Feed;
 
+/// What a link begins with.
+const GREETING_BYTES: usize = 8;
+
 pub fn run(data: &[u8]) {
     let (_, stream) = crate::choice(data);
     let (whole, end) = received(Cursor::new(stream.to_vec()));
@@ -18,7 +21,9 @@ pub fn run(data: &[u8]) {
     if whole.is_empty() {
         return;
     }
-    let anew: Vec<u8> = whole.chunks(256).flat_map(frame).collect();
+    // Something arrived, so it began with the greeting.
+    let mut anew = stream[..GREETING_BYTES].to_vec();
+    anew.extend(whole.chunks(256).flat_map(frame));
     let (again, end) = received(Cursor::new(anew));
     assert_eq!(again, whole);
     assert_eq!(end, LinkEnd::Closed.to_string());
