@@ -45,7 +45,13 @@ fn no_acknowledged_entry_is_lost_whatever_happens_to_one_replica() {
         site.knows(id, acknowledged);
     }
     let logs = [1, 2, 4].map(|id| site.log_of(id));
-    assert!(logs[0] == logs[1] && logs[1] == logs[2], "replicas disagree");
+    // What was under way when the writer stopped, one may have learned before another; what both know is the same.
+    let shortest = logs.iter().map(Vec::len).min().unwrap_or(0);
+    for log in &logs[1..] {
+        let differs = logs[0].iter().zip(log).find(|(one, other)| one != other);
+        assert!(differs.is_none(), "replicas disagree: {differs:?}");
+    }
+    assert!(shortest as u64 >= acknowledged, "{shortest} of {acknowledged}");
     let numbers: Vec<u64> = logs[0].iter().map(|(_, number)| *number).collect();
     let expected: Vec<u64> = (0..numbers.len() as u64).collect();
     assert!(
