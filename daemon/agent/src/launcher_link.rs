@@ -16,6 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A child that has ended and is not reaped within that time is nobody's.
 const STRANGER_PATIENCE: Duration = Duration::from_secs(1);
+const STRANGER_LOOKS: u32 = 20;
 
 /// Cheap to share.
 #[derive(Clone)]
@@ -109,19 +110,19 @@ fn bury(place: &mut MutexGuard<'_, Option<LauncherProcess>>, error: &std::io::Er
 }
 
 /// What a launcher cloned before it could tell is our child, of which we know no pid: it ends when its channel is closed.
-/// Everybody else's end is seen at once, so that whoever stays ended belongs to nobody.
+/// Everybody else's end is seen at once, so that whoever stays ended belongs to nobody. Looks many times: on a busy host
+/// such a child may end late, and the kernel's list of children may leave one out while others come and go (proc(5)).
 fn reap_strangers() {
-    let ended = || kernel::procfs::ended_children().unwrap_or_default();
-    std::thread::sleep(STRANGER_PATIENCE);
-    let before = ended();
-    if before.is_empty() {
-        return;
-    }
-    std::thread::sleep(STRANGER_PATIENCE);
-    for pid in ended().into_iter().filter(|pid| before.contains(pid)) {
-        tracing::warn!(pid, "reaped a child that the launcher did not tell of");
-        if let Ok(pidfd) = kernel::process::pidfd_open(pid) {
-            let _ = kernel::process::wait_pidfd(&pidfd, false);
+    let mut before = Vec::new();
+    for _ in 0..STRANGER_LOOKS {
+        std::thread::park_timeout(STRANGER_PATIENCE);
+        let ended = kernel::procfs::ended_children().unwrap_or_default();
+        for pid in ended.iter().filter(|pid| before.contains(*pid)) {
+            tracing::warn!(pid, "reaped a child that the launcher did not tell of");
+            if let Ok(pidfd) = kernel::process::pidfd_open(*pid) {
+                let _ = kernel::process::wait_pidfd(&pidfd, false);
+            }
         }
+        before = ended;
     }
 }

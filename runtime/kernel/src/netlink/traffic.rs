@@ -153,8 +153,9 @@ impl TrafficControl {
             let (answer, _) = self.socket.recv_from_full().map_err(NetlinkError::Receive)?;
             for (kind, _, body) in messages(&answer)? {
                 match (i32::from(kind), -read_i32(body)) {
-                    (libc::NLMSG_DONE, _) | (libc::NLMSG_ERROR, 0) => return Ok(()),
-                    (libc::NLMSG_ERROR, errno) => {
+                    // A dump that the kernel could not make says so in its last message.
+                    (libc::NLMSG_DONE | libc::NLMSG_ERROR, ..=0) => return Ok(()),
+                    (libc::NLMSG_DONE | libc::NLMSG_ERROR, errno) => {
                         return Err(NetlinkError::Refused {
                             message: None,
                             source: std::io::Error::from_raw_os_error(errno),

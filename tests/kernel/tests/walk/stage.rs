@@ -18,7 +18,7 @@ use crate::tracer::Tracer;
 /// How long a client may take after the successor serves.
 const CLIENT_PATIENCE: u64 = 20;
 /// How long the agent may take to put everything in order.
-const ORDER_PATIENCE: u64 = 4;
+const ORDER_PATIENCE: u64 = 8;
 
 pub struct Stage {
     pub agent: Agent,
