@@ -113,7 +113,8 @@ enum State {
 }
 
 struct Write {
-    after: Registry,
+    /// What makes of the durable registry the next one, unless it is a snapshot of everything: made again when it is durable.
+    edits: Vec<Edit>,
     answers: Vec<(Token, Result<(), NotApplied>)>,
     snapshot: bool,
     /// The first one, of who leads.
@@ -127,6 +128,9 @@ pub struct Registrar {
     state: State,
     /// As it is durable.
     registry: Registry,
+    /// As it will be when the write under way is durable. Each edit is made twice, so that a write costs what it changes
+    /// and not a copy of everything. Nothing is ever taken back: after a write that failed the registrar has failed.
+    next: Registry,
     sequence: u64,
     queue: VecDeque<(Token, Edit)>,
     write: Option<Write>,
@@ -151,6 +155,7 @@ impl Registrar {
             settings,
             state: State::Idle,
             registry: Registry::default(),
+            next: Registry::default(),
             sequence: 0,
             queue: VecDeque::new(),
             write: None,
@@ -284,11 +289,11 @@ impl Registrar {
     fn write_leader(&mut self, now: Now, master: MasterRecord) {
         self.state = State::Serving;
         let edit = Edit::Lead(master);
-        let mut after = self.registry.clone();
-        if let Err(refusal) = registry::apply(&mut after, &edit) {
+        self.next = self.registry.clone();
+        if let Err(refusal) = registry::apply(&mut self.next, &edit) {
             return self.fail(refusal.to_string());
         }
-        self.begin_write(now, after, vec![edit], Vec::new(), true);
+        self.begin_write(now, vec![edit], Vec::new(), true);
     }
 
     fn submit(&mut self, now: Now, token: Token, edit: Edit) {
@@ -302,11 +307,10 @@ impl Registrar {
 
     fn next_write(&mut self, now: Now) {
         while self.write.is_none() && !self.queue.is_empty() {
-            let mut after = self.registry.clone();
             let (mut edits, mut answers) = (Vec::new(), Vec::new());
             let count = self.queue.len().min(self.settings.batch_max);
             for (token, edit) in self.queue.drain(..count) {
-                match registry::apply(&mut after, &edit) {
+                match registry::apply(&mut self.next, &edit) {
                     Ok(changed) => {
                         answers.push((token, Ok(())));
                         if changed {
@@ -323,14 +327,13 @@ impl Registrar {
                     .for_each(|(token, result)| self.answer(token, result));
                 continue;
             }
-            self.begin_write(now, after, edits, answers, false);
+            self.begin_write(now, edits, answers, false);
         }
     }
 
     fn begin_write(
         &mut self,
         now: Now,
-        after: Registry,
         edits: Vec<Edit>,
         answers: Vec<(Token, Result<(), NotApplied>)>,
         recovery: bool,
@@ -340,14 +343,17 @@ impl Registrar {
         let record = if snapshot {
             Record::Snapshot {
                 sequence,
-                registry: Box::new(after.clone()),
+                registry: Box::new(self.next.clone()),
             }
         } else {
-            Record::Delta { sequence, edits }
+            Record::Delta {
+                sequence,
+                edits: edits.clone(),
+            }
         };
         let deadline = now + self.settings.store_timeout;
         self.write = Some(Write {
-            after,
+            edits,
             answers,
             snapshot,
             recovery,
@@ -358,7 +364,16 @@ impl Registrar {
 
     fn stored(&mut self, now: Now, position: Position, bytes: u64) {
         let Some(write) = self.write.take() else { return };
-        self.registry = write.after;
+        for edit in &write.edits {
+            if let Err(refusal) = registry::apply(&mut self.registry, edit) {
+                // It applied to the other registry, which is then not the same: neither is to be trusted.
+                let answers = write.answers;
+                return self.fail_with(
+                    answers,
+                    format!("an edit that is durable does not apply: {refusal}"),
+                );
+            }
+        }
         self.sequence += 1;
         if write.snapshot {
             (self.snapshot_bytes, self.delta_bytes) = (bytes, 0);
@@ -378,12 +393,14 @@ impl Registrar {
     }
 
     fn fail(&mut self, cause: String) {
-        if let Some(write) = self.write.take() {
-            for (token, result) in write.answers {
-                // A refusal was founded on edits that may not have become durable: nothing is known of it either.
-                drop(result);
-                self.answer(token, Err(NotApplied::Unknown(cause.clone())));
-            }
+        let answers = self.write.take().map_or_else(Vec::new, |write| write.answers);
+        self.fail_with(answers, cause);
+    }
+
+    fn fail_with(&mut self, answers: Vec<(Token, Result<(), NotApplied>)>, cause: String) {
+        for (token, _) in answers {
+            // A refusal was founded on edits that may not have become durable: nothing is known of it either.
+            self.answer(token, Err(NotApplied::Unknown(cause.clone())));
         }
         for (token, _) in std::mem::take(&mut self.queue) {
             self.answer(token, Err(NotApplied::NotTaken(cause.clone())));

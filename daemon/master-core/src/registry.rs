@@ -43,7 +43,7 @@ pub enum Refusal {
     OldTerm { held: u64, offered: u64 },
 }
 
-/// Applies one edit. `Ok(false)`: it holds already, nothing has to be written.
+/// Applies one edit. `Ok(false)`: it holds already and nothing at all was changed, so nothing has to be written.
 pub fn apply(registry: &mut Registry, edit: &Edit) -> Result<bool, Refusal> {
     match edit {
         Edit::Lead(master) => {
@@ -90,8 +90,7 @@ pub fn apply(registry: &mut Registry, edit: &Edit) -> Result<bool, Refusal> {
                     deactivated: true,
                 },
             );
-            require(registry, AGENT_DRAINING);
-            Ok(changed)
+            Ok(require(registry, AGENT_DRAINING) | changed)
         }
         Edit::MarkDrained { id } => {
             let standing = standing(registry, id)?;
@@ -103,8 +102,7 @@ pub fn apply(registry: &mut Registry, edit: &Edit) -> Result<bool, Refusal> {
         }
         Edit::Deactivate { id } => {
             let changed = put(&mut standing(registry, id)?.deactivated, true);
-            require(registry, AGENT_DRAINING);
-            Ok(changed)
+            Ok(require(registry, AGENT_DRAINING) | changed)
         }
         Edit::Reactivate { id } => reactivate(registry, id),
         Edit::Reserve { id, reserved } => reserve(registry, id, reserved),
@@ -112,8 +110,8 @@ pub fn apply(registry: &mut Registry, edit: &Edit) -> Result<bool, Refusal> {
             let before = (registry.unreachable.len(), registry.gone.len());
             registry.unreachable.retain(|id, _| !unreachable.contains(id));
             registry.gone.retain(|id, _| !gone.contains(id));
-            relax(registry);
-            Ok(before != (registry.unreachable.len(), registry.gone.len()))
+            let relaxed = relax(registry);
+            Ok(relaxed || before != (registry.unreachable.len(), registry.gone.len()))
         }
         Edit::PutFramework { id, record } => {
             Ok(registry.frameworks.insert(id.clone(), record.clone()).as_ref() != Some(record))
@@ -135,11 +133,11 @@ pub fn apply(registry: &mut Registry, edit: &Edit) -> Result<bool, Refusal> {
                     registry.quota.insert(role.clone(), quota.clone()).as_ref() != Some(quota)
                 };
             }
-            if registry.quota.is_empty() {
-                registry.minimum_capabilities.remove(QUOTA);
+            changed |= if registry.quota.is_empty() {
+                registry.minimum_capabilities.remove(QUOTA)
             } else {
-                require(registry, QUOTA);
-            }
+                require(registry, QUOTA)
+            };
             Ok(changed)
         }
         Edit::SetWeights(weights) => {
@@ -317,8 +315,7 @@ fn reactivate(registry: &mut Registry, id: &AgentId) -> Result<bool, Refusal> {
         return Err(Refusal::Draining(id.clone()));
     }
     let changed = put(standing, Standing::default());
-    relax(registry);
-    Ok(changed)
+    Ok(relax(registry) | changed)
 }
 
 fn reserve(
@@ -367,21 +364,23 @@ fn check_quota(role: &Role, quota: &Quota) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn require(registry: &mut Registry, capability: &str) {
-    registry.minimum_capabilities.insert(capability.to_owned());
+/// `true`: it was not asked for yet.
+fn require(registry: &mut Registry, capability: &str) -> bool {
+    registry.minimum_capabilities.insert(capability.to_owned())
 }
 
-/// When nobody is drained or deactivated any more, an older program may lead again.
-fn relax(registry: &mut Registry) {
+/// When nobody is drained or deactivated any more, an older program may lead again. `true`: from now on.
+fn relax(registry: &mut Registry) -> bool {
+    if !registry.minimum_capabilities.contains(AGENT_DRAINING) {
+        return false;
+    }
     let plain = |standing: &Standing| *standing == Standing::default();
     let none = registry.agents.values().all(|agent| plain(&agent.standing))
         && registry
             .unreachable
             .values()
             .all(|unreachable| plain(&unreachable.agent.standing));
-    if none {
-        registry.minimum_capabilities.remove(AGENT_DRAINING);
-    }
+    none && registry.minimum_capabilities.remove(AGENT_DRAINING)
 }
 
 /// Whether anything may register from there.

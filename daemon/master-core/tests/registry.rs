@@ -479,8 +479,34 @@ fn a_full_queue_refuses() {
     );
 }
 
+/// None for 0.
+fn quota(cpus: u64) -> Edit {
+    let limits = (cpus > 0).then(|| ("cpus".to_owned(), Scalar::from_milli(cpus * 1000)));
+    Edit::SetQuota(BTreeMap::from([(
+        "dev".parse().unwrap(),
+        Quota {
+            limits: limits.into_iter().collect(),
+            ..Quota::default()
+        },
+    )]))
+}
+
+fn machine(number: u64) -> MachineId {
+    MachineId {
+        hostname: format!("h{}", number / 2),
+        ..MachineId::default()
+    }
+}
+
+fn window(number: u64) -> Window {
+    Window {
+        machines: vec![machine(number)],
+        ..Window::default()
+    }
+}
+
 fn some_edit() -> impl Strategy<Value = Edit> {
-    (0u64..6, 0u8..9).prop_map(|(number, kind)| match kind {
+    (0u64..6, 0u8..15).prop_map(|(number, kind)| match kind {
         0 | 1 => admit(number),
         2 => Edit::MarkUnreachable {
             id: id(number),
@@ -501,6 +527,12 @@ fn some_edit() -> impl Strategy<Value = Edit> {
             mark_gone: true,
         },
         7 => Edit::Reactivate { id: id(number) },
+        8 => Edit::Deactivate { id: id(number) },
+        9 => Edit::MarkDrained { id: id(number) },
+        10 => quota(number % 3),
+        11 => Edit::SetSchedule(vec![window(number)]),
+        12 => Edit::StartMaintenance(vec![machine(number)]),
+        13 => Edit::StopMaintenance(vec![machine(number)]),
         _ => Edit::Prune {
             unreachable: vec![],
             gone: vec![id(number)],
@@ -509,6 +541,17 @@ fn some_edit() -> impl Strategy<Value = Edit> {
 }
 
 proptest! {
+    /// The registrar makes each edit that changes something twice, and leaves out all others.
+    #[test]
+    fn an_edit_that_says_nothing_new_changes_nothing(edits in proptest::collection::vec(some_edit(), 0..60)) {
+        let mut registry = Registry::default();
+        for edit in edits {
+            let before = registry.clone();
+            let changed = apply(&mut registry, &edit);
+            prop_assert_eq!(changed == Ok(true), registry != before, "{:?}: {:?}", edit, changed);
+        }
+    }
+
     /// Whatever was written, a later leader reads exactly that, from snapshots, deltas and a truncated log.
     #[test]
     fn the_next_leader_reads_what_was_durable(edits in proptest::collection::vec(some_edit(), 0..60), lost in 0usize..3) {
