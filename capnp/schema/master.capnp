@@ -62,6 +62,7 @@ struct Hello {
   bootId @2 :Text;
   term @3 :UInt64;              # the highest one seen
   tasks @4 :List(TaskReport);
+  key @5 :Text;                 # without an id: the same in each attempt to get one
 }
 
 struct Welcome {

@@ -22,6 +22,8 @@ pub const TASKS_MAX: u32 = 1 << 16;
 const STATUSES_MAX: u32 = 64;
 /// Agents or tasks of one page.
 pub const PAGE_MAX: u32 = 1000;
+/// Of a hello: ours have 32.
+const KEY_BYTES_MAX: u32 = 64;
 /// All texts of a hello or of a page together.
 const TEXTS_BYTES_MAX: usize = 16 << 20;
 
@@ -138,6 +140,7 @@ pub fn encode_hello(hello: &Hello, mut builder: schema::hello::Builder<'_>) {
     put_agent(&hello.record, builder.reborrow().init_agent());
     builder.set_boot_id(&hello.boot_id);
     builder.set_term(hello.term);
+    builder.set_key(&hello.key);
     let mut list = builder.init_tasks(hello.tasks.len() as u32);
     for (at, task) in (0..).zip(&hello.tasks) {
         encode_report(task, list.reborrow().get(at));
@@ -149,8 +152,11 @@ pub fn decode_hello(reader: schema::hello::Reader<'_>) -> Result<Hello, Fault> {
     let id = text("id", reader.get_id(), budget)?;
     let list = some("tasks", reader.get_tasks())?;
     check_length("tasks", list.len() as usize, TASKS_MAX)?;
+    let key = text("key", reader.get_key(), budget)?;
+    check_length("key", key.len(), KEY_BYTES_MAX)?;
     Ok(Hello {
         id: (!id.is_empty()).then_some(AgentId(id)),
+        key,
         record: get_agent(some("agent", reader.get_agent())?, budget)?,
         boot_id: text("boot_id", reader.get_boot_id(), budget)?,
         term: reader.get_term(),

@@ -76,6 +76,7 @@ fn everything_comes_back_as_it_went() {
     for id in [None, Some(AgentId("m-S1".into()))] {
         let hello = Hello {
             id,
+            key: "f00d".into(),
             record: record(),
             boot_id: "boot".into(),
             term: u64::MAX,

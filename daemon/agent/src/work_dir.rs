@@ -11,7 +11,7 @@
 //!   overlays/<id>/{upper,work}     changes to a --rootfs directory
 //!   removals/<id>                  all of these are to go at once, and something was in the way
 //!   set-aside/<id>.checkpoint      records that could not be read
-//!   cluster/agent_id  cluster/term who we are to the masters, and the latest leader's term
+//!   cluster/agent_{id,key}, term   who we are to the masters, and the latest leader's term
 //!   cluster/tasks/<id>             how a master's task is, and what it has not been told
 //! <runtime_dir>/                   survives a crash of the agent, not a reboot
 //!   agent.sock  lock  boot_id  token  cgroup_place
@@ -190,6 +190,11 @@ impl Directories {
 
     pub fn agent_id(&self) -> PathBuf {
         self.cluster().join("agent_id")
+    }
+
+    /// What this agent calls itself until it has an id.
+    pub fn agent_key(&self) -> PathBuf {
+        self.cluster().join("agent_key")
     }
 
     pub fn term(&self) -> PathBuf {

@@ -12,10 +12,15 @@ use crate::master::{Master, Pending};
 const ID_BYTES_MAX: usize = 128;
 
 impl Master {
-    pub(crate) fn register(&mut self, now: Now, link: Link, hello: Box<Hello>) {
+    pub(crate) fn register(&mut self, now: Now, link: Link, mut hello: Box<Hello>) {
         self.links.insert(link, None);
         if let Err(fault) = self.check(&hello) {
             return self.turn_away(link, Refusal::Retry, fault);
+        }
+        if hello.id.is_none() {
+            // The welcome of an earlier attempt got lost: it is the same agent.
+            let known = self.keys.get(&hello.key);
+            hello.id = known.filter(|id| self.agents.contains_key(*id)).cloned();
         }
         match hello.id.clone() {
             None => {
@@ -60,11 +65,19 @@ impl Master {
         let mut agent = Agent::new(hello.record.clone(), Standing::default(), Phase::Disconnected);
         agent.pending = true;
         self.agents.insert(id.clone(), agent);
+        if hello.id.is_none() && !hello.key.is_empty() {
+            self.keys.insert(hello.key.clone(), id.clone());
+        }
         let edit = Edit::Admit {
             id: id.clone(),
             record: hello.record.clone(),
         };
-        self.submit(edit, Pending::Register { id, link, hello });
+        self.submit_entry(edit, id, link, hello, true);
+    }
+
+    fn submit_entry(&mut self, edit: Edit, id: AgentId, link: Link, hello: Box<Hello>, new: bool) {
+        let pending = Pending::Register { id, link, hello, new };
+        self.submit(edit, pending);
     }
 
     fn reregister(&mut self, now: Now, id: AgentId, link: Link, hello: Box<Hello>) {
@@ -108,8 +121,8 @@ impl Master {
             self.wish(Wish::Close { link: old });
         }
         match edit {
-            Some(edit) => self.submit(edit, Pending::Register { id, link, hello }),
-            None => self.registered(now, id, link, *hello, Ok(())),
+            Some(edit) => self.submit_entry(edit, id, link, hello, false),
+            None => self.registered(now, id, link, *hello, false, Ok(())),
         }
     }
 
@@ -120,11 +133,13 @@ impl Master {
         id: AgentId,
         link: Link,
         hello: Hello,
+        new: bool,
         result: Result<(), NotApplied>,
     ) {
         self.release(&id);
         if let Err(error) = result {
-            if hello.id.is_none() {
+            if new {
+                self.keys.remove(&hello.key);
                 self.agents.remove(&id);
             }
             return self.turn_away(link, Refusal::Retry, crate::master::not_applied(&error));
@@ -137,18 +152,15 @@ impl Master {
         let Some(agent) = self.agents.get_mut(&id) else {
             return;
         };
-        let first = hello.id.is_none();
-        match first {
-            true => agent.registered_at_ms = now.wall_ms,
-            false => agent.reregistered_at_ms = now.wall_ms,
-        }
         if agent.registered_at_ms == 0 {
             agent.registered_at_ms = now.wall_ms;
         }
-        if first {
-            self.counters.registrations += 1;
-        } else {
-            self.counters.reregistrations += 1;
+        match hello.id.is_none() {
+            true => self.counters.registrations += 1,
+            false => {
+                agent.reregistered_at_ms = now.wall_ms;
+                self.counters.reregistrations += 1;
+            }
         }
         if !self.links.contains_key(&link) {
             // It has left meanwhile; what is written is true all the same.

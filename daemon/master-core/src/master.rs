@@ -21,6 +21,8 @@ pub(crate) enum Pending {
         id: AgentId,
         link: Link,
         hello: Box<Hello>,
+        /// The registry did not know it.
+        new: bool,
     },
     Unreachable {
         id: AgentId,
@@ -44,6 +46,8 @@ pub(crate) enum Pending {
 pub struct Master {
     pub(crate) settings: Settings,
     pub(crate) agents: BTreeMap<AgentId, Agent>,
+    /// Whom this leadership has given an id for the first time, by what they called themselves.
+    pub(crate) keys: BTreeMap<String, AgentId>,
     pub(crate) gone: BTreeMap<AgentId, Timestamp>,
     /// Machines from which nothing may register.
     pub(crate) down: BTreeSet<(String, String)>,
@@ -90,6 +94,7 @@ impl Master {
         let recovery = now.monotonic + settings.reregister_timeout;
         Self {
             agents: admitted.chain(unreachable).collect(),
+            keys: BTreeMap::new(),
             gone: registry.gone.clone(),
             down: down
                 .map(|(machine, _)| (machine.hostname.clone(), machine.address.clone()))
@@ -172,7 +177,7 @@ impl Master {
             return;
         };
         match pending {
-            Pending::Register { id, link, hello } => self.registered(now, id, link, *hello, result),
+            Pending::Register { id, link, hello, new } => self.registered(now, id, link, *hello, new, result),
             Pending::Unreachable { id, at } => self.marked_unreachable(now, &id, at, result),
             Pending::Gone { id, at, ticket } => self.marked_gone(now, id, at, ticket, result),
             Pending::Standing {

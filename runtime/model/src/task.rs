@@ -232,8 +232,11 @@ impl TaskRecord {
 /// What an agent says when it comes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Hello {
-    /// None: it was never admitted.
+    /// None: it was never admitted, as far as it knows.
     pub id: Option<AgentId>,
+    /// Of one without an id, chosen by it at random, the same in each attempt: when the welcome is lost on its way, the next
+    /// attempt gets the same id. Empty: none.
+    pub key: String,
     pub record: AgentRecord,
     pub boot_id: String,
     /// The highest term it has seen.

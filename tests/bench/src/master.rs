@@ -97,6 +97,7 @@ fn hello(number: usize, agent: &Simulated, tasks: usize) -> Result<Hello, Failur
     }
     Ok(Hello {
         id: agent.id.borrow().clone(),
+        key: format!("key-{number}"),
         record: model::registry::AgentRecord {
             hostname: format!("host-{number}.example.com"),
             address: format!(

@@ -5,7 +5,7 @@ use simulation::sweep::first_failure;
 
 #[test]
 fn no_seed_violates_an_invariant() {
-    let failure = first_failure(1, 500, |seed| match master_world::run(seed, false).0 {
+    let failure = first_failure(1, 2000, |seed| match master_world::run(seed, false).0 {
         Ok(()) => None,
         Err(violation) => Some((seed, violation)),
     });

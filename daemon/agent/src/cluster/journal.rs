@@ -82,6 +82,23 @@ fn read(path: &std::path::Path) -> Result<Option<String>, Fault> {
     }
 }
 
+/// What one without an id calls itself, from the first attempt to get one until it has one: also one that was killed between.
+pub async fn key(shell: &Shell) -> Result<String, Fault> {
+    let path = shell.directories.agent_key();
+    blocking(shell, move || {
+        if let Some(key) = read(&path)?.map(|text| text.trim().to_owned())
+            && !key.is_empty()
+        {
+            return Ok(key);
+        }
+        let random = net::random().map_err(|error| Fault::failed(format!("read random bytes: {error}")))?;
+        let key = format!("{random:032x}");
+        write_durably(&path, format!("{key}\n").as_bytes()).map_err(|error| failed(&error))?;
+        Ok(key)
+    })
+    .await
+}
+
 /// Before anything of a new leader is acted upon.
 pub async fn keep_term(shell: &Shell, term: u64) -> Result<(), Fault> {
     let path = shell.directories.term();
@@ -93,8 +110,12 @@ pub async fn keep_term(shell: &Shell, term: u64) -> Result<(), Fault> {
 
 pub async fn keep_id(shell: &Shell, id: &AgentId) -> Result<(), Fault> {
     let (path, text) = (shell.directories.agent_id(), format!("{}\n", id.0));
+    let key = shell.directories.agent_key();
     blocking(shell, move || {
-        write_durably(&path, text.as_bytes()).map_err(|error| failed(&error))
+        write_durably(&path, text.as_bytes()).map_err(|error| failed(&error))?;
+        // Whoever removes the id wants to be another agent.
+        let _ = std::fs::remove_file(key);
+        Ok(())
     })
     .await
 }

@@ -284,8 +284,14 @@ async fn enter(
         Some(scram) => prove(&scram, result).await?,
         None => result.get_hall().map_err(lost)?,
     };
+    let id = cluster.id.borrow().clone();
+    let key = match &id {
+        Some(_) => String::new(),
+        None => journal::key(shell).await.map_err(End::Failed)?,
+    };
     let hello = Hello {
-        id: cluster.id.borrow().clone(),
+        id,
+        key,
         record: offer::record(shell).map_err(End::Failed)?,
         boot_id: shell.host.boot_id.clone(),
         term: cluster.term.get(),

@@ -57,6 +57,7 @@ impl World {
             .collect();
         let hello = Hello {
             id: here.id.clone(),
+            key: format!("key{agent}"),
             record: AgentRecord {
                 hostname: format!("host{agent}"),
                 resources: "cpus:4;mem:1024".parse().unwrap_or_default(),
