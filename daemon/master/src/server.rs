@@ -154,7 +154,7 @@ async fn serve(config: Config) -> Result<(), Fault> {
                     Ok(tls) => {
                         *shell.tls.borrow_mut() = tls;
                         tracing::info!(
-                            "SIGHUP: certificates are read again; the log's replica keeps its own"
+                            "SIGHUP: certificates are read again; the log's replica notices changed ones by itself"
                         );
                     }
                     Err(fault) => tracing::error!("SIGHUP: the old certificates stay: {fault}"),

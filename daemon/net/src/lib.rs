@@ -43,7 +43,7 @@ pub use signals::{ExitInfo, ReceivedSignal, Signal, Signals, block_signals, wait
 pub use source::{Interest, Source};
 pub use tcp::{TcpListener, TcpStream};
 pub use timer::{Elapsed, Sleep, sleep, sleep_until, timeout};
-pub use tls::{Link, Secured, Tls, TlsError, TlsFiles};
+pub use tls::{Link, PeerCertificate, Secured, Tls, TlsError, TlsFiles};
 pub use unix::{BindError, Peer, UnixListener, UnixStream};
 pub use worker::{Pool, PoolError};
 

@@ -1,26 +1,32 @@
 //! TLS 1.3 with certificates on both sides: who is not signed by the one authority gets no byte through.
 //!
 //! The server's certificate has to name the host (or address) that was connected to. Of a client it is enough that the
-//! authority has signed it: an authority for this purpose alone is what lets others in.
+//! authority has signed it: an authority for this purpose alone is what lets others in. Whom it names may be asked
+//! ([`Secured::peer`]).
+//!
+//! Files that have changed are read again for the handshakes that follow; connections that stand are left alone.
 
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::io::{AsyncRead, AsyncWrite};
 use futures_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::{ClientConfig, RootCertStore, ServerConfig, version};
 
 use crate::tcp::TcpStream;
 
 /// For the whole handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Between two looks at whether the files have changed.
+const LOOK: Duration = Duration::from_secs(10);
 
 /// Where the certificates are, all in PEM.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,10 +65,30 @@ pub enum TlsError {
 
 /// Both roles; clones are the same configuration.
 #[derive(Clone)]
-pub struct Tls {
+pub struct Tls(Arc<Shared>);
+
+struct Shared {
+    files: TlsFiles,
+    state: Mutex<State>,
+}
+
+struct State {
+    roles: Roles,
+    /// The files that `roles` come from.
+    stamps: Stamps,
+    /// Files that could not be used, and that this was told of.
+    refused: Option<Stamps>,
+    looked: Instant,
+}
+
+#[derive(Clone)]
+struct Roles {
     connector: TlsConnector,
     acceptor: TlsAcceptor,
 }
+
+/// What differs when a file was written or replaced: inode, length, time of the last change.
+type Stamps = [Option<(u64, u64, i64, i64)>; 3];
 
 impl std::fmt::Debug for Tls {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -73,6 +99,83 @@ impl std::fmt::Debug for Tls {
 impl Tls {
     /// Reads the files.
     pub fn load(files: &TlsFiles) -> Result<Self, TlsError> {
+        // Before they are read: what changes meanwhile is seen as changed.
+        let stamps = stamps_of(files);
+        Ok(Self(Arc::new(Shared {
+            files: files.clone(),
+            state: Mutex::new(State {
+                roles: Roles::load(files)?,
+                stamps,
+                refused: None,
+                looked: crate::now(),
+            }),
+        })))
+    }
+
+    /// Reads the files again now. `Err`: what was read before stays in use.
+    pub fn reload(&self) -> Result<(), TlsError> {
+        let stamps = stamps_of(&self.0.files);
+        let roles = Roles::load(&self.0.files)?;
+        let mut state = self.locked();
+        (state.roles, state.stamps, state.refused) = (roles, stamps, None);
+        Ok(())
+    }
+
+    /// As the files are, looked at now and then.
+    fn roles(&self) -> Roles {
+        let mut state = self.locked();
+        let now = crate::now();
+        if now - state.looked >= LOOK {
+            state.looked = now;
+            let stamps = stamps_of(&self.0.files);
+            if stamps != state.stamps {
+                self.0.take_changed(&mut state, stamps);
+            }
+        }
+        state.roles.clone()
+    }
+
+    fn locked(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The client's handshake with the server of `host`: a name or an address.
+    pub async fn connect(&self, stream: TcpStream, host: &str) -> io::Result<Secured> {
+        let name = server_name(host)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, format!("{host}: {error}")))?;
+        let secured = within(self.roles().connector.connect(name, stream)).await?;
+        Ok(Secured::new(secured.into()))
+    }
+
+    /// The server's handshake. `Err`: the client is nobody that the authority knows.
+    pub async fn accept(&self, stream: TcpStream) -> io::Result<Secured> {
+        let secured = within(self.roles().acceptor.accept(stream)).await?;
+        Ok(Secured::new(secured.into()))
+    }
+}
+
+impl Shared {
+    fn take_changed(&self, state: &mut State, stamps: Stamps) {
+        match Roles::load(&self.files) {
+            Ok(roles) => {
+                tracing::info!(
+                    "certificates of {} have changed and are in use",
+                    self.files.certificate.display()
+                );
+                (state.roles, state.stamps, state.refused) = (roles, stamps, None);
+            }
+            // Whoever replaces key and certificate does one after the other: tried again at the next look, told once.
+            Err(error) if state.refused != Some(stamps) => {
+                tracing::warn!("changed certificates are not usable, the old ones stay in use: {error}");
+                state.refused = Some(stamps);
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+impl Roles {
+    fn load(files: &TlsFiles) -> Result<Self, TlsError> {
         let mut roots = RootCertStore::empty();
         for certificate in certificates("the authority's certificate", &files.authority)? {
             roots
@@ -109,20 +212,30 @@ impl Tls {
             acceptor: Arc::new(server).into(),
         })
     }
+}
 
-    /// The client's handshake with the server of `host`: a name or an address.
-    pub async fn connect(&self, stream: TcpStream, host: &str) -> io::Result<Secured> {
-        let bare = host.trim_start_matches('[').trim_end_matches(']');
-        let name = ServerName::try_from(bare.to_owned())
-            .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, format!("{host}: {error}")))?;
-        let secured = within(self.connector.connect(name, stream)).await?;
-        Ok(Secured::new(secured.into()))
-    }
+fn stamps_of(files: &TlsFiles) -> Stamps {
+    [&files.authority, &files.certificate, &files.key].map(|path| {
+        let of = path.metadata().ok()?;
+        Some((of.ino(), of.len(), of.mtime(), of.mtime_nsec()))
+    })
+}
 
-    /// The server's handshake. `Err`: the client is nobody that the authority knows.
-    pub async fn accept(&self, stream: TcpStream) -> io::Result<Secured> {
-        let secured = within(self.acceptor.accept(stream)).await?;
-        Ok(Secured::new(secured.into()))
+fn server_name(host: &str) -> Result<ServerName<'static>, rustls::pki_types::InvalidDnsNameError> {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    ServerName::try_from(bare.to_owned())
+}
+
+/// The certificate that the other side of a connection has shown.
+pub struct PeerCertificate(CertificateDer<'static>);
+
+impl PeerCertificate {
+    /// Whether it is a certificate of this host name or address.
+    pub fn names(&self, host: &str) -> bool {
+        let (Ok(certificate), Ok(name)) = (ParsedCertificate::try_from(&self.0), server_name(host)) else {
+            return false;
+        };
+        rustls::client::verify_server_name(&certificate, &name).is_ok()
     }
 }
 
@@ -167,6 +280,12 @@ impl Secured {
     fn new(stream: TlsStream<TcpStream>) -> Self {
         Self { stream, owed: None }
     }
+
+    /// `None`: it has shown none, which a handshake that ended well does not allow.
+    pub fn peer(&self) -> Option<PeerCertificate> {
+        let certificates = self.stream.get_ref().1.peer_certificates()?;
+        certificates.first().cloned().map(PeerCertificate)
+    }
 }
 
 impl AsyncRead for Secured {
@@ -204,6 +323,16 @@ impl AsyncWrite for Secured {
 pub enum Link {
     Plain(TcpStream),
     Secured(Box<Secured>),
+}
+
+impl Link {
+    /// What the other side has shown; nothing in plain text.
+    pub fn peer(&self) -> Option<PeerCertificate> {
+        match self {
+            Self::Plain(_) => None,
+            Self::Secured(stream) => stream.peer(),
+        }
+    }
 }
 
 impl AsyncRead for Link {

@@ -17,9 +17,10 @@ use std::time::Duration;
 use capnp::message::{Builder, HeapAllocator, Reader, ReaderOptions};
 use futures::future::{Either, select};
 use futures::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use net::PeerCertificate;
 use net::queue::Receiver as Queue;
 use net::rpc::frame::{Assembler, FrameError, Limits, Message as Frame};
-use replog_core::{Envelope, Message, Value};
+use replog_core::{Envelope, Message, ReplicaId, Value};
 use wire::replog_capnp::parcel;
 
 use crate::codec::{self, DecodeError};
@@ -56,6 +57,10 @@ pub enum LinkEnd {
     Silent,
     #[error("this replica has stopped")]
     Stopped,
+    #[error("it spoke as replica {0}, which its certificate is not of")]
+    Impostor(ReplicaId),
+    #[error("it spoke as replica {first} and as replica {then}")]
+    TwoVoices { first: ReplicaId, then: ReplicaId },
 }
 
 /// Who it is that has connected.
@@ -112,16 +117,37 @@ where
     }
 }
 
-/// Gives the replica what arrives until the link breaks.
-pub async fn receive<S: AsyncRead + Unpin>(stream: S, replica: &Replica) -> LinkEnd {
-    let take = |envelope| {
+/// Gives the replica what arrives until the link breaks. A link speaks for one replica, and where there is a certificate for
+/// one that it is of.
+pub async fn receive<S: AsyncRead + Unpin>(
+    stream: S,
+    replica: &Replica,
+    certificate: Option<&PeerCertificate>,
+) -> LinkEnd {
+    let (mut speaker, mut refused) = (None, None);
+    let take = |envelope: Envelope| {
+        let from = envelope.from.replica;
+        if speaker != Some(from) {
+            refused = match speaker {
+                Some(first) => Some(LinkEnd::TwoVoices { first, then: from }),
+                None => certificate
+                    .filter(|certificate| !replica.0.identities.is(certificate, from))
+                    .map(|_| LinkEnd::Impostor(from)),
+            };
+            if refused.is_some() {
+                replica.0.identities.tell_refused(from);
+                return false;
+            }
+            speaker = Some(from);
+        }
         let goes_on = !replica.has_halted();
         if goes_on {
             replica.receive(envelope);
         }
         goes_on
     };
-    receive_each(stream, take).await
+    let end = receive_each(stream, take).await;
+    refused.unwrap_or(end)
 }
 
 /// Gives what arrives until the link breaks, or `take` wants no more.

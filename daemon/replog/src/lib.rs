@@ -9,6 +9,7 @@ pub mod codec;
 pub mod directory;
 mod error;
 pub mod frames;
+mod identity;
 mod index;
 mod ledger;
 mod open;

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::ToSocketAddrs;
+use std::rc::Rc;
 use std::time::Duration;
 
 use net::queue::{Receiver, Sender, bounded};
@@ -10,6 +11,7 @@ use net::rpc::RpcLimits;
 use replog_core::{Envelope, ReplicaId};
 
 use crate::frames;
+use crate::identity::{Identities, host_of};
 
 /// Messages that wait for a peer.
 const QUEUE: usize = 4096;
@@ -37,11 +39,16 @@ struct Link {
 }
 
 impl Peers {
-    pub fn new(own: ReplicaId, addresses: &BTreeMap<ReplicaId, String>, tls: Option<&net::Tls>) -> Self {
+    pub fn new(
+        own: ReplicaId,
+        addresses: &BTreeMap<ReplicaId, String>,
+        tls: Option<(&net::Tls, &Rc<Identities>)>,
+    ) -> Self {
         let others = addresses.iter().filter(|(id, _)| **id != own);
         let links = others.map(|(id, address)| {
             let (queue, waiting) = bounded(QUEUE);
-            let task = net::spawn(keep_linked(*id, address.clone(), tls.cloned(), waiting));
+            let secured = tls.map(|(tls, identities)| (tls.clone(), Rc::clone(identities)));
+            let task = net::spawn(keep_linked(*id, address.clone(), secured, waiting));
             (*id, Link { queue, _task: task })
         });
         Self {
@@ -61,19 +68,29 @@ impl Peers {
     }
 }
 
-async fn keep_linked(id: ReplicaId, address: String, tls: Option<net::Tls>, mut waiting: Receiver<Envelope>) {
+async fn keep_linked(
+    id: ReplicaId,
+    address: String,
+    tls: Option<(net::Tls, Rc<Identities>)>,
+    mut waiting: Receiver<Envelope>,
+) {
     let mut pause = PAUSE_FIRST;
     let mut told = false;
     loop {
-        match net::timeout(CONNECT, connect(&address, tls.as_ref()))
+        match net::timeout(CONNECT, connect_to(id, &address, tls.as_ref()))
             .await
             .unwrap_or_else(|_| Err("no answer".to_owned()))
         {
             Ok(stream) => {
                 tracing::debug!("log: linked to replica {id} at {address}");
-                pause = PAUSE_FIRST;
                 told &= tls.is_some();
-                match frames::send(stream, &mut waiting).await {
+                let since = net::now();
+                let ended = frames::send(stream, &mut waiting).await;
+                // One that refuses us does so after it was connected.
+                if net::now() - since > PAUSE_LAST {
+                    pause = PAUSE_FIRST;
+                }
+                match ended {
                     Ok(()) => return,
                     // A server that takes nobody's certificate says so after the handshake.
                     Err(reason) if tls.is_some() && !told => {
@@ -99,6 +116,20 @@ async fn keep_linked(id: ReplicaId, address: String, tls: Option<net::Tls>, mut 
     }
 }
 
+async fn connect_to(
+    id: ReplicaId,
+    address: &str,
+    tls: Option<&(net::Tls, Rc<Identities>)>,
+) -> Result<net::Link, String> {
+    let stream = connect(address, tls.map(|(tls, _)| tls)).await?;
+    match (stream.peer(), tls) {
+        (Some(certificate), Some((_, identities))) if !identities.is(&certificate, id) => {
+            Err("its certificate is of another replica".to_owned())
+        }
+        _ => Ok(stream),
+    }
+}
+
 /// A stream to `HOST:PORT`, behind a handshake where that is configured.
 pub async fn connect(address: &str, tls: Option<&net::Tls>) -> Result<net::Link, String> {
     let resolved = address
@@ -112,9 +143,8 @@ pub async fn connect(address: &str, tls: Option<&net::Tls>) -> Result<net::Link,
     let Some(tls) = tls else {
         return Ok(net::Link::Plain(stream));
     };
-    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
     let secured = tls
-        .connect(stream, host)
+        .connect(stream, host_of(address))
         .await
         .map_err(|error| format!("TLS: {error}"))?;
     Ok(net::Link::Secured(Box::new(secured)))

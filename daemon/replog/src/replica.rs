@@ -19,6 +19,7 @@ use crate::answering::Answering;
 use crate::asking::{Tickets, error_of};
 use crate::directory::DiskDirectory;
 use crate::error::{LogError, OpenError};
+use crate::identity::Identities;
 use crate::ledger::Ledger;
 use crate::peers::Peers;
 use crate::reading::Mending;
@@ -74,6 +75,7 @@ pub(crate) struct Inner {
     pub(crate) tickets: Tickets,
     pub(crate) appends: RefCell<Vec<(Ticket, Arc<[u8]>)>>,
     pub(crate) peers: Peers,
+    pub(crate) identities: Rc<Identities>,
     tls: Option<net::Tls>,
     pub(crate) answering: Answering,
     pub(crate) mending: Mending,
@@ -143,6 +145,7 @@ impl Replica {
         let pool =
             |threads| net::Pool::new(threads, 1024).map_err(|error| OpenError::Worker(error.to_string()));
         let spare_maker = ledger.store().spare_maker();
+        let identities = Rc::new(Identities::new(&config.peers));
         let inner = Rc::new(Inner {
             node: RefCell::new(node),
             epoch,
@@ -156,7 +159,12 @@ impl Replica {
             may_block: Cell::new(false),
             tickets: Tickets::default(),
             appends: RefCell::default(),
-            peers: Peers::new(config.settings.replica, &config.peers, tls.as_ref()),
+            peers: Peers::new(
+                config.settings.replica,
+                &config.peers,
+                tls.as_ref().map(|tls| (tls, &identities)),
+            ),
+            identities,
             tls,
             answering: Answering::new(&config.peers),
             mending: Mending::default(),
@@ -249,6 +257,11 @@ impl Replica {
             }
             stopped.await;
         }
+    }
+
+    /// Reads the certificates again, for the links that are made from now on. Files that changed are noticed without it too.
+    pub fn reload_certificates(&self) -> Result<(), net::TlsError> {
+        self.0.tls.as_ref().map_or(Ok(()), net::Tls::reload)
     }
 
     pub(crate) fn tls(&self) -> Option<net::Tls> {

@@ -192,7 +192,8 @@ pub async fn serve(
                     }
                 },
             };
-            let reason = attend(stream, replica, &guard).await;
+            let certificate = stream.peer();
+            let reason = attend(stream, certificate, replica, &guard).await;
             tracing::debug!("log: a connection ended: {reason}");
         });
     })
@@ -200,12 +201,19 @@ pub async fn serve(
 }
 
 /// One connection until it ends: the link of another replica, which says so first, or somebody's calls.
-async fn attend<S>(stream: S, replica: Replica, guard: &net::ConnectionGuard) -> String
+async fn attend<S>(
+    stream: S,
+    certificate: Option<net::PeerCertificate>,
+    replica: Replica,
+    guard: &net::ConnectionGuard,
+) -> String
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     match frames::greet(stream).await {
-        Ok(Greeted::Replica(stream)) => frames::receive(stream, &replica).await.to_string(),
+        Ok(Greeted::Replica(stream)) => frames::receive(stream, &replica, certificate.as_ref())
+            .await
+            .to_string(),
         Ok(Greeted::Caller(stream)) => {
             let service: log::Client = capnp_rpc::new_client(LogService(replica));
             let limits = crate::peers::limits();

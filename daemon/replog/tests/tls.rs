@@ -1,13 +1,15 @@
-//! Links behind certificates: who has one of the log's authority takes part, and nobody else.
+//! Links behind certificates: who has one of the log's authority takes part, and nobody else; and nobody as another one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use net::{ConnectionLimit, TcpListener, Tls, TlsFiles};
+use futures::{AsyncReadExt as _, AsyncWriteExt as _};
+use net::{ConnectionLimit, TcpListener, TcpStream, Tls, TlsFiles};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use replog::frames::{PREFACE, frame};
 use replog::{Client, Config, Replica};
-use replog_core::{ReplicaId, Settings, Status};
+use replog_core::{Ballot, Envelope, Message, Prepare, ReplicaId, Settings, Status};
 
 /// An authority in a directory of its own, with certificates by name.
 struct Authority {
@@ -150,16 +152,129 @@ fn replicas_with_certificates_agree_and_tools_with_one_are_served() {
     });
 }
 
+fn named(replica: u64) -> String {
+    format!("replica-{replica}.log.bulkhead.internal")
+}
+
+/// A demand that everybody obeys replica 3 from now on, as replica 3 would say it.
+fn usurp(replica: &Replica) -> Envelope {
+    let membership = replica.status().membership.expect("it votes");
+    let third = *membership
+        .members
+        .iter()
+        .find(|member| member.replica == ReplicaId(3))
+        .unwrap();
+    Envelope {
+        from: third,
+        to: ReplicaId(1),
+        incarnation: None,
+        message: Message::Prepare(Prepare {
+            ballot: Ballot {
+                term: 1000,
+                replica: ReplicaId(3),
+            },
+            membership,
+            caretaker: false,
+        }),
+    }
+}
+
+/// Whether replica 1 does what somebody with this certificate says as replica 3; otherwise it has closed the link.
+async fn obeys(replica: &Replica, address: &str, tls: &Tls) -> bool {
+    let stream = TcpStream::connect(address.parse().unwrap()).await.unwrap();
+    let mut link = tls.connect(stream, "127.0.0.1").await.unwrap();
+    let mut bytes = PREFACE.to_vec();
+    bytes.extend(frame(&[usurp(replica)]));
+    link.write_all(&bytes).await.unwrap();
+    let obeyed = async {
+        while replica.status().promised.term < 1000 {
+            net::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let mut nothing = [0; 1];
+    futures::pin_mut!(obeyed);
+    match futures::future::select(obeyed, link.read(&mut nothing)).await {
+        futures::future::Either::Left(_) => true,
+        futures::future::Either::Right((read, _)) => {
+            assert!(
+                !matches!(read, Ok(1)),
+                "a replica says nothing on another one's link"
+            );
+            false
+        }
+    }
+}
+
+#[test]
+fn a_peer_speaks_only_as_the_replica_that_its_certificate_is_of() {
+    let place = tempfile::tempdir().unwrap();
+    let authority = Authority::new(place.path(), "authority");
+    run(async {
+        let own = |id: u64| authority.tls(&id.to_string(), &["127.0.0.1", &named(id)]);
+        let tls = [1, 2, 3].map(|id| Some(own(id)));
+        let (addresses, running) = start(place.path(), &tls);
+        vote(&running, &[0, 1, 2]).await;
+        let (replica, address) = (&running[0].0, &addresses[&ReplicaId(1)]);
+        for impostor in [
+            own(2),
+            authority.tls("tool", &["some-tool"]),
+            authority.tls("elsewhere", &["10.9.8.7"]),
+        ] {
+            assert!(!obeys(replica, address, &impostor).await);
+            assert!(replica.status().promised.term < 1000);
+        }
+        assert!(
+            obeys(replica, address, &own(3)).await,
+            "what was refused is obeyed from the right one"
+        );
+    });
+}
+
+#[test]
+fn certificates_that_were_replaced_are_used_for_the_links_that_follow() {
+    let place = tempfile::tempdir().unwrap();
+    let authority = Authority::new(place.path(), "authority");
+    let other = Authority::new(place.path(), "other");
+    run(async {
+        let files = authority.files("one", &["127.0.0.1"], &authority);
+        let (addresses, running) = start(place.path(), &[Some(Tls::load(&files).unwrap())]);
+        vote(&running, &[0]).await;
+        let (replica, address) = (&running[0].0, &addresses[&ReplicaId(1)]);
+        let (old, new) = (authority.tls("tool", &["tool"]), other.tls("tool", &["tool"]));
+        let before = Client::connect(address, Some(&old)).await.unwrap();
+        assert!(Client::connect(address, Some(&new)).await.is_err());
+
+        // Half of what belongs together: refused, and what was there stays in use.
+        let next = other.files("one", &["127.0.0.1"], &other);
+        std::fs::copy(&next.certificate, &files.certificate).unwrap();
+        let told = replica.reload_certificates().unwrap_err().to_string();
+        assert!(told.contains("belong together"), "{told}");
+        assert!(Client::connect(address, Some(&old)).await.is_ok());
+
+        std::fs::copy(&next.key, &files.key).unwrap();
+        std::fs::copy(&next.authority, &files.authority).unwrap();
+        replica.reload_certificates().unwrap();
+        assert!(Client::connect(address, Some(&new)).await.is_ok());
+        assert!(Client::connect(address, Some(&old)).await.is_err());
+        before
+            .status()
+            .await
+            .expect("a connection that stands is left alone");
+    });
+}
+
 #[test]
 fn a_replica_without_the_right_certificate_does_not_take_part() {
     let place = tempfile::tempdir().unwrap();
     let authority = Authority::new(place.path(), "authority");
     let other = Authority::new(place.path(), "other");
-    let wrong: [(&str, Option<Tls>); 3] = [
+    let wrong: [(&str, Option<Tls>); 4] = [
         ("plain", None),
         ("other", Some(other.tls("three", &["127.0.0.1"]))),
         // Signed well, and it trusts the right ones, but it is the certificate of another host.
         ("misnamed", Some(authority.tls("misnamed", &["10.9.8.7"]))),
+        // Of the right host, and of another replica on it.
+        ("second", Some(authority.tls("second", &["127.0.0.1", &named(2)]))),
     ];
     for (name, third) in wrong {
         let place = place.path().join(format!("log-{name}"));

@@ -220,7 +220,7 @@ fn peer(text: &str) -> Result<(u64, String), String> {
 
 /// Of `HOST:PORT`.
 fn is_loopback(address: &str) -> bool {
-    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let host = crate::identity::host_of(address);
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     bare == "localhost" || bare.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
 }
@@ -275,7 +275,8 @@ fn run(args: ReplicaArgs) -> Result<(), String> {
         .with_writer(std::io::stderr)
         .with_env_filter(filter)
         .init();
-    net::block_signals(&[net::Signal::SIGTERM, net::Signal::SIGINT]).map_err(|error| error.to_string())?;
+    const SIGNALS: [net::Signal; 3] = [net::Signal::SIGTERM, net::Signal::SIGINT, net::Signal::SIGHUP];
+    net::block_signals(&SIGNALS).map_err(|error| error.to_string())?;
     net::run(net::Config::default(), async {
         let id = ReplicaId(args.id);
         let mut peers: BTreeMap<_, _> = args
@@ -300,12 +301,12 @@ fn run(args: ReplicaArgs) -> Result<(), String> {
         let listener = net::TcpListener::bind(args.listen)
             .map_err(|error| format!("cannot listen at {}: {error}", args.listen))?;
         let server = crate::serve(replica.clone(), listener, net::ConnectionLimit::new(1024));
-        let mut signals = net::Signals::new(&[net::Signal::SIGTERM, net::Signal::SIGINT])
-            .map_err(|error| format!("cannot watch signals: {error}"))?;
+        let signals =
+            net::Signals::new(&SIGNALS).map_err(|error| format!("cannot watch signals: {error}"))?;
         tracing::info!(replica = args.id, listen = %args.listen, "ready");
         let halted = replica.halted();
         futures::pin_mut!(server, halted);
-        let signal = signals.next();
+        let signal = until_ended(&replica, signals);
         futures::pin_mut!(signal);
         match futures::future::select(futures::future::select(server, halted), signal).await {
             futures::future::Either::Left((futures::future::Either::Left((error, _)), _)) => {
@@ -316,4 +317,17 @@ fn run(args: ReplicaArgs) -> Result<(), String> {
         }
     })
     .map_err(|error| error.to_string())?
+}
+
+/// Ready at a signal that ends this program.
+async fn until_ended(replica: &Replica, mut signals: net::Signals) {
+    while let Ok(signal) = signals.next().await {
+        if !signal.is(net::Signal::SIGHUP) {
+            return;
+        }
+        match replica.reload_certificates() {
+            Ok(()) => tracing::info!("SIGHUP: certificates are read again, for the links from now on"),
+            Err(error) => tracing::error!("SIGHUP: the certificates read before stay in use: {error}"),
+        }
+    }
 }
