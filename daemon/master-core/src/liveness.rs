@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use model::registry::{AgentId, Edit, Timestamp};
 use model::task::{TaskId, TaskState};
+use model::{Fault, FaultKind};
 
 use crate::agents::Phase;
 use crate::input::{Link, NotApplied, Now, Wish};
@@ -206,6 +207,18 @@ impl Master {
         for task in tasks {
             let status = Self::status(now, TaskState::Unreachable, "its agent can't be reached");
             self.set_state(&task, status);
+            let launching = self.tasks.get_mut(&task).and_then(|task| task.launching.take());
+            if let Some(ticket) = launching {
+                self.launching -= 1;
+                let message = format!(
+                    "agent {} can't be reached; task {task} may have been started",
+                    id.0
+                );
+                self.refuse(
+                    ticket,
+                    Fault::new(FaultKind::Unavailable, message).remedy("see it: bulkhead tasks"),
+                );
+            }
         }
         if let Some(link) = link {
             self.links.remove(&link);

@@ -67,6 +67,7 @@ pub struct Master {
     pub(crate) doomed: VecDeque<AgentId>,
     /// Not before.
     pub(crate) permit: Duration,
+    /// Launches that somebody waits for: tasks with a ticket.
     pub(crate) launching: usize,
     pub(crate) wishes: VecDeque<Wish>,
     pub counters: Counters,
@@ -400,7 +401,11 @@ impl Master {
                 && let Some(agent) = self.agents.remove(id)
             {
                 for task in agent.tasks {
-                    self.tasks.remove(&task);
+                    let waiting = self.tasks.remove(&task).and_then(|task| task.launching);
+                    if let Some(ticket) = waiting {
+                        self.launching -= 1;
+                        self.refuse(ticket, Fault::failed("its agent was given up for good"));
+                    }
                 }
             }
         }

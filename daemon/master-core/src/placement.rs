@@ -18,6 +18,13 @@ impl Master {
                 result: Ok(()),
             });
         }
+        if self.launching >= self.settings.launching_max {
+            let message = format!("{} launches wait for their agents' answers", self.launching);
+            return self.refuse(
+                ticket,
+                Fault::new(FaultKind::Exhausted, message).remedy("try again"),
+            );
+        }
         let need = Need::of(&request.spec);
         let placed = admit(&request, need).and_then(|()| self.place(&request, need));
         let (agent, link) = match placed {
@@ -111,7 +118,6 @@ impl Master {
 
     /// What the agent said to the order.
     pub(crate) fn launched(&mut self, now: Now, link: Link, id: &TaskId, result: Result<(), Fault>) {
-        self.launching = self.launching.saturating_sub(1);
         let Some(Some(agent)) = self.links.get(&link) else {
             return;
         };
@@ -119,6 +125,7 @@ impl Master {
             return;
         };
         let ticket = task.launching.take();
+        self.launching -= usize::from(ticket.is_some());
         let answer = match &result {
             Ok(()) => Ok(()),
             Err(fault) => Err(fault.clone()),

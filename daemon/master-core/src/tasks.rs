@@ -75,6 +75,7 @@ impl Master {
         }
         let (agent, need, state) = (task.agent.clone(), task.need, task.state());
         let launching = task.launching.take();
+        self.launching -= usize::from(launching.is_some());
         let message = task.statuses.last().map(|status| status.message.clone());
         self.counters.end(state);
         if let Some(holder) = self.agents.get_mut(&agent)
@@ -127,6 +128,7 @@ impl Master {
             // It has it: whoever waits for that may go, even if the answer itself got lost.
             let launching = task.launching.take_if(|_| !report.status.state.is_terminal());
             if let Some(ticket) = launching {
+                self.launching -= 1;
                 self.wish(Wish::Answer {
                     ticket,
                     result: Ok(()),

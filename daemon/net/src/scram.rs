@@ -6,7 +6,9 @@
 //! client: c=biws,r=NONCE+MORE,p=PROOF     server: v=VERIFIER
 //! ```
 
+use std::cell::RefCell;
 use std::num::NonZeroU32;
+use std::rc::Rc;
 
 use model::Credential;
 use ring::{digest, hmac, pbkdf2};
@@ -73,9 +75,27 @@ fn field<'a>(text: &'a str, name: &str) -> Result<&'a str, ScramError> {
     found.map(|(_, value)| value).ok_or(ScramError::Malformed)
 }
 
+/// What was reckoned of a secret, for whoever opens many connections: a server's salt is the same for all of them (RFC 5802,
+/// section 5.1).
+#[derive(Default)]
+pub struct Remembered(RefCell<Option<(Vec<u8>, NonZeroU32, Key)>>);
+
+impl Remembered {
+    fn salted(&self, secret: &str, salt: &[u8], rounds: NonZeroU32) -> Key {
+        let mut kept = self.0.borrow_mut();
+        if let Some((_, _, key)) = kept.as_ref().filter(|(s, r, _)| s == salt && *r == rounds) {
+            return *key;
+        }
+        let key = salted(secret, salt, rounds);
+        *kept = Some((salt.to_vec(), rounds, key));
+        key
+    }
+}
+
 /// A client's half of one exchange.
 pub struct Client {
     credential: Credential,
+    remembered: Rc<Remembered>,
     first_bare: String,
     nonce: String,
 }
@@ -85,10 +105,16 @@ pub struct Expected(Key);
 
 impl Client {
     pub fn new(credential: Credential, nonce: u128) -> Self {
+        Self::remembering(credential, nonce, Rc::default())
+    }
+
+    /// `remembered` is of this credential.
+    pub fn remembering(credential: Credential, nonce: u128, remembered: Rc<Remembered>) -> Self {
         let nonce = format!("{nonce:032x}");
         let first_bare = format!("n={},r={nonce}", escaped(&credential.principal));
         Self {
             credential,
+            remembered,
             first_bare,
             nonce,
         }
@@ -109,7 +135,7 @@ impl Client {
             return Err(ScramError::Malformed);
         }
         let rounds = NonZeroU32::new(rounds).ok_or(ScramError::Malformed)?;
-        let salted = salted(&self.credential.secret, &salt, rounds);
+        let salted = self.remembered.salted(&self.credential.secret, &salt, rounds);
         let bare = format!("c={BINDING},r={nonce}");
         let messages = format!("{},{challenge},{bare}", self.first_bare);
         let client_key = mac(&salted, b"Client Key");
