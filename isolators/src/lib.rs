@@ -35,4 +35,4 @@ pub use isolator::{Isolator, Place};
 pub use kernel::cgroup::freezer::FreezeState;
 pub use set::{IsolatorSet, OomWatch, Prepared, WatchKind};
 pub use teardown::Cleanup;
-pub use usage::{UsageReader, limits_into};
+pub use usage::{UsageReader, cpu_times, limits_into};

@@ -61,6 +61,16 @@ impl UsageReader {
         usage
     }
 
+    /// Processor time so far, in user and kernel mode: what tells by one or two reads whether anything has happened. `None`:
+    /// the container has ended meanwhile.
+    pub fn cpu_times(&self, buffer: &mut Vec<u8>) -> Option<(f64, f64)> {
+        let mut usage = Usage::default();
+        self.files.iter().find_map(|file| {
+            (file.parse)(sample(file.fd.as_fd(), buffer)?, &mut usage);
+            cpu_times(&usage)
+        })
+    }
+
     /// The reads of a sample without their meaning: what a benchmark compares with. Returns the bytes read.
     pub fn read_only(&self, buffer: &mut Vec<u8>) -> usize {
         self.files
@@ -78,6 +88,11 @@ impl UsageReader {
     pub fn descriptors(&self) -> usize {
         self.files.len()
     }
+}
+
+/// As [`UsageReader::cpu_times`], of a sample.
+pub fn cpu_times(usage: &Usage) -> Option<(f64, f64)> {
+    Some((usage.cpus_user_time_secs?, usage.cpus_system_time_secs?))
 }
 
 /// Adds the limits in force, as Mesos reports them: without a ceiling it is what the host has.

@@ -424,6 +424,11 @@ fn statistics_grow_and_cost_few_descriptors() {
             // The shell's own memory comes late where head and tr take all the time.
             && usage.mem_rss_bytes.unwrap() > 3_000_000
     });
+    // It works, so that what one or two reads tell changes.
+    let before = reader.cpu_times(&mut buffer).expect("it lives");
+    eventually("the time alone tells that it has run", || {
+        reader.cpu_times(&mut buffer).is_some_and(|now| now != before)
+    });
     let mut usage = reader.sample(&mut buffer);
     limits_into(&spec.limits, &world.host, &mut usage);
     assert!(usage.threads.unwrap() >= 1);

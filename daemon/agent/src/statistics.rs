@@ -21,12 +21,26 @@ struct Target {
     limits: Limits,
     /// As measured last.
     disk_used: Option<u64>,
+    /// Processor time at the last sample: it is left out when it has used none since.
+    unless_idle_at: Option<(f64, f64)>,
 }
+
+/// At every so manieth interval those are measured too that have not run: the kernel may write for them, or reclaim from them.
+const IDLE_ROUNDS: u64 = 6;
 
 /// One sample of each container asked for (all that run, if the list is empty). Those that end
 /// meanwhile are left out, unless they were asked for by name.
 pub async fn sample(shell: &Rc<Shell>, ids: &[ContainerId]) -> Result<Vec<(ContainerId, Usage)>, Fault> {
     let targets = targets(shell, ids)?;
+    samples_of(shell, targets, ids.is_empty()).await
+}
+
+/// `lenient`: those that can't be measured are left out as well.
+async fn samples_of(
+    shell: &Rc<Shell>,
+    targets: Vec<Target>,
+    lenient: bool,
+) -> Result<Vec<(ContainerId, Usage)>, Fault> {
     let mut samples = Vec::with_capacity(targets.len());
     crate::connections::look(shell).await;
     let moved = mapped_traffic(shell).await;
@@ -46,10 +60,13 @@ pub async fn sample(shell: &Rc<Shell>, ids: &[ContainerId]) -> Result<Vec<(Conta
             .map_err(|e| failed(&e))?;
         for (id, reader, usage) in measured {
             keep(shell, &id, reader);
-            match usage.map(|usage| with_network(shell, &id, &moved, usage)) {
-                Ok(usage) => samples.push((id, usage)),
-                Err(fault) if !ids.is_empty() => return Err(fault),
-                Err(_) => {}
+            match usage {
+                Ok(Some(usage)) => {
+                    let usage = with_network(shell, &id, &moved, usage);
+                    samples.push((id, usage));
+                }
+                Err(fault) if !lenient => return Err(fault),
+                Ok(None) | Err(_) => {}
             }
         }
     }
@@ -104,6 +121,7 @@ fn targets(shell: &Shell, ids: &[ContainerId]) -> Result<Vec<Target>, Fault> {
         reader: shell.resources(id).and_then(|r| r.usage.borrow().clone()),
         limits: limits.clone(),
         disk_used: shell.resources(id).and_then(|r| r.disk.used()),
+        unless_idle_at: None,
     };
     if ids.is_empty() {
         let measurable = |s: &&model::ContainerStatus| {
@@ -127,7 +145,12 @@ fn targets(shell: &Shell, ids: &[ContainerId]) -> Result<Vec<Target>, Fault> {
         .collect()
 }
 
-type Measured = (ContainerId, Option<Arc<UsageReader>>, Result<Usage, Fault>);
+/// No usage: it has not run since its last sample.
+type Measured = (
+    ContainerId,
+    Option<Arc<UsageReader>>,
+    Result<Option<Usage>, Fault>,
+);
 
 fn measure(
     isolators: &isolators::IsolatorSet,
@@ -140,6 +163,7 @@ fn measure(
         reader,
         limits,
         disk_used,
+        unless_idle_at,
     } = target;
     let reader = match reader {
         Some(reader) => reader,
@@ -148,12 +172,16 @@ fn measure(
             Err(error) => return (id, None, Err(failed(&error))),
         },
     };
+    let idle = |buffer: &mut Vec<u8>| unless_idle_at.is_some() && reader.cpu_times(buffer) == unless_idle_at;
+    if BUFFER.with_borrow_mut(idle) {
+        return (id, Some(reader), Ok(None));
+    }
     let mut usage = BUFFER.with_borrow_mut(|buffer| reader.sample(buffer));
     usage.timestamp = net::wall_ms() as f64 / 1000.0;
     isolators::limits_into(&limits, host, &mut usage);
     // A quota tells what holds now.
     usage.disk_used_bytes = disk.used(&id).ok().flatten().or(disk_used);
-    (id, Some(reader), Ok(usage))
+    (id, Some(reader), Ok(Some(usage)))
 }
 
 thread_local! {
@@ -175,11 +203,23 @@ pub(crate) fn keep(shell: &Shell, id: &ContainerId, reader: Option<Arc<UsageRead
 }
 
 /// Measures everything at the configured interval, so that `inspect` can tell of a container that has ended what it
-/// used last, and what can't be read is noticed before an operator asks for it.
+/// used last, and what can't be read is noticed before an operator asks for it. Most containers of most hosts do nothing
+/// most of the time: of them one file is read instead of a dozen.
 pub async fn keep_sampling(shell: Rc<Shell>) {
-    loop {
+    for round in 1_u64.. {
         net::sleep(shell.config.sample_interval.duration()).await;
-        match sample(&shell, &[]).await {
+        let sampled = match targets(&shell, &[]) {
+            Ok(mut targets) => {
+                if round % IDLE_ROUNDS != 0 {
+                    targets
+                        .iter_mut()
+                        .for_each(|target| spare_if_idle(&shell, target));
+                }
+                samples_of(&shell, targets, true).await
+            }
+            Err(fault) => Err(fault),
+        };
+        match sampled {
             Ok(samples) => {
                 for (id, usage) in samples {
                     if let Some(resources) = shell.resources(&id) {
@@ -191,5 +231,12 @@ pub async fn keep_sampling(shell: Rc<Shell>) {
         }
         // What no notice has told, such as a route.
         crate::uplinks::look_again(&shell).await;
+    }
+}
+
+fn spare_if_idle(shell: &Shell, target: &mut Target) {
+    if let Some(resources) = shell.resources(&target.id) {
+        let last = resources.last_usage.borrow();
+        target.unless_idle_at = last.as_ref().and_then(isolators::cpu_times);
     }
 }
