@@ -146,6 +146,12 @@ impl<D: Directory> Ledger<D> {
         written
     }
 
+    /// While records are owed: makes room by what is truncated by agreement, also if that is not among the records that are
+    /// durable. `Ok(true)`: there is some.
+    pub fn relieve(&mut self, begin: Position) -> Result<bool, StoreError> {
+        self.store.relieve(begin.0)
+    }
+
     /// Agreed values from `first` to `last` or as many as weigh `bytes_max`; fewer when some can't be read.
     pub fn load(&self, first: Position, last: Position, bytes_max: usize) -> Vec<Value> {
         self.load_to(first, last, bytes_max).0

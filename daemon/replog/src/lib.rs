@@ -19,6 +19,7 @@ mod reading;
 mod replica;
 mod roll;
 pub mod scan;
+mod scrub;
 pub mod sector;
 mod segment;
 mod service;

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use net::queue::{OneshotSender, oneshot};
-use replog_core::{Envelope, Input, Member, Message, Position, ReplicaId, Value};
+use replog_core::{Envelope, Fetched, Input, Member, Message, Position, ReplicaId, Value};
 
 use crate::error::{LogError, StoreError};
 use crate::ledger::values_of;
@@ -21,7 +21,7 @@ const ROUNDS: u32 = 3;
 
 /// Positions that are being got from others.
 #[derive(Default)]
-pub struct Mending(RefCell<HashMap<Position, OneshotSender<Vec<Value>>>>);
+pub struct Mending(RefCell<HashMap<Position, OneshotSender<Fetched>>>);
 
 impl Mending {
     /// Keeps the answer to a question of ours; gives back every other message.
@@ -37,7 +37,7 @@ impl Mending {
         };
         if let Message::Fetched(fetched) = envelope.message {
             // Whoever asked may have given up.
-            let _ = sender.send(fetched.values);
+            let _ = sender.send(*fetched);
         }
         None
     }
@@ -94,6 +94,22 @@ impl Replica {
         read.map_err(|error| LogError::Halted(error.to_string()))
     }
 
+    /// How many values can be read from `first` on, of so many bytes, and the position that ended them because it is broken.
+    pub(crate) async fn look(
+        &self,
+        first: Position,
+        last: Position,
+        bytes_max: usize,
+    ) -> Option<(usize, Option<Position>)> {
+        let ledger = self.0.ledger.clone();
+        let look = move || {
+            let piece = locked(&ledger).piece(first, last, bytes_max);
+            let (values, broken) = values_of(&piece);
+            (values.len(), broken)
+        };
+        self.0.helper.run(look).await.ok()
+    }
+
     /// For a peer that catches up. With a broken value it gets fewer, and asks another one.
     pub(crate) fn load_for(&self, to: Member, first: Position, last: Position) {
         let replica = self.clone();
@@ -116,16 +132,16 @@ impl Replica {
     }
 
     /// Gets the values from `at` on from another replica and writes those that are broken anew.
-    async fn mend(&self, at: Position) -> bool {
+    pub(crate) async fn mend(&self, at: Position) -> bool {
         for _ in 0..ROUNDS {
             for peer in self.others() {
                 if self.has_halted() {
                     return false;
                 }
-                let values = self.ask_for(peer, at).await;
-                if values.is_empty() {
+                let values = self.ask_for(peer, at).await.map(|fetched| fetched.values);
+                let Some(values) = values.filter(|values| !values.is_empty()) else {
                     continue;
-                }
+                };
                 match self.write_anew(at, values).await {
                     Ok(count) => {
                         tracing::warn!(
@@ -143,6 +159,16 @@ impl Replica {
         false
     }
 
+    /// Where the log of another replica begins, by agreement: nobody needs what is before. The next one is asked with each
+    /// `turn`.
+    pub(crate) async fn ask_begin(&self, turn: usize) -> Option<Position> {
+        let others = self.others();
+        let peer = others.get(turn % others.len().max(1)).copied()?;
+        // Nobody has that, so the answer has no values.
+        let fetched = self.ask_for(peer, Position(u64::MAX)).await;
+        fetched.map(|fetched| fetched.begin)
+    }
+
     fn others(&self) -> Vec<ReplicaId> {
         let status = self.status();
         let members = status.membership.iter().flat_map(|known| &known.members);
@@ -152,12 +178,12 @@ impl Replica {
             .collect()
     }
 
-    async fn ask_for(&self, peer: ReplicaId, at: Position) -> Vec<Value> {
+    async fn ask_for(&self, peer: ReplicaId, at: Position) -> Option<Fetched> {
         let waits = self.0.mending.0.borrow().contains_key(&at);
         if waits {
             // Another reader asks already; what it gets is on the disk soon.
             net::sleep(ASK / 4).await;
-            return Vec::new();
+            return None;
         }
         let (sender, answer) = oneshot();
         self.0.mending.0.borrow_mut().insert(at, sender);
@@ -168,9 +194,9 @@ impl Replica {
             incarnation: None,
             message: Message::Fetch { first: at },
         });
-        let values = net::timeout(ASK, answer).await;
+        let fetched = net::timeout(ASK, answer).await;
         self.0.mending.0.borrow_mut().remove(&at);
-        values.ok().and_then(Result::ok).unwrap_or_default()
+        fetched.ok().and_then(Result::ok)
     }
 
     async fn write_anew(&self, at: Position, values: Vec<Value>) -> Result<usize, LogError> {

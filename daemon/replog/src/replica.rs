@@ -24,6 +24,7 @@ use crate::ledger::Ledger;
 use crate::peers::Peers;
 use crate::reading::Mending;
 use crate::roll::SpareMaker;
+use crate::scrub::{self, Scrubbing};
 use crate::store::Options;
 use crate::writing::{self, Pace};
 
@@ -79,6 +80,7 @@ pub(crate) struct Inner {
     tls: Option<net::Tls>,
     pub(crate) answering: Answering,
     pub(crate) mending: Mending,
+    pub(crate) scrubbing: Scrubbing,
     pub(crate) answer_limit: Cell<Duration>,
     pub(crate) halted: RefCell<Option<String>>,
     pub(crate) stalled: RefCell<Option<String>>,
@@ -168,6 +170,7 @@ impl Replica {
             tls,
             answering: Answering::new(&config.peers),
             mending: Mending::default(),
+            scrubbing: Scrubbing::default(),
             answer_limit: Cell::new(ANSWER_LIMIT),
             halted: RefCell::new(None),
             stalled: RefCell::new(None),
@@ -177,6 +180,7 @@ impl Replica {
         let replica = Self(inner);
         replica.fulfil(wishes);
         net::spawn(keep_time(Rc::downgrade(&replica.0))).detach();
+        net::spawn(scrub::scrub(Rc::downgrade(&replica.0))).detach();
         Ok(replica)
     }
 
@@ -213,6 +217,16 @@ impl Replica {
     /// as well. Not for programs that have more to do than this log.
     pub fn may_block_the_loop(&self) {
         self.0.may_block.set(true);
+    }
+
+    /// How long to rest after each piece of what is on the disk that is read only to see whether it can be.
+    pub fn pace_scrubbing(&self, pause: Duration) {
+        self.0.scrubbing.pace(pause);
+    }
+
+    /// How often all of it was read since the start.
+    pub fn scrubs(&self) -> u64 {
+        self.0.scrubbing.rounds()
     }
 
     /// How long an append or a truncation waits for a quorum.
@@ -275,7 +289,9 @@ impl Replica {
     /// A message of a peer.
     pub fn receive(&self, envelope: replog_core::Envelope) {
         self.0.answering.heard(envelope.from.replica);
-        if let Some(envelope) = self.0.mending.take(envelope) {
+        if let Some(envelope) = self.0.mending.take(envelope)
+            && !writing::is_too_much(self, &envelope.message)
+        {
             self.give(Input::Message(envelope));
         }
     }
@@ -307,6 +323,7 @@ impl Replica {
         for wish in wishes {
             match wish {
                 Wish::Persist { records, token } => {
+                    writing::note_wished(self, &records);
                     let mut unwritten = self.0.unwritten.borrow_mut();
                     unwritten.0.extend(records);
                     unwritten.1 = token;

@@ -16,6 +16,8 @@ use crate::sector::{SECTOR_BYTES, Seal, sectors_for};
 use crate::segment::{SegmentNumber, read_head};
 
 pub(crate) const SEGMENT_BYTES_MAX: u64 = 1 << 30;
+/// Sectors at the end of each segment that only [`Store::relieve`] uses.
+const RELIEF_SECTORS: u32 = 4;
 /// A buffer beyond that is not kept for the next batch.
 const BUFFER_KEPT_BYTES: usize = 2 << 20;
 
@@ -161,12 +163,38 @@ impl<D: Directory> Store<D> {
         let stream = batch::encode(entries);
         let sectors = sectors_for(stream.len()) as u32;
         // The last sector is the copy of the head.
-        if self.end + sectors > self.sectors - 1 {
+        if self.end + sectors + RELIEF_SECTORS > self.sectors - 1 {
             self.roll_to(self.active.next())?;
         }
+        self.write_batch(&stream)
+    }
+
+    /// Truncates up to `begin`, if that frees a segment, in room that is kept for this: a disk that is full has none for
+    /// another segment, and what is freed is what it waits for. `Ok(true)`: there is room now.
+    pub fn relieve(&mut self, begin: u64) -> Result<bool, StoreError> {
+        if let Some(cause) = &self.stopped {
+            return Err(StoreError::Stopped(cause.clone()));
+        }
+        let Some((oldest, _)) = self.parts.first_key_value() else {
+            return Ok(false);
+        };
+        let frees = begin > self.begin
+            && *oldest != self.active
+            && self.slots.range(begin..).all(|(_, slot)| slot.segment != *oldest);
+        if !frees || self.end + 1 > self.sectors - 1 {
+            return Ok(false);
+        }
+        let before = self.parts.len();
+        self.write_batch(&batch::encode(&[Entry::Begin(begin)]))?;
+        Ok(self.parts.len() < before)
+    }
+
+    /// It fits into the active segment.
+    fn write_batch(&mut self, stream: &[u8]) -> Result<(), StoreError> {
+        let sectors = sectors_for(stream.len()) as u32;
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.clear(sectors as usize * SECTOR_BYTES);
-        Seal::new(self.id, self.active.0).write(buffer.memory(), self.end, self.next_batch, &stream);
+        Seal::new(self.id, self.active.0).write(buffer.memory(), self.end, self.next_batch, stream);
         let name = self.active.file_name();
         let file = &self.parts[&self.active].file;
         let written = file
@@ -181,7 +209,7 @@ impl<D: Directory> Store<D> {
             return Err(error);
         }
         let (segment, start) = (self.active, self.end);
-        for placed in batch::decode(&stream).unwrap_or_default() {
+        for placed in batch::decode(stream).unwrap_or_default() {
             self.apply(segment, start, placed.offset, placed.entry);
         }
         self.end += sectors;
@@ -192,8 +220,8 @@ impl<D: Directory> Store<D> {
 
     /// Bytes of entries that one batch may hold.
     pub fn batch_bytes_max(&self) -> usize {
-        // Head, copy, and the batch that begins each segment, which has the meta record.
-        let taken = 2 + sectors_for(batch::encode(&self.snapshot()).len());
+        // Head, copy, what is kept, and the batch that begins each segment, which has the meta record.
+        let taken = 2 + RELIEF_SECTORS as usize + sectors_for(batch::encode(&self.snapshot()).len());
         (self.options.sectors() as usize).saturating_sub(taken + 1) * crate::sector::PAYLOAD_BYTES
     }
 

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
-use replog_core::{Input, Record, Value};
+use replog_core::{Input, Message, Position, Record, Value};
 
 use crate::error::StoreError;
 use crate::replica::{Replica, Shared, locked};
@@ -11,7 +11,11 @@ use crate::segment::SegmentNumber;
 
 /// Between two attempts to write to a disk that is full.
 const FULL_PAUSE: Duration = Duration::from_millis(500);
-/// Records that may wait for a full disk. Beyond that this replica stops: it would grow without end.
+/// Every so many attempts another replica is asked what is truncated, and every so many it is told that the disk is full.
+const ASK_EVERY: usize = 4;
+const TELL_EVERY: usize = 120;
+/// Bytes of records that may wait for a full disk. Beyond that no message that brings more is heard: it would grow without
+/// end.
 const FULL_BYTES_MAX: usize = 16 << 20;
 
 /// A disk that took longer than that of late is waited for on the writer's thread only.
@@ -29,6 +33,8 @@ pub struct Pace {
     spare_beside: Cell<Option<SegmentNumber>>,
     /// No spare could be made, then.
     no_spare: Cell<Option<Instant>>,
+    /// The disk is full; bytes that wait for room since.
+    waiting: Cell<Option<usize>>,
 }
 
 impl Pace {
@@ -42,6 +48,26 @@ struct Written {
     took: Duration,
     /// A spare segment is due beside this one.
     spare_beside: Option<SegmentNumber>,
+}
+
+/// What is owed, after room was made for it where that is possible.
+fn try_again(ledger: &Shared, begin: Position) -> Written {
+    let relieved = locked(ledger).relieve(begin);
+    match relieved {
+        Ok(freed) => {
+            if freed {
+                tracing::info!(
+                    "log: segments before position {begin}, which are truncated, were removed from the full disk"
+                );
+            }
+            persist(ledger, &[])
+        }
+        Err(error) => Written {
+            outcome: Err(error),
+            took: Duration::ZERO,
+            spare_beside: None,
+        },
+    }
 }
 
 fn persist(ledger: &Shared, records: &[Record]) -> Written {
@@ -105,30 +131,69 @@ async fn on_disk(replica: &Replica, records: Vec<Record>) -> Result<Written, net
     inner.writer.run(move || persist(&ledger, &records)).await
 }
 
+/// Counts what waits for a full disk.
+pub fn note_wished(replica: &Replica, records: &[Record]) {
+    let waiting = &replica.0.pace.waiting;
+    if let Some(bytes) = waiting.get() {
+        waiting.set(Some(bytes + records.iter().map(weight).sum::<usize>()));
+    }
+}
+
+/// Whether there is no place for what the message brings: the network might have lost it as well.
+pub fn is_too_much(replica: &Replica, message: &Message) -> bool {
+    let brings = match message {
+        Message::Write(write) => !write.values.is_empty(),
+        Message::Promise(promise) => !promise.tail.is_empty(),
+        Message::Fetched(fetched) => !fetched.values.is_empty(),
+        _ => false,
+    };
+    brings && has_too_much(replica)
+}
+
+fn has_too_much(replica: &Replica) -> bool {
+    let waiting = replica.0.pace.waiting.get();
+    waiting.is_some_and(|bytes| bytes > FULL_BYTES_MAX)
+}
+
 /// The disk is full, and nothing of the records was written: until there is room, this replica promises and accepts
-/// nothing more, and what it promised stays promised.
+/// nothing more, and what it promised stays promised. What is truncated meanwhile makes room.
 async fn wait_for_room(replica: &Replica, full: StoreError) -> Result<Written, net::PoolError> {
     tracing::error!("log: this replica answers nothing until there is room: {full}");
     *replica.0.stalled.borrow_mut() = Some(full.to_string());
+    let already = replica.0.unwritten.borrow().0.iter().map(weight).sum();
+    replica.0.pace.waiting.set(Some(already));
+    let since = net::now();
+    let mut begin = Position::ZERO;
+    let mut attempts = 0;
     let outcome = loop {
-        net::sleep(FULL_PAUSE).await;
-        let waiting: usize = replica.0.unwritten.borrow().0.iter().map(weight).sum();
-        if waiting > FULL_BYTES_MAX || replica.0.halted.borrow().is_some() {
-            break Ok(Written {
-                outcome: Err(full),
-                took: Duration::ZERO,
-                spare_beside: None,
-            });
-        }
+        begin = begin.max(replica.0.node.borrow().state().begin);
         let ledger = replica.0.ledger.clone();
-        match replica.0.writer.run(move || persist(&ledger, &[])).await {
+        match replica.0.writer.run(move || try_again(&ledger, begin)).await {
             Ok(Written {
                 outcome: Err(StoreError::Full { .. }),
                 ..
-            }) => {}
+            }) if !replica.has_halted() => {}
             outcome => break outcome,
         }
+        attempts += 1;
+        if attempts % ASK_EVERY == 0 {
+            // What this one does not hear any more, because it has no place for it, the others know.
+            let told = replica.ask_begin(attempts / ASK_EVERY).await;
+            begin = begin.max(told.unwrap_or_default());
+        }
+        if attempts % TELL_EVERY == 0 {
+            let seconds = (net::now() - since).as_secs();
+            tracing::error!("log: for {seconds} s this replica has answered nothing: {full}");
+        }
+        if has_too_much(replica) && replica.0.node.borrow().coordinating().is_some() {
+            tracing::error!(
+                "log: this replica gives up being the writer: it can't write, and too much waits"
+            );
+            replica.give(Input::Resign);
+        }
+        net::sleep(FULL_PAUSE).await;
     };
+    replica.0.pace.waiting.set(None);
     if let Ok(Written { outcome: Ok(()), .. }) = &outcome {
         tracing::info!("log: there is room again; this replica goes on");
         replica.0.stalled.borrow_mut().take();

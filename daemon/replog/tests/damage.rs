@@ -168,6 +168,50 @@ fn what_found_no_room_is_owed_and_written_once_there_is() {
     assert!(found.state == Some(expected));
 }
 
+#[test]
+fn what_is_truncated_makes_room_on_a_full_disk() {
+    let disk = Disk::default();
+    let (mut ledger, _) = Ledger::open(disk.clone(), OPTIONS).unwrap();
+    ledger.persist(&[Record::Identity(member(1))]).unwrap();
+    for at in 1..=60u64 {
+        ledger.persist(&[accepted(at, at - 1)]).unwrap();
+    }
+    disk.full.set(true);
+    let mut tried = 60;
+    while ledger.persist(&[accepted(tried + 1, tried)]).is_ok() {
+        tried += 1;
+    }
+    let before = segments(&disk);
+    // Not a whole segment's worth: what is kept for this is not spent on it.
+    assert!(!ledger.relieve(Position(2)).unwrap());
+    assert_eq!(segments(&disk), before);
+    // More than this disk has ever got: the others agreed on it.
+    assert!(ledger.relieve(Position(tried + 10)).unwrap());
+    assert_eq!(segments(&disk), before[before.len() - 1..]);
+    let (_, found) = Ledger::open(disk.clone(), OPTIONS).unwrap();
+    assert!(!found.damaged, "{:?}", found.details);
+    let state = found.state.unwrap();
+    assert_eq!(
+        (state.begin.0, state.learned.0, state.tail.len()),
+        (tried + 10, tried + 9, 0)
+    );
+    // What was owed has its turn, and what is behind the beginning stays.
+    disk.full.set(false);
+    let rest: Vec<_> = (tried + 2..=tried + 12).map(|at| accepted(at, at - 1)).collect();
+    ledger.persist(&rest).unwrap();
+    drop(ledger);
+    let (ledger, found) = Ledger::open(disk, OPTIONS).unwrap();
+    assert!(!found.damaged);
+    let state = found.state.unwrap();
+    assert_eq!((state.begin.0, state.end().0), (tried + 10, tried + 12));
+    assert_eq!(
+        ledger
+            .load(Position(tried + 10), Position(tried + 11), 1 << 20)
+            .len(),
+        2
+    );
+}
+
 // ---- real replicas
 
 struct Cluster {
@@ -323,6 +367,32 @@ fn rot_under_a_running_replica_is_mended_from_the_others_and_never_served() {
 }
 
 #[test]
+fn rot_that_nobody_reads_is_found_and_mended_while_others_have_it() {
+    run(async {
+        let mut cluster = Cluster::of(3, numbered);
+        let (writer, reader) = (cluster.replica(1), cluster.replica(2));
+        elected(&writer).await;
+        let expected: Vec<_> = (0..600).map(entry).collect();
+        for together in expected.chunks(50) {
+            let asked = together.iter().map(|bytes| writer.append(bytes.clone()));
+            futures::future::try_join_all(asked).await.unwrap();
+        }
+        until("the reader has all", || {
+            reader.status().learned >= writer.status().learned
+        })
+        .await;
+        rot(&numbered(cluster.directory.path(), 2));
+        reader.pace_scrubbing(Duration::from_millis(1));
+        let before = reader.scrubs();
+        // The one that was under way may have been past it.
+        until("all was read twice", || reader.scrubs() >= before + 2).await;
+        cluster.stop(1);
+        cluster.stop(3);
+        assert!(all(&reader).await.unwrap() == expected);
+    });
+}
+
+#[test]
 fn rot_without_another_replica_is_an_error_and_not_a_value() {
     run(async {
         let cluster = Cluster::of(1, numbered);
@@ -376,6 +446,14 @@ fn a_directory_has_one_replica() {
         net::sleep(Duration::from_millis(200)).await;
         assert!(Replica::open(config).is_ok());
     });
+}
+
+/// Appends of 50 entries each.
+async fn append_many(writer: &Replica, numbers: std::ops::Range<u64>) {
+    for first in numbers.clone().step_by(50) {
+        let together = (first..(first + 50).min(numbers.end)).map(|number| writer.append(entry(number)));
+        futures::future::try_join_all(together).await.unwrap();
+    }
 }
 
 /// A small file system, gone with the test.
@@ -437,6 +515,38 @@ fn a_replica_on_a_full_disk_is_silent_until_there_is_room() {
             full.status().stalled.is_none() && full.status().learned >= writer.status().learned
         })
         .await;
+        assert!(full.status().halted.is_none());
+    });
+}
+
+#[test]
+fn a_full_disk_lives_on_what_is_truncated() {
+    let Some(small) = Small::mount(5 << 20) else {
+        eprintln!("skipped: mounting needs root");
+        return;
+    };
+    run(async {
+        let place = small.0.path().join("log");
+        let cluster = Cluster::of(3, |directory, id| match id {
+            2 => place.clone(),
+            id => numbered(directory, id),
+        });
+        let (writer, full) = (cluster.replica(1), cluster.replica(2));
+        elected(&writer).await;
+        append_many(&writer, 0..1500).await;
+        until("it says why", || full.status().stalled.is_some()).await;
+        // More than it has a place for while it waits.
+        append_many(&writer, 1500..6500).await;
+        assert!(full.status().stalled.is_some() && full.status().halted.is_none());
+        for _ in 0..2 {
+            writer.truncate(writer.status().learned).await.unwrap();
+            until("it goes on", || {
+                full.status().stalled.is_none() && full.status().learned >= writer.status().learned
+            })
+            .await;
+            append_many(&writer, 0..1500).await;
+            until("it is full again", || full.status().stalled.is_some()).await;
+        }
         assert!(full.status().halted.is_none());
     });
 }

@@ -1,8 +1,10 @@
 //! A disk that forgets: it keeps a log of everything done to it, and can be shown as it would be after a crash at any
 //! point of that, with any of the sectors that were not flushed.
 
-// The tests of a segment use a part of it, those of the store another.
-#![allow(dead_code)]
+#![allow(
+    dead_code,
+    reason = "several test programs include this file, and each uses another part of it"
+)]
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
