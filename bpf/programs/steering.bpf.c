@@ -323,8 +323,12 @@ static __always_inline int send_on(struct __sk_buff *skb, __u32 slot, const stru
 		return TC_ACT_SHOT;
 	}
 	count_tx(skb, slot);
-	if (target == BH_TO_UPLINK)
+	if (target == BH_TO_UPLINK) {
+		/* The uplink's discipline takes it for the class (htb_classify, net/sched/sch_htb.c). */
+		if (state->class_major)
+			skb->priority = ((__u32)state->class_major << 16) | slot;
 		return bpf_redirect_neigh(uplink_ifindex, NULL, 0, 0);
+	}
 	/*
 	 * Through loopback, with the route attached, as the host's own packets go: a packet that came in from the veth with
 	 * the host's address would be a martian unless accept_local and rp_filter allowed it.

@@ -88,7 +88,8 @@ pub struct Slot {
     pub flags: u32,
     pub peer_ifindex: u32,
     pub mac: [u8; 6],
-    pub spare: u16,
+    /// Major number of the discipline that shares the uplinks out; 0: none does.
+    pub class_major: u16,
 }
 
 /// `struct bh_host`; addresses in network order.
@@ -153,7 +154,7 @@ impl Slot {
             flags: u32_at(bytes, 4),
             peer_ifindex: u32_at(bytes, 8),
             mac,
-            spare: 0,
+            class_major: u16::from_ne_bytes(*bytes.get(18..)?.first_chunk()?),
         })
     }
 
@@ -163,7 +164,7 @@ impl Slot {
             bytes.extend(word.to_ne_bytes());
         }
         bytes.extend(self.mac);
-        bytes.extend([0; 2]);
+        bytes.extend(self.class_major.to_ne_bytes());
         bytes
     }
 }
@@ -203,7 +204,7 @@ mod tests {
             flags: 5,
             peer_ifindex: 2,
             mac: [1, 2, 3, 4, 5, 6],
-            spare: 0,
+            class_major: 0xb123,
         };
         assert_eq!(slot.bytes().len(), size_of::<Slot>());
         assert_eq!(Slot::read(&slot.bytes()), Some(slot));

@@ -15,6 +15,7 @@ pub mod ports;
 mod skeletons;
 pub mod steering;
 pub mod system;
+pub mod uplink;
 
 pub use device::{DeviceRule, NodeKind};
 pub use hook::{PRIORITY, Way};

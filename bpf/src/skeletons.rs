@@ -24,3 +24,4 @@ skeleton!(bandwidth);
 skeleton!(ceiling);
 skeleton!(ports);
 skeleton!(steering);
+skeleton!(uplink);

@@ -47,12 +47,6 @@ impl HostCeilings {
             let message = "what comes in has no ceiling with the host's network: it can't be held back there, only lost";
             return refuse(message.to_owned()).map_err(|fault| fault.remedy("use --network mapped"));
         }
-        if bandwidth.egress_min.is_some() || bandwidth.ingress_min.is_some() || bandwidth.weight.is_some() {
-            let message = "guarantees and weights of an uplink need a discipline on the uplink, and this agent leaves \
-                           uplinks as they are";
-            return refuse(message.to_owned())
-                .map_err(|fault| fault.remedy("give ceilings that together fit the uplink"));
-        }
         let Some(rate) = bandwidth.egress_ceiling() else {
             return Ok(());
         };

@@ -6,16 +6,19 @@
 
 use std::collections::HashMap;
 use std::ffi::CString;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kernel::mount::{MountFlags, is_filesystem, mount_filesystem};
 pub use kernel::netlink::Notices;
-use model::{Bandwidth, ContainerId, Fault, FaultKind, IsolatorReport, LaunchSpec, Network, NetworkUsage};
+use model::{
+    Bandwidth, BitsPerSecond, ContainerId, Fault, FaultKind, IsolatorReport, LaunchSpec, Limits, Network,
+    NetworkUsage,
+};
 use network::{Attach, Attached, Config, Datapath, NetworkError};
-pub use network::{Explanation, Known, Origin, PacketQuestion, Transport, Verdict};
+pub use network::{Explanation, Known, KnownGroup, Origin, PacketQuestion, Transport, Verdict};
 
 use crate::isolator::{active, missing};
 
@@ -25,18 +28,26 @@ pub struct NetworkIsolator {
     /// A directory of the agent's, on which a bpffs is mounted.
     pins: PathBuf,
     uplinks: Vec<String>,
+    uplink_rate: Option<BitsPerSecond>,
     datapath: Mutex<Option<Arc<Datapath>>>,
 }
 
 const BPFFS: &std::ffi::CStr = c"bpf";
 
 impl NetworkIsolator {
-    /// `instance`: the agent's, of any length. `uplinks`: names; empty: those with a default route.
-    pub fn new(instance: &str, pins: PathBuf, uplinks: Vec<String>) -> Self {
+    /// `instance`: the agent's, of any length. `uplinks`: names; empty: those with a default route. `uplink_rate`: what
+    /// each of them carries, where they are to be shared out between containers.
+    pub fn new(
+        instance: &str,
+        pins: PathBuf,
+        uplinks: Vec<String>,
+        uplink_rate: Option<BitsPerSecond>,
+    ) -> Self {
         Self {
             instance: short(instance),
             pins,
             uplinks,
+            uplink_rate,
             datapath: Mutex::new(None),
         }
     }
@@ -63,12 +74,49 @@ impl NetworkIsolator {
 
     /// Refuses what this mode of the network does not hold.
     pub fn admit(&self, network: Network, bandwidth: &Bandwidth) -> Result<(), Fault> {
-        if !bandwidth.limits_anything() || network != Network::None {
+        if !bandwidth.limits_anything() {
             return Ok(());
+        }
+        if network != Network::None {
+            return self.admit_share(bandwidth);
         }
         let message = "traffic has no ceiling with the network \"none\": none of it leaves the container";
         Err(Fault::unsupported("limits.bandwidth", message)
             .remedy("leave the ceiling out, or use --network mapped"))
+    }
+
+    fn admit_share(&self, bandwidth: &Bandwidth) -> Result<(), Fault> {
+        if bandwidth.ingress_min.is_some() {
+            let message =
+                "what comes in queues at the other end of the line: nobody here can guarantee a part of it";
+            return Err(Fault::unsupported("limits.bandwidth.ingress_min", message)
+                .remedy("limit what others receive (--ingress)"));
+        }
+        let asked = bandwidth.egress_min.is_some() || bandwidth.weight.is_some();
+        if asked && self.uplink_rate.is_none() {
+            let message = "guarantees and weights need a queueing discipline on the uplink, and this agent leaves uplinks as \
+                           they are";
+            return Err(Fault::unsupported("limits.bandwidth", message).remedy(
+                "start the agent with --uplink_rate, or give ceilings that together fit the uplink",
+            ));
+        }
+        Ok(())
+    }
+
+    pub fn shares_uplinks(&self) -> bool {
+        self.uplink_rate.is_some()
+    }
+
+    /// Where uplinks are shared out, who has not named a weight has one by its CPUs.
+    pub fn weighed(&self, limits: &Limits) -> Bandwidth {
+        let mut bandwidth = limits.bandwidth;
+        if self.uplink_rate.is_some() {
+            let by_cpus = limits
+                .cpus
+                .map(|cpus| (cpus.as_f64() * f64::from(network::WEIGHT_OF_A_CPU)).round() as u32);
+            bandwidth.weight = bandwidth.weight.or(by_cpus.map(|weight| weight.max(1)));
+        }
+        bandwidth
     }
 
     /// What changes at the host's interfaces and addresses, but for those of containers.
@@ -91,6 +139,7 @@ impl NetworkIsolator {
                     instance: self.instance.clone(),
                     pins: self.pins.clone(),
                     uplinks: self.uplinks.clone(),
+                    uplink_rate: self.uplink_rate,
                 };
                 open.insert(Arc::new(Datapath::open(config).map_err(|error| fault(&error))?))
             }
@@ -136,12 +185,13 @@ impl NetworkIsolator {
     /// Connects a container's network namespace.
     pub fn attach(&self, id: &ContainerId, netns: impl AsFd, spec: &LaunchSpec) -> Result<Attached, Fault> {
         let grant = spec.grant.clone().unwrap_or_default();
+        let bandwidth = self.weighed(&spec.limits);
         self.with(|datapath| {
             datapath.attach(&Attach {
                 id,
                 netns: netns.as_fd(),
                 grant: &grant,
-                bandwidth: &spec.limits.bandwidth,
+                bandwidth: &bandwidth,
             })
         })
     }
@@ -151,19 +201,43 @@ impl NetworkIsolator {
         self.if_open(|datapath| datapath.detach(id)).map(drop)
     }
 
-    pub fn update(&self, id: &ContainerId, old: &Bandwidth, new: &Bandwidth) -> Result<(), Fault> {
+    pub fn update(&self, id: &ContainerId, old: &Limits, new: &Limits) -> Result<(), Fault> {
+        let (old, new) = (self.weighed(old), self.weighed(new));
         if old == new {
             return Ok(());
         }
-        self.with(|datapath| datapath.update(id, new))
+        self.with(|datapath| datapath.update(id, &new))
+    }
+
+    /// A container in the host's network gets its share of the uplinks, or another one. `group`: the directory of its v2
+    /// group. Nothing where uplinks are not shared out.
+    pub fn share(&self, id: &ContainerId, group: Option<&OwnedFd>, limits: &Limits) -> Result<(), Fault> {
+        if self.uplink_rate.is_none() {
+            return Ok(());
+        }
+        match group {
+            Some(group) => self.with(|datapath| datapath.share_group(id, group, &self.weighed(limits))),
+            None if limits.bandwidth.weight.is_none() && limits.bandwidth.egress_min.is_none() => Ok(()),
+            None => {
+                let message = "with the host's network a container's packets are known by its v2 control group, and no v2 \
+                               tree is mounted";
+                Err(Fault::unsupported("limits.bandwidth", message)
+                    .remedy("mount cgroup2, or use --network mapped"))
+            }
+        }
     }
 
     /// At the agent's start: takes over the containers of an earlier one. Returns those that have lost their network.
-    pub fn adopt(&self, known: Vec<Known>) -> Result<Vec<ContainerId>, Fault> {
-        if known.is_empty() && !self.is_mounted() {
+    /// Where uplinks are to be shared out, they are from then on.
+    pub fn adopt(&self, known: Vec<Known>, groups: &[KnownGroup]) -> Result<Vec<ContainerId>, Fault> {
+        if known.is_empty() && self.uplink_rate.is_none() && !self.is_mounted() {
             return Ok(Vec::new());
         }
-        let adopted = self.with(|datapath| datapath.adopt(known))?;
+        let adopted = self.with(|datapath| {
+            let adopted = datapath.adopt(known)?;
+            datapath.adopt_groups(groups)?;
+            Ok(adopted)
+        })?;
         for interface in &adopted.removed {
             tracing::warn!(%interface, "removed: an interface that no container has");
         }
@@ -235,7 +309,7 @@ impl NetworkIsolator {
 fn fault(error: &NetworkError) -> Fault {
     let kind = match error {
         NetworkError::Unenforceable { .. } => FaultKind::Unsupported,
-        NetworkError::Full(_) => FaultKind::Exhausted,
+        NetworkError::Full(_) | NetworkError::Oversold { .. } => FaultKind::Exhausted,
         NetworkError::PortTaken { .. } => FaultKind::Conflict,
         _ => FaultKind::Failed,
     };

@@ -141,6 +141,14 @@ impl IsolatorSet {
         &self.connections
     }
 
+    /// The directory of a container's v2 group; `None`: there is no v2 tree, or no such container.
+    pub fn unified_group(&self, id: &ContainerId) -> Option<OwnedFd> {
+        self.trees
+            .tree(self.trees.unified()?)
+            .open_group(id.as_str())
+            .ok()
+    }
+
     /// Before an update of a container in the host's network: refuses a ceiling that can't be held there, and readies a
     /// container that an agent without ceilings has launched.
     pub fn ready_for_bandwidth(&self, id: &ContainerId, bandwidth: &Bandwidth) -> Result<(), Fault> {

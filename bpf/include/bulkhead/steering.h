@@ -52,7 +52,7 @@ struct bh_slot {
 	__u32 flags;
 	__u32 peer_ifindex; /* of eth0, in the container's namespace */
 	__u8 mac[6]; /* of eth0 */
-	__u16 spare;
+	__u16 class_major; /* of the discipline that shares the uplinks out, where its class has the slot as minor; 0: none */
 };
 
 /* The addresses that nearly all packets have. The others are in the map `addresses`. */

@@ -56,12 +56,16 @@ pub struct BandwidthFlags {
     /// Speed of the link, where the driver does not tell it
     #[arg(long, value_name = "RATE", env = "BULKHEAD_NETWORK_LINK_SPEED")]
     pub network_link_speed: Option<Rate>,
+    /// Share the uplinks out between containers when they are full: what each uplink carries (1Gbit, or 95% of the link). Puts
+    /// a queueing discipline at it, by which --network-weight and --egress-min are held [default: uplinks are left as they are]
+    #[arg(long, value_name = "RATE", env = "BULKHEAD_UPLINK_RATE")]
+    pub uplink_rate: Option<Rate>,
 }
 
 /// The same names in a file.
 #[derive(Debug, Default)]
 pub struct BandwidthFileFlags {
-    pub rates: [(&'static str, Option<String>); 9],
+    pub rates: [(&'static str, Option<String>); 10],
     pub bursts: [(&'static str, Option<String>); 2],
 }
 
@@ -103,6 +107,9 @@ impl FromStr for Rate {
     }
 }
 
+/// Slower ones have no room for anybody's share; the kernel's tickets for faster ones would be 128 bits wide.
+const UPLINK_BITS_MIN: u64 = 1_000_000;
+const UPLINK_BITS_MAX: u64 = 400_000_000_000;
 /// So that an agent's own talk with what it runs always gets through.
 const MINIMUM_BITS: u64 = 1_000_000;
 
@@ -175,6 +182,29 @@ impl BandwidthDefaults {
 }
 
 impl BandwidthFlags {
+    /// What is shared out of each uplink. `link`: as for `defaults`.
+    pub fn uplink_rate(&self, link: impl Fn() -> Result<u64, Fault>) -> Result<Option<BitsPerSecond>, Fault> {
+        let bits = match (self.uplink_rate, self.network_link_speed) {
+            (None, _) => return Ok(None),
+            (Some(Rate::Bits(bits)), _) => bits,
+            (Some(Rate::Share(share)), Some(Rate::Bits(link))) => (link as f64 * share) as u64,
+            (Some(Rate::Share(share)), _) => (link()? as f64 * share) as u64,
+            (Some(Rate::Auto), _) => {
+                let message = "--uplink_rate: auto is for rates per CPU";
+                return Err(Fault::invalid("uplink_rate", message).remedy("give a rate, or a share like 95%"));
+            }
+        };
+        if !(UPLINK_BITS_MIN..=UPLINK_BITS_MAX).contains(&bits) {
+            let (least, most) = (BitsPerSecond(UPLINK_BITS_MIN), BitsPerSecond(UPLINK_BITS_MAX));
+            let message = format!(
+                "--uplink_rate: {} is not between {least} and {most}",
+                BitsPerSecond(bits)
+            );
+            return Err(Fault::invalid("uplink_rate", message));
+        }
+        Ok(Some(BitsPerSecond(bits)))
+    }
+
     /// `link`: bits a second; asked only where a flag needs it.
     pub fn defaults(
         &self,
@@ -246,6 +276,7 @@ impl BandwidthFlags {
             &mut self.minimum_ingress_rate_limit,
             &mut self.maximum_ingress_rate_limit,
             &mut self.network_link_speed,
+            &mut self.uplink_rate,
         ];
         for (place, (name, text)) in rates.into_iter().zip(file.rates) {
             let Some(text) = text else { continue };

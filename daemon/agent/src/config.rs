@@ -141,6 +141,7 @@ struct FileFlags {
     minimum_ingress_rate_limit: Option<String>,
     maximum_ingress_rate_limit: Option<String>,
     network_link_speed: Option<String>,
+    uplink_rate: Option<String>,
     egress_burst: Option<String>,
     ingress_burst: Option<String>,
     allow_capabilities: Option<Vec<String>>,
@@ -530,7 +531,8 @@ fn merge(
             ingress_rate_per_cpu,
             minimum_ingress_rate_limit,
             maximum_ingress_rate_limit,
-            network_link_speed
+            network_link_speed,
+            uplink_rate
         ),
         bursts: named!(egress_burst, ingress_burst),
     };

@@ -76,7 +76,7 @@ async fn make_ready(shell: &Shell, id: &ContainerId, spec: Box<LaunchSpec>) -> R
         failpoint::pass("launch.prepared")?;
         failpoint::pass("fork.plan")?;
         let plan = plan::launch_plan(&spec, &host, &context)?;
-        let (netns, slot) = connect(&network, id, &spec, netns)?;
+        let (netns, slot) = connect(&network, id, &spec, netns, groups.cgroup.as_ref())?;
         let newborn = clone_init(&launcher, &host.boot_id, &spec, &plan, status, groups, netns)?;
         Ok((newborn, slot))
     })
@@ -94,7 +94,11 @@ fn connect(
     id: &ContainerId,
     spec: &LaunchSpec,
     netns: Option<OwnedFd>,
+    group: Option<&OwnedFd>,
 ) -> Result<(Option<OwnedFd>, Option<u32>), Fault> {
+    if spec.network == Network::Host {
+        network.share(id, group, &spec.limits)?;
+    }
     if spec.network != Network::Mapped {
         return Ok((netns, None));
     }
@@ -434,8 +438,9 @@ async fn announce_and_apply(
         isolators.update(&job_id, &old, &new)?;
         crate::disk::update_last(&disk, &isolators, &job_id, &old, &new)?;
         let connected = match mode {
-            Network::Mapped => network.update(&job_id, &old.bandwidth, &new.bandwidth),
-            Network::Host | Network::None => Ok(()),
+            Network::Mapped => network.update(&job_id, &old, &new),
+            Network::Host => network.share(&job_id, isolators.unified_group(&job_id).as_ref(), &new),
+            Network::None => Ok(()),
         };
         connected.inspect_err(|_| {
             let undone = isolators.update(&job_id, &new, &old).map_err(Fault::from);

@@ -125,13 +125,24 @@ async fn adopt_networks(shell: &Rc<Shell>, found: &[Found]) -> Result<(), Fault>
             id: id.clone(),
             slot: (*network_slot)?,
             grant: spec.grant.clone().unwrap_or_default(),
-            bandwidth: limits.bandwidth,
+            bandwidth: shell.network.weighed(limits),
             netns,
         })
     });
     let known: Vec<_> = known.collect();
+    let living = found.iter().filter(|found| found.alive.is_ok());
+    let groups = living.filter_map(|found| {
+        let Checkpoint { id, spec, limits, .. } = &found.checkpoint;
+        (spec.network == model::Network::Host).then_some(())?;
+        Some(isolators::network::KnownGroup {
+            id: id.clone(),
+            group: shell.isolators.unified_group(id)?,
+            bandwidth: shell.network.weighed(limits),
+        })
+    });
+    let groups: Vec<_> = groups.collect();
     let network = shell.network.clone();
-    let lost = blocking(shell, move || network.adopt(known)).await?;
+    let lost = blocking(shell, move || network.adopt(known, &groups)).await?;
     for id in lost {
         tracing::error!(container = %id, "its interface is gone: it has no network any more; kill it and start it anew");
     }

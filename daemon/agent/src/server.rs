@@ -100,6 +100,7 @@ async fn serve(config: Config) -> Result<(), Fault> {
         &config.instance,
         directories.network_pins(),
         config.ports.uplinks.clone(),
+        config.bandwidth.uplink_rate(link)?,
     ));
     let shell = Shell::new(Parts {
         config,
@@ -153,10 +154,11 @@ async fn serve(config: Config) -> Result<(), Fault> {
 
 /// What is not used by any container goes with us; the rest stays for the next agent.
 async fn close_network(shell: &Shell) {
-    let keep = shell
-        .core()
-        .list(false)
-        .any(|status| status.network == model::Network::Mapped);
+    let keep = shell.core().list(false).any(|status| match status.network {
+        model::Network::Mapped => true,
+        model::Network::Host => shell.network.shares_uplinks(),
+        model::Network::None => false,
+    });
     let network = shell.network.clone();
     if let Err(error) = shell.pool.run(move || network.close(keep)).await {
         tracing::warn!("take the network down: {error}");

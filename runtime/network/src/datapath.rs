@@ -12,6 +12,7 @@ use crate::book::{Book, Member};
 use crate::host_network::HostNetwork;
 use crate::inside::{self, InsideError, LOOPBACK, Settings};
 use crate::shaper::{self, Shaper};
+use crate::shares::{self, Shares};
 use crate::stack::Stacks;
 use crate::{Attach, Attached, Config, NetworkError};
 
@@ -28,6 +29,7 @@ pub struct Datapath {
     pub(crate) config: Config,
     pub(crate) steering: Steering,
     pub(crate) shaper: Shaper,
+    pub(crate) shares: Option<Shares>,
     pub(crate) stacks: Stacks,
     carried: Settings,
     pub(crate) state: Mutex<State>,
@@ -73,6 +75,7 @@ impl Datapath {
         let host = HostNetwork::read(&mut socket, &config.uplinks)?;
         let steering = Steering::open(&config.pins).map_err(programs("load the network's programs"))?;
         let shaper = Shaper::open(steering.directory())?;
+        let shares = crate::sharing::settle_for(&config, steering.directory(), &shaper, &host)?;
         let inherited = steering
             .slots()
             .map_err(programs("read the places of containers"))?;
@@ -83,6 +86,7 @@ impl Datapath {
             config,
             steering,
             shaper,
+            shares,
             stacks: Stacks::default(),
             state: Mutex::new(State {
                 socket,
@@ -139,7 +143,7 @@ impl Datapath {
                 });
             }
         }
-        self.shaper.check(id, request.bandwidth)?;
+        self.check(id, request.bandwidth)?;
         let slot = book
             .free_slot()
             .ok_or(NetworkError::Full(bpf::layout::SLOTS - 1))?;
@@ -155,7 +159,7 @@ impl Datapath {
         let (ifindex, peer_ifindex) = match made {
             Ok(made) => made,
             Err(error) => {
-                self.undo(socket, slot, &interface, request);
+                self.undo(socket, host, slot, &interface, request);
                 return Err(error);
             }
         };
@@ -229,7 +233,7 @@ impl Datapath {
             flags: 0,
             peer_ifindex,
             mac: uplink.mac,
-            spare: 0,
+            class_major: self.shares.as_ref().map_or(0, Shares::major),
         };
         value.flags = self.shaper.apply(
             &shaper::Link {
@@ -242,6 +246,7 @@ impl Datapath {
             },
             request.bandwidth,
         )?;
+        self.share_mapped(host, id, slot, request.bandwidth)?;
         self.steering.set_slot(slot, &value).map_err(attaching())?;
         self.steering
             .write("by_ifindex", &ifindex.to_ne_bytes(), &slot.to_ne_bytes())
@@ -275,12 +280,20 @@ impl Datapath {
     }
 
     /// What an attach that failed has made. Its own error is the one that is told.
-    fn undo(&self, socket: &mut RouteSocket, slot: u32, interface: &str, request: &Attach<'_>) {
+    fn undo(
+        &self,
+        socket: &mut RouteSocket,
+        host: &HostNetwork,
+        slot: u32,
+        interface: &str,
+        request: &Attach<'_>,
+    ) {
         let link = socket.link(interface).ok().flatten();
         // What has the name may be somebody else's.
         let link = link.filter(|link| link.veth && link.group == GROUP);
         let ifindex = link.as_ref().map_or(0, |link| link.index);
         let cleared = self.clear(slot, ifindex, request.grant.all().ports());
+        let cleared = cleared.and(self.unshare(host, request.id));
         let deleted = link.map_or(Ok(()), |link| socket.delete_link(link.index));
         if let Err(error) = cleared {
             tracing::warn!(container = %request.id, %error, "an attach that failed left entries behind");
@@ -313,7 +326,10 @@ impl Datapath {
     /// Until then a sweep finds it, and its slot and name rest.
     pub fn detach(&self, id: &ContainerId) -> Result<(), NetworkError> {
         let mut guard = self.lock();
-        let State { socket, book, .. } = &mut *guard;
+        let State {
+            socket, host, book, ..
+        } = &mut *guard;
+        self.unshare(host, id)?;
         let Some(member) = book.members().get(id) else {
             return Ok(());
         };
@@ -338,9 +354,15 @@ impl Datapath {
             .members_mut()
             .get_mut(id)
             .ok_or_else(|| NetworkError::NotAttached(id.clone()))?;
-        let flags = self
+        self.check(id, bandwidth)?;
+        self.share_mapped(host, id, member.slot, bandwidth)?;
+        let shaped = self
             .shaper
-            .apply(&shaping_link(id, member, host.primary_mtu()), bandwidth)?;
+            .apply(&shaping_link(id, member, host.primary_mtu()), bandwidth);
+        if shaped.is_err() {
+            self.share_mapped(host, id, member.slot, &member.bandwidth)?;
+        }
+        let flags = shaped?;
         member.bandwidth = *bandwidth;
         self.set_flags(id, member.slot, flags)
     }
@@ -372,6 +394,9 @@ impl Datapath {
             self.detach(&id)?;
         }
         self.sweep(&[])?;
+        for uplink in &self.lock().host.uplinks {
+            shares::remove(&self.config.instance, uplink)?;
+        }
         for entry in [Entry::Uplink, Entry::HostLoopback] {
             for (index, _) in self.steering.pinned_at(entry) {
                 self.unpin(entry, index)?;

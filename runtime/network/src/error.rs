@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use model::ContainerId;
+use model::{BitsPerSecond, ContainerId};
 
 #[derive(Debug, thiserror::Error)]
 pub enum NetworkError {
@@ -53,6 +53,21 @@ pub enum NetworkError {
     },
     #[error("all {0} places for mapped containers are taken; remove containers")]
     Full(u32),
+    #[error(
+        "bandwidth of container {id}: a guarantee of {asked} beside {given} that others have is more than nine tenths of the \
+         uplink's {rate}; ask for less, or end a container that has one"
+    )]
+    Oversold {
+        id: ContainerId,
+        asked: BitsPerSecond,
+        given: BitsPerSecond,
+        rate: BitsPerSecond,
+    },
+    #[error(
+        "uplink {uplink} has the queueing discipline {kind} of somebody else, which is not replaced: remove it (tc qdisc del \
+         dev {uplink} root), or start the agent without --uplink_rate"
+    )]
+    ForeignDiscipline { uplink: String, kind: String },
     /// A ceiling that this kernel can't enforce; names what is missing.
     #[error("bandwidth of container {id}: {reason}")]
     Unenforceable { id: ContainerId, reason: String },

@@ -50,6 +50,13 @@ impl Datapath {
             if !addresses.is_empty() {
                 health.state = format!("{}, {}", addresses.join(" "), health.state);
             }
+            if let Some(shares) = &self.shares {
+                match shares.health(uplink) {
+                    Ok(state) => health.state = format!("{}, {state}", health.state),
+                    Err(trouble) if health.trouble.is_empty() => health.trouble = trouble,
+                    Err(_) => {}
+                }
+            }
             found.push(health);
         }
         found.push(self.interface("loopback", Entry::HostLoopback, LOOPBACK, "lo"));

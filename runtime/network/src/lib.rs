@@ -17,6 +17,9 @@ mod refresh;
 mod request;
 pub mod shaper;
 mod shaper_plan;
+mod shares;
+mod shares_plan;
+mod sharing;
 mod stack;
 mod usage;
 
@@ -25,5 +28,7 @@ pub use error::NetworkError;
 pub use health::Health;
 pub use inside::InsideError;
 pub use request::{
-    Adopted, Attach, Attached, Config, Explanation, Known, Origin, PacketQuestion, Transport, Verdict,
+    Adopted, Attach, Attached, Config, Explanation, Known, KnownGroup, Origin, PacketQuestion, Transport,
+    Verdict,
 };
+pub use shares_plan::WEIGHT_OF_A_CPU;

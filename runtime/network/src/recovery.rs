@@ -92,7 +92,7 @@ impl Datapath {
                 flags: 0,
                 peer_ifindex,
                 mac: link.mac.unwrap_or(primary.mac),
-                spare: 0,
+                class_major: 0,
             };
             self.steering.set_slot(member.slot, &slot).map_err(wrong())?;
             self.steering
@@ -107,7 +107,9 @@ impl Datapath {
             .set_owner(member.grant.all().ports(), member.slot)
             .map_err(wrong())?;
         let bandwidth = member.bandwidth;
+        let slot = member.slot;
         guard.book.insert(one.id.clone(), member);
+        self.share_again(guard, &one.id, slot, &bandwidth)?;
         if !intact && !bandwidth.is_unset() {
             self.apply_bandwidth(guard, &one.id)?;
         }

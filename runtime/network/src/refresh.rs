@@ -22,7 +22,7 @@ impl Datapath {
         // Someone may have taken them from the interface: they are put back even if nothing else has changed.
         self.publish_host(&now)?;
         let shared = now.shared();
-        let mut first_error = None;
+        let mut first_error = self.share_uplinks(host, &now).err();
         let unlike = |one: &HostNetwork, other: &HostNetwork| {
             let face = |host: &HostNetwork| host.primary().map(|uplink| (uplink.mac, uplink.mtu));
             face(one) != face(other) || one.shared() != other.shared() || one.routes != other.routes

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
-use model::{Bandwidth, ContainerId, PortGrant};
+use model::{Bandwidth, BitsPerSecond, ContainerId, PortGrant};
 
 /// Where and for whom.
 #[derive(Debug, Clone)]
@@ -15,6 +15,8 @@ pub struct Config {
     pub pins: PathBuf,
     /// Names; empty: those with a default route.
     pub uplinks: Vec<String>,
+    /// What each of them carries: it is shared out between containers then. None: uplinks are left as they are.
+    pub uplink_rate: Option<BitsPerSecond>,
 }
 
 /// A container to connect.
@@ -50,6 +52,15 @@ pub struct Known {
     pub bandwidth: Bandwidth,
     /// Its network namespace, from any process of it. None: a change of the host's address can't be passed on to it.
     pub netns: Option<OwnedFd>,
+}
+
+/// A container of an earlier agent in the host's own network, which has a share of the uplinks.
+#[derive(Debug)]
+pub struct KnownGroup {
+    pub id: ContainerId,
+    /// The directory of its v2 group.
+    pub group: OwnedFd,
+    pub bandwidth: Bandwidth,
 }
 
 /// What [`adopt`](crate::Datapath::adopt) has found.

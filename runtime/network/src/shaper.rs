@@ -106,13 +106,6 @@ impl Shaper {
                 reason,
             })
         };
-        if bandwidth.egress_min.is_some() || bandwidth.ingress_min.is_some() || bandwidth.weight.is_some() {
-            return unenforceable(
-                "guarantees and weights of an uplink need a discipline on the uplink, and this agent leaves uplinks \
-                 as they are; give ceilings that together fit the uplink"
-                    .to_owned(),
-            );
-        }
         let ceilings = [bandwidth.egress_ceiling(), bandwidth.ingress_ceiling()];
         for BitsPerSecond(bits) in ceilings.into_iter().flatten() {
             if !(RATE_MIN_BITS..=RATE_MAX_BITS).contains(&bits) {

@@ -198,6 +198,7 @@ fn what_others_have_at_the_uplink_goes_on_working() {
         instance: "u".to_owned(),
         pins: world.pins.with_file_name("second"),
         uplinks: Vec::new(),
+        uplink_rate: None,
     })
     .unwrap();
     let two = attach(&second, 2);

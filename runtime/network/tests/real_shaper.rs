@@ -35,6 +35,7 @@ impl Host {
             instance: "shp".to_owned(),
             pins: world.bpffs().join("pins"),
             uplinks: vec![UPLINK.to_owned()],
+            uplink_rate: None,
         };
         let datapath = within(&world.host, || Datapath::open(config)).unwrap();
         Self {

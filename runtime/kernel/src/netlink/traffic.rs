@@ -50,6 +50,8 @@ pub enum Change<'a> {
     /// Back to the interface's own discipline. None there: nothing happens.
     RemoveRoot,
     Class(Class),
+    /// With its queue and what is in it. None there: nothing happens.
+    RemoveClass(Handle),
     /// A first-in first-out queue of so many bytes.
     Fifo {
         parent: Handle,
@@ -174,6 +176,7 @@ impl Change<'_> {
         match self {
             Self::Htb { .. } => errno == libc::EEXIST,
             // ENOENT: the discipline is the interface's own, which can't be removed.
+            Self::RemoveClass(_) => errno == libc::ENOENT,
             Self::RemoveRoot => errno == libc::ENOENT || errno == libc::EINVAL,
             _ => false,
         }
@@ -235,6 +238,13 @@ fn encode(batch: &mut Vec<u8>, sequence: u32, ifindex: u32, change: &Change<'_>)
             kind(body, "htb");
             nested(body, TCA_OPTIONS, |options| class_options(options, &class));
         }),
+        Change::RemoveClass(handle) => message(
+            batch,
+            libc::RTM_DELTCLASS,
+            libc::NLM_F_REQUEST | libc::NLM_F_ACK,
+            sequence,
+            |body| tcmsg(body, ifindex, handle.0, 0, 0),
+        ),
         Change::Fifo {
             parent,
             handle,

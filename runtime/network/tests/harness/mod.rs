@@ -242,6 +242,7 @@ impl World {
             instance: "t".to_owned(),
             pins: self.pins.clone(),
             uplinks: Vec::new(),
+            uplink_rate: None,
         }
     }
 
@@ -282,6 +283,10 @@ pub fn id(n: u16) -> ContainerId {
 }
 
 pub fn attach(datapath: &Datapath, n: u16) -> Container {
+    attach_with(datapath, n, &Bandwidth::default())
+}
+
+pub fn attach_with(datapath: &Datapath, n: u16, bandwidth: &Bandwidth) -> Container {
     let netns = create().unwrap();
     let (id, grant) = (id(n), grant(n));
     let attached = datapath
@@ -289,7 +294,7 @@ pub fn attach(datapath: &Datapath, n: u16) -> Container {
             id: &id,
             netns: netns.as_fd(),
             grant: &grant,
-            bandwidth: &Bandwidth::default(),
+            bandwidth,
         })
         .unwrap_or_else(|error| panic!("{}", chain(&error)));
     Container {

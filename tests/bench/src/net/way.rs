@@ -85,6 +85,7 @@ impl Way {
             instance: "bench".to_owned(),
             pins: self.world.bpffs().join("pins"),
             uplinks: vec![UPLINK.to_owned()],
+            uplink_rate: None,
         };
         let datapath = within(&self.world.host, || Datapath::open(config));
         self.datapath = Some(datapath.expect("a data path"));

@@ -1,0 +1,135 @@
+//! What the data path does with shares of its uplinks: `shares.rs` holds them.
+
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use model::{Bandwidth, ContainerId};
+
+use crate::datapath::{Datapath, State, programs};
+use crate::host_network::{HostNetwork, Uplink};
+use crate::shaper::{Mechanism, Shaper};
+use crate::shares::{Mark, Shares, program_failed, remove};
+use crate::{Config, KnownGroup, NetworkError};
+
+const INGRESS_GUARANTEE: &str = "what comes in queues at the other end of the line, so nobody here can guarantee a part of it; \
+                                 limit what others receive (--ingress)";
+const NOT_SHARED_OUT: &str = "guarantees and weights need a discipline on the uplink, and this agent leaves uplinks as they \
+                              are; start it with --uplink_rate, or give ceilings that together fit the uplink";
+
+/// At the data path's start: the discipline at all uplinks, or nothing of an earlier agent's, which had a flag more.
+pub(crate) fn settle_for(
+    config: &Config,
+    pins: &Path,
+    shaper: &Shaper,
+    host: &HostNetwork,
+) -> Result<Option<Shares>, NetworkError> {
+    let Some(rate) = config.uplink_rate else {
+        for uplink in &host.uplinks {
+            remove(&config.instance, uplink)?;
+        }
+        return Ok(None);
+    };
+    let can_cut = *shaper.mechanism() == Mechanism::Htb;
+    let shares = Shares::open(pins, &config.instance, rate, can_cut)?;
+    shares.renew(&host.uplinks)?;
+    Ok(Some(shares))
+}
+
+impl Datapath {
+    /// Whether `bandwidth` can be enforced at all.
+    pub(crate) fn check(&self, id: &ContainerId, bandwidth: &Bandwidth) -> Result<(), NetworkError> {
+        self.shaper.check(id, bandwidth)?;
+        let unenforceable = |reason: &str| {
+            Err(NetworkError::Unenforceable {
+                id: id.clone(),
+                reason: reason.to_owned(),
+            })
+        };
+        if bandwidth.ingress_min.is_some() {
+            return unenforceable(INGRESS_GUARANTEE);
+        }
+        match &self.shares {
+            Some(shares) => shares.check(id, bandwidth),
+            None if bandwidth.egress_min.is_some() || bandwidth.weight.is_some() => {
+                unenforceable(NOT_SHARED_OUT)
+            }
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) fn share_mapped(
+        &self,
+        host: &HostNetwork,
+        id: &ContainerId,
+        slot: u32,
+        bandwidth: &Bandwidth,
+    ) -> Result<(), NetworkError> {
+        match &self.shares {
+            Some(shares) => shares.hold(&host.uplinks, id, Mark::Slot(slot), bandwidth),
+            None => Ok(()),
+        }
+    }
+
+    /// Of a container that an earlier agent has attached: that one may not have shared uplinks out, or this one does not.
+    pub(crate) fn share_again(
+        &self,
+        guard: &State,
+        id: &ContainerId,
+        slot: u32,
+        bandwidth: &Bandwidth,
+    ) -> Result<(), NetworkError> {
+        let wrong = || programs(format!("mark the packets of container {id}"));
+        let mut known = self.steering.slot(slot).map_err(wrong())?;
+        let class_major = self.shares.as_ref().map_or(0, Shares::major);
+        if known.class_major != class_major {
+            known.class_major = class_major;
+            self.steering.set_slot(slot, &known).map_err(wrong())?;
+        }
+        self.share_mapped(&guard.host, id, slot, bandwidth)
+    }
+
+    pub(crate) fn unshare(&self, host: &HostNetwork, id: &ContainerId) -> Result<(), NetworkError> {
+        match &self.shares {
+            Some(shares) => shares.release(&host.uplinks, id),
+            None => Ok(()),
+        }
+    }
+
+    /// Uplinks come and go, and somebody may have removed a discipline.
+    pub(crate) fn share_uplinks(&self, before: &HostNetwork, now: &HostNetwork) -> Result<(), NetworkError> {
+        let Some(shares) = &self.shares else {
+            return Ok(());
+        };
+        let stays = |uplink: &Uplink| now.uplinks.iter().any(|one| one.index == uplink.index);
+        for former in before.uplinks.iter().filter(|uplink| !stays(uplink)) {
+            remove(&self.config.instance, former)?;
+        }
+        shares.install(&now.uplinks)
+    }
+
+    /// Gives a container in the host's network its share of the uplinks, or changes it. Nothing where none is shared out.
+    pub fn share_group(
+        &self,
+        id: &ContainerId,
+        group: impl AsFd,
+        bandwidth: &Bandwidth,
+    ) -> Result<(), NetworkError> {
+        self.check(id, bandwidth)?;
+        let Some(shares) = &self.shares else {
+            return Ok(());
+        };
+        let number = bpf::uplink::group_number(group.as_fd()).map_err(program_failed)?;
+        shares.hold(&self.lock().host.uplinks, id, Mark::Group(number), bandwidth)
+    }
+
+    /// After [`adopt`](Self::adopt): the shares of containers in the host's network; what nobody has is removed.
+    pub fn adopt_groups(&self, known: &[KnownGroup]) -> Result<(), NetworkError> {
+        let Some(shares) = &self.shares else {
+            return Ok(());
+        };
+        for one in known {
+            self.share_group(&one.id, &one.group, &one.bandwidth)?;
+        }
+        shares.settle(&self.lock().host.uplinks)
+    }
+}

@@ -1,0 +1,203 @@
+//! A full uplink, shared out between containers, on the real kernel. Needs root, iperf3, ip and tc.
+
+mod harness;
+
+use std::os::fd::OwnedFd;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use harness::{OUTSIDE, World, attach_with, chain, inside, inside_ok, on_host_ok, skip, text};
+use model::{Bandwidth, BitsPerSecond};
+use network::{Config, Datapath, Known, NetworkError};
+
+const MBIT: u64 = 1_000_000;
+/// Wire bytes over payload of a full TCP segment with timestamps.
+const TCP_HEADERS: f64 = 1514.0 / 1448.0;
+const RATE: u64 = 100 * MBIT;
+
+fn sharing(world: &World) -> Config {
+    Config {
+        uplink_rate: Some(BitsPerSecond(RATE)),
+        ..world.config()
+    }
+}
+
+fn open(config: Config) -> Datapath {
+    Datapath::open(config).unwrap_or_else(|error| panic!("{}", chain(&error)))
+}
+
+fn share(weight: u32, guarantee: Option<u64>) -> Bandwidth {
+    Bandwidth {
+        weight: Some(weight),
+        egress_min: guarantee.map(|mbit| BitsPerSecond(mbit * MBIT)),
+        ..Bandwidth::default()
+    }
+}
+
+/// What each sends to the outside while all of them do, in Mbit/s on the wire. `None`: the host.
+fn together(world: &World, senders: &[(Option<&OwnedFd>, u32)]) -> Vec<f64> {
+    thread::scope(|scope| {
+        let running: Vec<_> = senders
+            .iter()
+            .enumerate()
+            .map(|(number, (netns, streams))| {
+                let port = 5_300 + number;
+                let serve = format!("iperf3 -s -1 -D -p {port}");
+                inside_ok(&world.outside, &serve);
+                let command = format!("iperf3 -c {OUTSIDE} -p {port} -J -C cubic -O 1 -t 3 -P {streams}");
+                let host = std::fs::File::open("/proc/thread-self/ns/net").unwrap();
+                scope.spawn(move || match netns {
+                    Some(netns) => transfer(netns, &command),
+                    None => transfer(&OwnedFd::from(host), &command),
+                })
+            })
+            .collect();
+        running.into_iter().map(|one| one.join().unwrap()).collect()
+    })
+}
+
+fn transfer(netns: &OwnedFd, command: &str) -> f64 {
+    // The server needs a moment; a refused connection says so at once.
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let output = inside(netns, command);
+        let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+        if let Some(bits) = answer["end"]["sum_received"]["bits_per_second"].as_f64() {
+            return bits / MBIT as f64 * TCP_HEADERS;
+        }
+        assert!(Instant::now() < deadline, "{command}: {}", text(&output));
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn root_of(interface: &str) -> String {
+    on_host_ok(&format!("tc qdisc show dev {interface} root"))
+}
+
+#[test]
+fn a_full_uplink_is_shared_by_weight_and_what_one_leaves_is_the_others() {
+    if skip() {
+        return;
+    }
+    let world = World::new();
+    let datapath = open(sharing(&world));
+    let light = attach_with(&datapath, 1, &share(100, None));
+    let heavy = attach_with(&datapath, 2, &share(300, None));
+    // More connections are no larger share.
+    let both = together(&world, &[(Some(&light.netns), 8), (Some(&heavy.netns), 1)]);
+    let (sum, ratio) = (both[0] + both[1], both[1] / both[0]);
+    eprintln!("100 and 300: {both:.1?}, ratio {ratio:.2}");
+    assert!((92.0..103.0).contains(&sum), "{both:?}");
+    assert!((2.6..3.4).contains(&ratio), "{both:?}");
+    let alone = together(&world, &[(Some(&light.netns), 1)]);
+    eprintln!("alone: {alone:.1?}");
+    assert!(alone[0] > 92.0, "{alone:?}");
+
+    // Changed while it runs, and the smallest weight of all with it.
+    datapath.update(&heavy.id, &share(50, None)).unwrap();
+    let with_host = together(
+        &world,
+        &[(Some(&light.netns), 1), (Some(&heavy.netns), 4), (None, 2)],
+    );
+    eprintln!("100, 50 and the host: {with_host:.1?}");
+    assert!(with_host[0] > with_host[1] * 1.5, "{with_host:?}");
+    assert!(with_host[2] > with_host[1] * 1.5, "{with_host:?}");
+    datapath.close(false).unwrap();
+    assert!(!root_of("up0").contains("htb"), "{}", root_of("up0"));
+}
+
+#[test]
+fn a_guarantee_is_kept_beside_others_with_more_weight_and_can_not_be_sold_twice() {
+    if skip() {
+        return;
+    }
+    let world = World::new();
+    let datapath = open(sharing(&world));
+    let promised = attach_with(&datapath, 1, &share(1, Some(60)));
+    let heavy = attach_with(&datapath, 2, &share(1_000, None));
+    let both = together(&world, &[(Some(&promised.netns), 1), (Some(&heavy.netns), 4)]);
+    eprintln!("60 of 100 guaranteed: {both:.1?}");
+    assert!(both[0] > 57.0 && both[1] > 30.0, "{both:?}");
+
+    let error = datapath.update(&heavy.id, &share(1_000, Some(31))).unwrap_err();
+    assert!(matches!(error, NetworkError::Oversold { .. }), "{error}");
+    assert!(error.to_string().contains("60Mbit"), "{error}");
+    datapath.update(&heavy.id, &share(1_000, Some(30))).unwrap();
+    let ingress = Bandwidth {
+        ingress_min: Some(BitsPerSecond(MBIT)),
+        ..Bandwidth::default()
+    };
+    let error = datapath.update(&heavy.id, &ingress).unwrap_err();
+    assert!(matches!(error, NetworkError::Unenforceable { .. }), "{error}");
+    // What a container had is free when it is gone.
+    datapath.detach(&promised.id).unwrap();
+    datapath.update(&heavy.id, &share(1, Some(90))).unwrap();
+    datapath.close(false).unwrap();
+}
+
+#[test]
+fn disciplines_of_others_stay_and_ours_outlives_the_agent_until_it_is_not_wanted() {
+    if skip() {
+        return;
+    }
+    let world = World::new();
+    on_host_ok("tc qdisc add dev up0 root handle 7: tbf rate 1gbit burst 100kb latency 10ms");
+    let refused = Datapath::open(sharing(&world)).unwrap_err();
+    assert!(
+        matches!(refused, NetworkError::ForeignDiscipline { .. }) && refused.to_string().contains("tbf"),
+        "{refused}"
+    );
+    // Without the flag nobody minds, and a share is refused.
+    let datapath = open(world.config());
+    let plain = attach_with(&datapath, 1, &Bandwidth::default());
+    let error = datapath.update(&plain.id, &share(10, None)).unwrap_err();
+    assert!(error.to_string().contains("--uplink_rate"), "{error}");
+    datapath.close(false).unwrap();
+    assert!(root_of("up0").contains("tbf 7:"), "{}", root_of("up0"));
+    on_host_ok("tc qdisc del dev up0 root");
+
+    let datapath = open(sharing(&world));
+    let kept = attach_with(&datapath, 1, &share(100, Some(20)));
+    let gone = attach_with(&datapath, 2, &share(100, None));
+    let classes = || on_host_ok("tc class show dev up0");
+    let class = |slot: u32| format!(":{slot:x} parent");
+    drop(datapath);
+    // Its successor, which knows of one of them.
+    let known = |one: &harness::Container| Known {
+        id: one.id.clone(),
+        slot: one.attached.slot,
+        grant: one.grant.clone(),
+        bandwidth: share(100, Some(20)),
+        netns: one.netns.try_clone().ok(),
+    };
+    let datapath = open(sharing(&world));
+    datapath.adopt(vec![known(&kept)]).unwrap();
+    datapath.adopt_groups(&[]).unwrap();
+    assert!(classes().contains(&class(kept.attached.slot)), "{}", classes());
+    assert!(!classes().contains(&class(gone.attached.slot)), "{}", classes());
+    // What somebody has removed comes back with all classes, and not in the place of somebody's.
+    on_host_ok("tc qdisc del dev up0 root");
+    datapath.refresh().unwrap();
+    assert!(classes().contains("rate 20Mbit ceil 100Mbit"), "{}", classes());
+    on_host_ok("tc qdisc replace dev up0 root handle 7: tbf rate 1gbit burst 100kb latency 10ms");
+    assert!(datapath.refresh().is_err());
+    let health = datapath.health().unwrap();
+    assert!(health.iter().any(|one| one.trouble.contains("tbf")), "{health:?}");
+    assert!(root_of("up0").contains("tbf 7:"), "{}", root_of("up0"));
+    on_host_ok("tc qdisc del dev up0 root");
+    datapath.refresh().unwrap();
+    drop(datapath);
+    // One that was started without the flag takes it away, and keeps the container.
+    let datapath = open(world.config());
+    assert_eq!(
+        datapath.adopt(vec![known(&kept)]).unwrap().kept,
+        [kept.id.clone()]
+    );
+    assert!(!root_of("up0").contains("htb"), "{}", root_of("up0"));
+    assert!(transfer_of_one(&world, &kept.netns) > 150.0);
+    datapath.close(false).unwrap();
+}
+
+fn transfer_of_one(world: &World, netns: &OwnedFd) -> f64 {
+    together(world, &[(Some(netns), 1)])[0]
+}
