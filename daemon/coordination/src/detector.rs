@@ -12,7 +12,7 @@ use net::{Pool, Task, TaskSet};
 
 use crate::detection::{Detection, Found, Input, Wish};
 use crate::election::Attempt;
-use crate::journal::Journal;
+use crate::journal::{Journal, Trouble};
 use crate::member::{ELECTION_LABEL, Member};
 use crate::place::{HostPort, Place, ZkUrl};
 use crate::settings::{Settings, millis, seed};
@@ -31,6 +31,7 @@ const FILE_BYTES_MAX: u64 = 64 << 10;
 /// Looks for the leader until it is dropped. No error ends it.
 pub struct Detector {
     leader: Watched<Option<Leader>>,
+    trouble: Trouble,
     /// Ends with the handle.
     _task: Task<()>,
 }
@@ -39,9 +40,18 @@ impl Detector {
     /// Starts on this thread's loop.
     pub fn start(place: Place, settings: Settings) -> Self {
         let leader = Watched::new(None);
-        let out = leader.clone();
-        let task = net::spawn(follow(place, settings, out));
-        Self { leader, _task: task }
+        let trouble = Trouble::default();
+        let task = net::spawn(follow(place, settings, leader.clone(), trouble.clone()));
+        Self {
+            leader,
+            trouble,
+            _task: task,
+        }
+    }
+
+    /// Why nobody can know now who leads. None: nothing is in the way.
+    pub fn trouble(&self) -> Option<String> {
+        self.trouble.borrow().clone()
     }
 
     /// The leader as of now. None: there is none, or nobody can know.
@@ -57,11 +67,11 @@ impl Detector {
 
 type Out = Watched<Option<Leader>>;
 
-async fn follow(place: Place, settings: Settings, out: Out) {
+async fn follow(place: Place, settings: Settings, out: Out, trouble: Trouble) {
     match place {
-        Place::ZooKeeper(zk) => Shell::new(zk, settings, out).run().await,
+        Place::ZooKeeper(zk) => Shell::new(zk, settings, out, trouble).run().await,
         Place::Standalone(at) => standalone(at, out).await,
-        Place::File(path) => file(path, settings, out).await,
+        Place::File(path) => file(path, settings, out, trouble).await,
     }
 }
 
@@ -120,7 +130,7 @@ async fn blocking<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'static) -
 }
 
 /// Follows what a file says: another place, or the leader itself as JSON.
-async fn file(path: PathBuf, settings: Settings, out: Out) {
+async fn file(path: PathBuf, settings: Settings, out: Out, trouble: Trouble) {
     let mut known: Option<Result<String, String>> = None;
     let mut _following: Option<Task<()>> = None;
     loop {
@@ -129,13 +139,20 @@ async fn file(path: PathBuf, settings: Settings, out: Out) {
         if known.as_ref() != Some(&text) {
             _following = None;
             out.set(None);
+            trouble.take();
             match text.clone().and_then(|text| parse(&text)) {
                 Ok(Said::Leader(info)) => out.set(Some(Leader { info, term: None })),
                 Ok(Said::Place(place)) => {
-                    _following = Some(net::spawn(Box::pin(follow(place, settings.clone(), out.clone()))));
+                    _following = Some(net::spawn(Box::pin(follow(
+                        place,
+                        settings.clone(),
+                        out.clone(),
+                        trouble.clone(),
+                    ))));
                 }
                 Err(wrong) => {
                     tracing::warn!(file = %path.display(), "no master to be found: {wrong}; looking again each second");
+                    *trouble.borrow_mut() = Some(wrong);
                 }
             }
             known = Some(text);
@@ -204,10 +221,10 @@ impl Trial {
 }
 
 impl Shell {
-    fn new(zk: ZkUrl, settings: Settings, out: Out) -> Self {
+    fn new(zk: ZkUrl, settings: Settings, out: Out, trouble: Trouble) -> Self {
         let (facts, inbox) = bounded(FACTS_MAX);
         Self {
-            journal: Rc::new(Journal::new("detector", zk.clone())),
+            journal: Rc::new(Journal::shown("detector", zk.clone(), trouble)),
             zk,
             detection: Detection::new(now(), settings.timeout_ms(), seed()),
             settings,

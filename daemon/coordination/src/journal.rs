@@ -1,23 +1,27 @@
 //! What an operator reads of the way to ZooKeeper: each state once, not each try.
 
 use std::cell::RefCell;
+use std::rc::Rc;
 
 use crate::place::ZkUrl;
 use crate::zookeeper::ZkError;
 
+/// What stands in the way now, for whoever wants to look.
+pub(crate) type Trouble = Rc<RefCell<Option<String>>>;
+
 pub(crate) struct Journal {
     who: &'static str,
     zk: ZkUrl,
-    trouble: RefCell<Option<String>>,
+    trouble: Trouble,
 }
 
 impl Journal {
     pub fn new(who: &'static str, zk: ZkUrl) -> Self {
-        Self {
-            who,
-            zk,
-            trouble: RefCell::default(),
-        }
+        Self::shown(who, zk, Trouble::default())
+    }
+
+    pub fn shown(who: &'static str, zk: ZkUrl, trouble: Trouble) -> Self {
+        Self { who, zk, trouble }
     }
 
     pub fn trouble(&self, error: &ZkError) {

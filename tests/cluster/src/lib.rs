@@ -21,13 +21,24 @@ pub struct Cluster {
 impl Cluster {
     /// `master`: further flags of the masters.
     pub fn up(agents: usize, master: &str) -> Self {
+        Self::with_session(agents, master, "10s")
+    }
+
+    /// `session`: how long ZooKeeper waits for a leader that says nothing.
+    pub fn with_session(agents: usize, master: &str, session: &str) -> Self {
         let name = format!("t{}", std::process::id());
         let home = Path::new("/run/bulkhead-cluster").join(&name);
         let cluster = Self { name, home };
         let up = cluster
             .script()
             .env("BULKHEAD_CLUSTER_MASTER_FLAGS", master)
-            .args(["up", "--agents", &agents.to_string()])
+            .args([
+                "up",
+                "--agents",
+                &agents.to_string(),
+                "--session-timeout",
+                session,
+            ])
             .output()
             .expect("scripts/cluster");
         assert!(up.status.success(), "scripts/cluster up: {}", text(&up));
@@ -131,6 +142,11 @@ impl Cluster {
             .output()
             .expect("bulkhead");
         serde_json::from_slice(&listed.stdout).unwrap_or_default()
+    }
+
+    /// Where a node keeps its files: `work`, `run`, `log`.
+    pub fn home(&self, node: &str) -> PathBuf {
+        self.home.join(node)
     }
 
     pub fn pid(&self, node: &str) -> Option<u32> {

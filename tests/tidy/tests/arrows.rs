@@ -57,7 +57,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "net",
         ],
     ),
-    ("cli", &["model", "client", "net", "api"]),
+    ("cli", &["model", "client", "net", "api", "coordination"]),
     ("bulkhead", &["agent", "cli", "master", "replog", "registrar"]),
 ];
 

@@ -15,6 +15,7 @@ use std::time::Duration;
 use clap::{ArgMatches, Args, Command, FromArgMatches, Subcommand};
 use client::master::{Access, CREDENTIAL_DEFAULT, CREDENTIAL_VARIABLE, MASTER_DEFAULT, MASTER_VARIABLE};
 use client::{Endpoint, Master};
+use coordination::{Detector, Place, Settings};
 use model::{Credential, Fault, FaultKind};
 
 use crate::args::Format;
@@ -23,6 +24,8 @@ use crate::verbs::format;
 
 /// Names the directory with our certificates.
 const TLS_VARIABLE: &str = "BULKHEAD_TLS";
+/// Before a leader that does not lead yet is asked again.
+const PAUSE: Duration = Duration::from_millis(200);
 /// While an election goes on nobody answers.
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -30,7 +33,8 @@ const PATIENCE: Duration = Duration::from_secs(15);
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Common options")]
 pub(crate) struct At {
-    /// Masters: HOST:PORT,… [env: BULKHEAD_MASTER] [default: 127.0.0.1:5050]
+    /// Masters: HOST:PORT,…, or where their leader is announced: zk://HOST:PORT,…/PATH, file:///PATH
+    /// [env: BULKHEAD_MASTER] [default: 127.0.0.1:5050]
     #[arg(long, value_name = "HOST:PORT,…")]
     master: Option<String>,
     /// File with the credential for the master [env: BULKHEAD_CREDENTIAL] [default: that of a master on this host]
@@ -49,15 +53,17 @@ impl At {
         format(self.output)
     }
 
-    fn endpoints(&self) -> Result<Vec<Endpoint>, Fault> {
+    fn masters(&self) -> Result<Masters, Fault> {
         let (text, field) = match (&self.master, std::env::var(MASTER_VARIABLE)) {
             (Some(text), _) => (text.clone(), "--master"),
             (None, Ok(text)) if !text.is_empty() => (text, MASTER_VARIABLE),
             (None, _) => (MASTER_DEFAULT.to_owned(), "--master"),
         };
-        if text.starts_with("zk://") {
-            let fault = Fault::unsupported(field, "clients do not ask ZooKeeper who leads");
-            return Err(fault.remedy("name the masters: HOST:PORT,HOST:PORT,HOST:PORT"));
+        if text.contains("://") && !text.starts_with("tcp://") {
+            let place = text.parse::<Place>();
+            return place
+                .map(Masters::At)
+                .map_err(|error| Fault::from_error(FaultKind::Invalid, &error).field(field));
         }
         let wrong = |part: &str, error: client::EndpointError| {
             let fault = Fault::invalid(field, format!("{part:?}: {error}"));
@@ -65,7 +71,8 @@ impl At {
         };
         text.split(',')
             .map(|part| part.trim().parse().map_err(|error| wrong(part, error)))
-            .collect()
+            .collect::<Result<_, _>>()
+            .map(Masters::Named)
     }
 
     fn credential(&self) -> Result<Option<Credential>, Fault> {
@@ -96,10 +103,14 @@ impl At {
     }
 
     async fn connect(&self) -> Result<Master, Fault> {
-        let endpoints = self.endpoints()?;
+        let masters = self.masters()?;
         let access = Access {
             credential: self.credential()?,
             tls: self.tls()?,
+        };
+        let endpoints = match masters {
+            Masters::Named(endpoints) => endpoints,
+            Masters::At(place) => return elected(place, &access).await,
         };
         match Master::connect(&endpoints, &access).await {
             // Only an election is worth waiting for, not a wrong address.
@@ -108,6 +119,48 @@ impl At {
             }
             result => result,
         }
+    }
+}
+
+enum Masters {
+    Named(Vec<Endpoint>),
+    At(Place),
+}
+
+/// The leader that is announced at a place, as soon as there is one that lets us in.
+async fn elected(place: Place, access: &Access) -> Result<Master, Fault> {
+    let shown = place.to_string();
+    let mut detector = Detector::start(place, Settings::default());
+    let deadline = net::now() + PATIENCE;
+    let mut last = None;
+    loop {
+        if let Some(leader) = detector.leader() {
+            let address = leader.info.rpc();
+            let endpoint = Endpoint::Tcp {
+                host: address.ip().to_string(),
+                port: address.port(),
+            };
+            match Master::connect(&[endpoint], access).await {
+                // It is elected, and may not lead yet, or may just have died.
+                Err(fault) if fault.kind == FaultKind::Unavailable => last = Some(fault),
+                result => return result,
+            }
+        }
+        let left = deadline.saturating_duration_since(net::now());
+        if left.is_zero() {
+            let patience = PATIENCE.as_secs();
+            let unknown = detector
+                .trouble()
+                .map(|trouble| format!("ask {shown} who leads: {trouble}"));
+            return Err(last.filter(|_| unknown.is_none()).unwrap_or_else(|| {
+                let message =
+                    unknown.unwrap_or_else(|| format!("{shown} knows of no leader for {patience} s"));
+                Fault::new(FaultKind::Unavailable, message)
+                    .remedy("check the address and the path, and that masters run with the same --zk")
+            }));
+        }
+        let pause = if last.is_some() { left.min(PAUSE) } else { left };
+        let _changed = net::timeout(pause, detector.changed()).await;
     }
 }
 
