@@ -30,8 +30,9 @@ const DESCRIPTORS_PER_CONTAINER: u64 = 16;
 const PRESSURE_BEYOND: u64 = 1;
 /// Descriptors that the agent needs for itself and its clients.
 const DESCRIPTORS_RESERVED: u64 = 2048;
-/// What it opens before the first client comes: loop, workers, directories, cgroup roots, listeners, launches under way.
-const DESCRIPTORS_OWN: u64 = 64;
+/// What it opens before the first client comes, some fifty: loop, workers, directories, cgroup roots, programs, listeners;
+/// and room for launches under way and for a few clients.
+const DESCRIPTORS_OWN: u64 = 80;
 /// Connections to the socket at one time. The rest is refused, those that never said a word first.
 const CONNECTIONS_MAX: usize = 1024;
 const HTTP_CONNECTIONS_MAX: usize = 256;

@@ -184,3 +184,25 @@ fn limits_change_live_and_a_refused_change_changes_nothing() {
     let shown = agent.container("c").expect("running");
     assert_eq!(shown["limits"]["mem_bytes"], 48 << 20);
 }
+
+/// The agent looks at idle containers rarely, and notices all the same that one has woken.
+#[test]
+fn what_a_container_used_last_is_told_after_its_end() {
+    if skip_unless_root() {
+        return;
+    }
+    let agent = Agent::start_with(&["--sample_interval", "100ms"], &[]);
+    let script = "sleep 1; timeout 0.5 sh -c 'while :; do :; done'; exec sleep 1000";
+    agent.background("late", script);
+    let used = || {
+        let inspected = agent.cli(&["inspect", "late", "-o", "json"]).json();
+        let told = inspected["detail"]["last_sample.cpus_user_time_secs"].as_str();
+        told.and_then(|text| text.parse::<f64>().ok())
+    };
+    eventually("it was measured", used);
+    eventually("its work was measured", || used().filter(|secs| *secs > 0.1));
+    agent.cli(&["kill", "late", "--grace", "0s"]).success();
+    agent.cli(&["wait", "late"]);
+    assert!(used().is_some_and(|secs| secs > 0.1), "{:?}", used());
+    agent.finish();
+}
