@@ -30,6 +30,15 @@
 /* A transfer that pauses is a transfer for so long: the queue may be longer than predicted when HTB's timer is late. */
 #define STAYS_BULK_NS (50ULL * 1000 * 1000)
 
+/*
+ * Who does not know ECN is told by a drop before the queue is full, since a full queue drops whole windows; not much earlier,
+ * since connections whose windows are small lose more (Mathis 1997: as the inverse square), and a connection's least timeout is
+ * 200 ms.
+ */
+#define DROP_NS (180ULL * 1000 * 1000)
+/* What is dropped is told by one segment; a large offloaded packet would be a window. */
+#define DROP_SEGMENTS 4
+
 /* Steering's map, found by its pin: which slot owns a port of the host's address. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -46,6 +55,14 @@ struct {
 	__uint(max_entries, BH_FLOWS);
 	__uint(pinning, LIBBPF_PIN_BY_NAME);
 } flows SEC(".maps");
+
+/* Of each flow, when it was last told by a drop. Nobody misses it when the next agent's programs begin anew. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__type(key, __u32);
+	__type(value, __u64);
+	__uint(max_entries, BH_FLOWS);
+} told_at SEC(".maps");
 
 struct packet {
 	__u32 protocol;
@@ -164,8 +181,19 @@ static __always_inline int sort(struct __sk_buff *skb, __u32 direction)
 	}
 	account(state, wait, length);
 	flow->bulk_until = state->empty_at + STAYS_BULK_NS;
-	if (wait > state->mark_ns && bpf_skb_ecn_set_ce(skb))
+	if (wait > state->mark_ns && bpf_skb_ecn_set_ce(skb)) {
 		state->marked_packets += 1;
+	} else if (direction == BH_INGRESS && wait > DROP_NS && skb->gso_segs <= DROP_SEGMENTS) {
+		__u64 *told = bpf_map_lookup_elem(&told_at, &key);
+
+		/* Once in a round trip, which is the queue mostly. */
+		if (told && now - *told > wait) {
+			*told = now;
+			state->empty_at -= cost;
+			state->dropped_packets += 1;
+			return TC_ACT_SHOT;
+		}
+	}
 	/* A packet that can't be cut small enough would be dropped there (sch_tbf.c, tbf_enqueue). */
 	if ((skb->gso_segs > 1 ? length / skb->gso_segs : length) > state->largest)
 		flow->uncut_until = flow->bulk_until;

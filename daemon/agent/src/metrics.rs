@@ -64,6 +64,7 @@ pub fn snapshot(shell: &Shell) -> Vec<(String, f64)> {
         .list(false)
         .filter(|s| s.state == model::ContainerState::Running)
         .count() as f64;
+    let event_loop = net::statistics();
     let load = kernel::system::load_average().unwrap_or([0.0; 3]);
     let count = |c: &Counter| c.get() as f64;
     let mut all = vec![
@@ -93,6 +94,12 @@ pub fn snapshot(shell: &Shell) -> Vec<(String, f64)> {
         ("bulkhead/rpc_connections", count(&m.connections)),
         ("bulkhead/rpc_calls", count(&m.calls)),
         ("bulkhead/http_requests", count(&m.http_requests)),
+        ("bulkhead/event_loop_turns", event_loop.turns as f64),
+        ("bulkhead/event_loop_stalls", event_loop.stalls as f64),
+        (
+            "bulkhead/event_loop_longest_turn_ms",
+            event_loop.longest_turn.as_secs_f64() * 1e3,
+        ),
         ("bulkhead/network_pool", shell.networks.len() as f64),
     ];
     if let Some(free) = kernel::system::memory_available() {

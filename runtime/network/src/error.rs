@@ -54,7 +54,7 @@ pub enum NetworkError {
     #[error("all {0} places for mapped containers are taken; remove containers")]
     Full(u32),
     #[error(
-        "bandwidth of container {id}: a guarantee of {asked} beside {given} that others have is more than nine tenths of the \
+        "bandwidth of container {id}: a guarantee of {asked} beside {given} that others have is more than four fifths of the \
          uplink's {rate}; ask for less, or end a container that has one"
     )]
     Oversold {

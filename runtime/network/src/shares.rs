@@ -20,8 +20,8 @@ use model::{Bandwidth, BitsPerSecond, ContainerId};
 use crate::NetworkError;
 use crate::host_network::Uplink;
 use crate::shares_plan::{
-    FIRST_HOST_NETWORK_MINOR, HOST_MINOR, LAST_HOST_NETWORK_MINOR, Line, Share, UPLINK_MINOR,
-    WEIGHT_OF_A_CPU, guaranteeable, major,
+    FIRST_HOST_NETWORK_MINOR, HOST_MINOR, LAST_HOST_NETWORK_MINOR, Line, Scale, Share, UPLINK_MINOR,
+    guaranteeable, major,
 };
 
 const CHANGES_AT_ONCE: usize = 64;
@@ -49,7 +49,22 @@ pub struct Shares {
     major: u16,
     can_cut: bool,
     program: UplinkProgram,
-    holders: Mutex<BTreeMap<ContainerId, Holder>>,
+    book: Mutex<Book>,
+}
+
+type Holders = BTreeMap<ContainerId, Holder>;
+
+#[derive(Debug)]
+struct Book {
+    holders: Holders,
+    /// By which the classes were made that are there.
+    scale: Scale,
+}
+
+impl Book {
+    fn scale_now(&self, rate: u64) -> Scale {
+        Scale::of(rate, self.holders.values().map(|holder| holder.share))
+    }
 }
 
 impl Shares {
@@ -69,7 +84,10 @@ impl Shares {
             major: major(instance),
             can_cut,
             program,
-            holders: Mutex::default(),
+            book: Mutex::new(Book {
+                holders: Holders::new(),
+                scale: Scale::of(rate.0 / 8, std::iter::empty()),
+            }),
         })
     }
 
@@ -82,8 +100,8 @@ impl Shares {
         BitsPerSecond(self.rate * 8)
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<ContainerId, Holder>> {
-        self.holders.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn line(&self, uplink: &Uplink) -> Line {
@@ -115,17 +133,16 @@ impl Shares {
 
     /// Puts the discipline at every uplink that has none yet, with the classes of all.
     pub fn install(&self, uplinks: &[Uplink]) -> Result<(), NetworkError> {
-        let holders = self.lock();
-        let least = least(&holders);
+        let book = self.lock();
         for uplink in uplinks {
             let traffic = open(&uplink.name)?;
             if self.is_at(&traffic, uplink)? {
                 continue;
             }
             let line = self.line(uplink);
-            let mut changes = line.root(least);
-            for holder in holders.values() {
-                changes.extend(line.member(holder.minor, holder.share, least));
+            let mut changes = line.root(&book.scale);
+            for holder in book.holders.values() {
+                changes.extend(line.member(holder.minor, holder.share, &book.scale));
             }
             changes.push(self.sorter(&line));
             change(&traffic, uplink, &changes)?;
@@ -136,10 +153,10 @@ impl Shares {
     /// What a successor does with disciplines that are there: its rate and its program may be others.
     pub fn renew(&self, uplinks: &[Uplink]) -> Result<(), NetworkError> {
         self.install(uplinks)?;
-        let least = least(&self.lock());
+        let scale = self.lock().scale;
         for uplink in uplinks {
             let line = self.line(uplink);
-            let mut changes = line.root(least);
+            let mut changes = line.root(&scale);
             changes.push(self.sorter(&line));
             let traffic = open(&uplink.name)?;
             change(&traffic, uplink, &changes)?;
@@ -176,40 +193,34 @@ impl Shares {
         bandwidth: &Bandwidth,
     ) -> Result<(), NetworkError> {
         let share = Share::of(bandwidth);
-        let mut holders = self.lock();
-        let others = holders.iter().filter(|(other, _)| *other != id);
+        let mut book = self.lock();
+        let others = book.holders.iter().filter(|(other, _)| *other != id);
         let given: u64 = others.map(|(_, holder)| holder.share.guarantee).sum();
         if share.guarantee > 0 && given + share.guarantee > guaranteeable(self.rate) {
             return Err(self.oversold(id, share.guarantee, given));
         }
-        let before = holders.get(id).copied();
+        let before = book.holders.get(id).copied();
         let (minor, group) = match (mark, before) {
             (Mark::Slot(slot), _) => (u16::try_from(slot).unwrap_or(HOST_MINOR), None),
             (Mark::Group(group), Some(holder)) => (holder.minor, Some(group)),
-            (Mark::Group(group), None) => (self.free_minor(&holders, group)?, Some(group)),
+            (Mark::Group(group), None) => (self.free_minor(&book.holders, group)?, Some(group)),
         };
-        let old_least = least(&holders);
-        holders.insert(id.clone(), Holder { minor, group, share });
-        let put = self.put(uplinks, &holders, id, old_least);
+        let holder = Holder { minor, group, share };
+        book.holders.insert(id.clone(), holder);
+        let put = self.put(uplinks, &mut book, id);
         if put.is_err() {
-            self.undo(uplinks, &mut holders, id, before);
+            self.undo(uplinks, &mut book, id, before);
         }
         put
     }
 
     /// What a `hold` that failed has made. Its own error is the one that is told.
-    fn undo(
-        &self,
-        uplinks: &[Uplink],
-        holders: &mut BTreeMap<ContainerId, Holder>,
-        id: &ContainerId,
-        before: Option<Holder>,
-    ) {
-        let failed_one = holders.remove(id);
+    fn undo(&self, uplinks: &[Uplink], book: &mut Book, id: &ContainerId, before: Option<Holder>) {
+        let failed_one = book.holders.remove(id);
         let undone = match (before, failed_one) {
             (Some(before), _) => {
-                holders.insert(id.clone(), before);
-                self.put(uplinks, holders, id, 0)
+                book.holders.insert(id.clone(), before);
+                self.put(uplinks, book, id)
             }
             (None, Some(holder)) => self.take_away(uplinks, &holder),
             (None, None) => Ok(()),
@@ -219,32 +230,30 @@ impl Shares {
         }
     }
 
-    /// Writes one container's class; all the others' too where the smallest weight is another one now.
-    fn put(
-        &self,
-        uplinks: &[Uplink],
-        holders: &BTreeMap<ContainerId, Holder>,
-        id: &ContainerId,
-        old_least: u32,
-    ) -> Result<(), NetworkError> {
-        let least = least(holders);
+    /// Writes one container's class; all the others' too where the sum of all weights is another one now.
+    fn put(&self, uplinks: &[Uplink], book: &mut Book, id: &ContainerId) -> Result<(), NetworkError> {
+        let now = book.scale_now(self.rate);
+        let all = !book.scale.will_do(&now);
+        if all {
+            book.scale = now;
+        }
         for uplink in uplinks {
             let line = self.line(uplink);
             let mut changes = Vec::new();
-            if let Some(holder) = holders.get(id) {
-                changes.extend(line.member(holder.minor, holder.share, least));
+            if all {
+                changes.push(line.class(HOST_MINOR, Share::HOST, &book.scale));
+                let others = book.holders.iter().filter(|(other, _)| *other != id);
+                changes.extend(others.map(|(_, other)| line.class(other.minor, other.share, &book.scale)));
             }
-            if least != old_least {
-                changes.push(line.class(HOST_MINOR, Share::HOST, least));
-                let others = holders.iter().filter(|(other, _)| *other != id);
-                changes.extend(others.map(|(_, other)| line.class(other.minor, other.share, least)));
+            // Last: the others have made room for it.
+            if let Some(holder) = book.holders.get(id) {
+                changes.extend(line.member(holder.minor, holder.share, &book.scale));
             }
             if !changes.is_empty() {
-                let traffic = open(&uplink.name)?;
-                change(&traffic, uplink, &changes)?;
+                change(&open(&uplink.name)?, uplink, &changes)?;
             }
         }
-        match holders.get(id) {
+        match book.holders.get(id) {
             Some(Holder {
                 group: Some(group),
                 minor,
@@ -254,7 +263,7 @@ impl Shares {
         }
     }
 
-    fn free_minor(&self, holders: &BTreeMap<ContainerId, Holder>, group: u64) -> Result<u16, NetworkError> {
+    fn free_minor(&self, holders: &Holders, group: u64) -> Result<u16, NetworkError> {
         let known = self.program.groups();
         if let Some(minor) = known.get(&group) {
             return Ok(*minor);
@@ -273,13 +282,12 @@ impl Shares {
 
     /// Who has none is no error.
     pub fn release(&self, uplinks: &[Uplink], id: &ContainerId) -> Result<(), NetworkError> {
-        let mut holders = self.lock();
-        let old_least = least(&holders);
-        let Some(holder) = holders.remove(id) else {
+        let mut book = self.lock();
+        let Some(holder) = book.holders.remove(id) else {
             return Ok(());
         };
         self.take_away(uplinks, &holder)?;
-        self.put(uplinks, &holders, id, old_least)
+        self.put(uplinks, &mut book, id)
     }
 
     fn take_away(&self, uplinks: &[Uplink], holder: &Holder) -> Result<(), NetworkError> {
@@ -300,10 +308,10 @@ impl Shares {
 
     /// After all containers of an earlier agent are known: what nobody holds goes.
     pub fn settle(&self, uplinks: &[Uplink]) -> Result<(), NetworkError> {
-        let holders = self.lock();
-        let mut kept: BTreeSet<u16> = holders.values().map(|holder| holder.minor).collect();
+        let book = self.lock();
+        let mut kept: BTreeSet<u16> = book.holders.values().map(|holder| holder.minor).collect();
         kept.extend([HOST_MINOR, UPLINK_MINOR]);
-        let groups: BTreeSet<u64> = holders.values().filter_map(|holder| holder.group).collect();
+        let groups: BTreeSet<u64> = book.holders.values().filter_map(|holder| holder.group).collect();
         for group in self.program.groups().into_keys() {
             if !groups.contains(&group) {
                 self.program.remove(group).map_err(program_failed)?;
@@ -364,12 +372,6 @@ pub fn remove(instance: &str, uplink: &Uplink) -> Result<(), NetworkError> {
 
 fn is_ours(root: &RootDiscipline, major: u16) -> bool {
     root.kind == "htb" && root.handle.0 == u32::from(major) << 16
-}
-
-/// The host has a weight too.
-fn least(holders: &BTreeMap<ContainerId, Holder>) -> u32 {
-    let weights = holders.values().map(|holder| holder.share.weight);
-    weights.min().unwrap_or(WEIGHT_OF_A_CPU).min(WEIGHT_OF_A_CPU)
 }
 
 fn open(name: &str) -> Result<TrafficControl, NetworkError> {

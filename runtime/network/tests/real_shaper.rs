@@ -316,3 +316,30 @@ fn what_cannot_be_enforced_is_refused_with_a_reason_and_changes_nothing() {
     let kept = run(&container.netns, "tc class show dev eth0").stdout;
     assert!(String::from_utf8_lossy(&kept).contains("ceil 20Mbit"), "{kept:?}");
 }
+
+/// Prints what eight connections that begin at the same moment lose: `cargo test -p network --test real_shaper -- --ignored
+/// --nocapture`. The bench has the whole table.
+#[test]
+#[ignore = "prints figures, proves nothing"]
+fn what_eight_beginners_lose() {
+    let host = Host::new();
+    let container = host.container(6, &ceilings(None, Some(10)));
+    for options in ["-C cubic -P 8", "-C cubic -P 1", "-C bbr -P 8", "-P 8"] {
+        let server = start(&container.netns, &format!("iperf3 -s -1 -p {}", container.port));
+        std::thread::sleep(Duration::from_millis(300));
+        let command = format!("iperf3 -c {HOST} -p {} -J -t 4 {options}", container.port);
+        let output = run(&host.world.outside, &command).stdout;
+        let answer: serde_json::Value = serde_json::from_slice(&output).unwrap_or_default();
+        let end = &answer["end"];
+        let number = |value: &serde_json::Value| value.as_f64().unwrap_or(0.0);
+        let segments = number(&end["sum_sent"]["bytes"]) / 1448.0;
+        println!(
+            "{options}: {:.2} Mbit/s, {} of {segments:.0} segments again",
+            number(&end["sum_received"]["bits_per_second"]) / 1e6,
+            end["sum_sent"]["retransmits"]
+        );
+        drop(server);
+    }
+    let told = within(&host.world.host, || host.datapath().usage_all()).unwrap();
+    println!("{:?}", told[&container.id].rx);
+}

@@ -22,6 +22,11 @@ pub struct RunningAgent {
 impl RunningAgent {
     /// Starts the release build that lies beside this program.
     pub fn start(scratch: &Path) -> io::Result<Self> {
+        Self::start_with(scratch, &[])
+    }
+
+    /// With flags beside those of its directories.
+    pub fn start_with(scratch: &Path, flags: &[&str]) -> io::Result<Self> {
         let own = std::env::current_exe()?;
         let binary = own.with_file_name("bulkhead");
         let directory = scratch.join("agent");
@@ -29,7 +34,7 @@ impl RunningAgent {
         fs::create_dir_all(&directory)?;
         // The sandboxes lie on a disk as they do in production; what the agent keeps of a running container on tmpfs.
         let work_dir = own.with_file_name(format!("bench-work-{}", std::process::id()));
-        let child = spawn(&binary, &directory, &socket, &work_dir)?;
+        let child = spawn(&binary, &directory, &socket, &work_dir, flags)?;
         let mut agent = Self {
             child,
             directory: directory.clone(),
@@ -67,7 +72,7 @@ impl RunningAgent {
         self.child.wait()?;
         let binary = std::env::current_exe()?.with_file_name("bulkhead");
         let start = Instant::now();
-        self.child = spawn(&binary, &self.directory, &self.socket, &self.work_dir)?;
+        self.child = spawn(&binary, &self.directory, &self.socket, &self.work_dir, &[])?;
         Ok(start)
     }
 
@@ -79,14 +84,20 @@ impl RunningAgent {
         self.child.id()
     }
 
-    /// A client process that launches on command; `network` is `host` or `none`.
+    /// A client process that launches on command; `network` is `host`, `none` or `mapped`.
     pub fn driver(&self, network: &str) -> io::Result<Helper> {
         let own = std::env::current_exe()?;
         Helper::start(Command::new(own).arg("drive").arg(&self.socket).arg(network))
     }
 }
 
-fn spawn(binary: &Path, directory: &Path, socket: &Path, work_dir: &Path) -> io::Result<Child> {
+fn spawn(
+    binary: &Path,
+    directory: &Path,
+    socket: &Path,
+    work_dir: &Path,
+    flags: &[&str],
+) -> io::Result<Child> {
     let mut options = fs::OpenOptions::new();
     let log = options
         .create(true)
@@ -97,6 +108,7 @@ fn spawn(binary: &Path, directory: &Path, socket: &Path, work_dir: &Path) -> io:
         .arg(format!("--work_dir={}", work_dir.display()))
         .arg(format!("--runtime_dir={}", directory.join("run").display()))
         .arg(format!("--socket={}", socket.display()))
+        .args(flags)
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log)

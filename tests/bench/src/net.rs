@@ -1,6 +1,7 @@
 //! The network of mapped containers: against the host without any, Docker's way and Mesos' way; how exact ceilings are;
 //! what a thousand containers cost. Method: docs/benchmarks.md, "Network".
 
+mod agent_loop;
 mod scale;
 mod shaping;
 mod traffic;
@@ -28,6 +29,8 @@ pub enum Part {
     Ways,
     /// A thousand containers: made, measured, removed.
     Thousand,
+    /// The same by an agent: for how long its event loop answers nobody.
+    Loop,
     Ceilings,
 }
 
@@ -48,6 +51,9 @@ pub fn run(report: &mut Report, quick: bool, only: Option<Part>) -> Result<(), B
     if asked(Part::Thousand) {
         report.note("making a thousand containers");
         scale::run(report, Way::mapped(THOUSAND))?;
+    }
+    if asked(Part::Loop) {
+        agent_loop::run(report)?;
     }
     if asked(Part::Ceilings) {
         shaping::run(report, quick)?;

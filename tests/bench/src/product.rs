@@ -28,10 +28,10 @@ struct Driver {
 }
 
 pub fn drive(socket: &Path, network: &str) -> Result<(), Box<dyn std::error::Error>> {
-    let network = if network == "none" {
-        Network::None
-    } else {
-        Network::Host
+    let network = match network {
+        "none" => Network::None,
+        "mapped" => Network::Mapped,
+        _ => Network::Host,
     };
     let endpoint: Endpoint = format!("unix:{}", socket.display()).parse()?;
     client::block_on(async {

@@ -124,3 +124,57 @@ fn who_names_no_ceiling_gets_the_agents() {
     run("free", &["--cpus", "1", "--egress", "max"]);
     assert!(stage.limits("free")["egress_bits_per_sec"].is_null());
 }
+
+#[test]
+fn a_full_uplink_is_shared_out_between_both_networks_of_containers_and_over_a_restart() {
+    if skip_unless_root() {
+        return;
+    }
+    let mut stage = Stage::with(&["--uplink_rate=60Mbit"]);
+    let run = |name: &str, network: &str, weight: &str| {
+        let flags = ["--network", network, "--network-weight", weight];
+        let mut arguments = vec!["run", "-d", "--name", name];
+        arguments.extend(flags);
+        arguments.extend(["--", "sleep", "1000"]);
+        stage.agent.cli(&arguments).success();
+    };
+    run("light", "host", "100");
+    run("heavy", "mapped", "300");
+    let classes = |stage: &Stage| {
+        let shown = support::network::run(&stage.world.host, "tc class show dev uplink").stdout;
+        let shown = String::from_utf8_lossy(&shown).into_owned();
+        shown.lines().filter(|line| line.contains("class htb b")).count()
+    };
+    // The line's, the host's, one for each.
+    assert_eq!(classes(&stage), 4);
+    stage.restart();
+    assert_eq!(classes(&stage), 4);
+    let servers: Vec<_> = [5_201, 5_202]
+        .map(|port| start(&stage.world.outside, &format!("iperf3 -s -p {port}")))
+        .into();
+    let ratio = eventually("both have sent at once", || {
+        let rate = |name: &str, port: u16| {
+            let command = format!("iperf3 --json -c {OUTSIDE} -p {port} -C cubic -O 1 -t 4");
+            let output = stage.agent.cli(&["exec", name, "--", "sh", "-c", &command]);
+            let told: Value = serde_json::from_str(&output.stdout).ok()?;
+            told["end"]["sum_received"]["bits_per_second"].as_f64()
+        };
+        let (heavy, light) = std::thread::scope(|scope| {
+            let light = scope.spawn(|| rate("light", 5_201));
+            (rate("heavy", 5_202), light.join().ok().flatten())
+        });
+        let (light, heavy) = (light?, heavy?);
+        // What is meant is 3; here others use the machine.
+        let sum = light + heavy;
+        assert!((40e6..62e6).contains(&sum), "{light} and {heavy}");
+        Some(heavy / light)
+    });
+    assert!((1.8..4.5).contains(&ratio), "{ratio}");
+    drop(servers);
+    let told = stage.agent.cli(&["net"]).success().stdout;
+    assert!(told.contains("shared out at 60Mbit"), "{told}");
+    for name in ["light", "heavy"] {
+        stage.agent.cli(&["kill", name]).success();
+    }
+    eventually("their classes are gone", || (classes(&stage) == 2).then_some(()));
+}
