@@ -59,6 +59,12 @@ impl Drop for Group {
 fn exactly_the_granted_ports_can_be_bound() {
     const FIRST: u16 = 21_000;
     const LAST: u16 = 22_000;
+    // Thousands of binds take minutes in an emulated machine: there the longest list and the shortest are tried.
+    let step = if std::env::var_os("BULKHEAD_TEST_MACHINE").is_some() {
+        8
+    } else {
+        1
+    };
     let programs = match Group::new("probe").map(|_| PortPrograms::load()) {
         Some(Ok(programs)) => programs,
         why => return eprintln!("skipped: {:?}", why.map(|loaded| loaded.err())),
@@ -79,7 +85,7 @@ fn exactly_the_granted_ports_can_be_bound() {
         format!("{FIRST}-{LAST}"),
         format!("{},{}-{}", FIRST, FIRST + 2, FIRST + 3),
     ];
-    for (at, ranges) in grants.iter().enumerate() {
+    for (at, ranges) in grants.iter().enumerate().step_by(step) {
         let Some(group) = Group::new(&format!("ports-{at}")) else {
             return;
         };
