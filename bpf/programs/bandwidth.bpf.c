@@ -39,6 +39,13 @@
 /* What is dropped is told by one segment; a large offloaded packet would be a window. */
 #define DROP_SEGMENTS 4
 
+/*
+ * The queue of transfers is so long, in time or in bytes, whichever is more (tcp_bytes in shaper_plan.rs): what comes when it is
+ * full is dropped behind this program, and waits for nothing.
+ */
+#define QUEUE_NS (400ULL * 1000 * 1000)
+#define QUEUE_BYTES (256ULL << 10)
+
 /* Steering's map, found by its pin: which slot owns a port of the host's address. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -148,6 +155,16 @@ static __always_inline int sort(struct __sk_buff *skb, __u32 direction)
 	if (state->empty_at < now)
 		state->empty_at = now;
 	wait = state->empty_at - now;
+	if (wait > QUEUE_NS) {
+		__u64 longest = QUEUE_BYTES * SECOND_NS / state->rate;
+
+		if (longest < QUEUE_NS)
+			longest = QUEUE_NS;
+		if (wait > longest) {
+			wait = longest;
+			state->empty_at = now + longest;
+		}
+	}
 	state->empty_at += cost;
 	state->bytes += length;
 

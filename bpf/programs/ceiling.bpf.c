@@ -10,6 +10,10 @@
  * All connections of a container have the same pace, which rises while less than the ceiling is used and falls while more
  * is (as in the Rate Control Protocol, Dukkipati 2007): the busy ones share the ceiling evenly, whatever the others leave.
  *
+ *   ceiling_in    what comes in has crossed the wire already: it can only be dropped, when more than a burst beyond the rate has
+ *                 come. That burst is long for TCP, which on a short path forgets a loss within milliseconds and waits 200 ms
+ *                 when it loses all that is under way: with 20 ms of burst it gets half of 1 Gbit/s.
+ *
  * A drop of the second kind is no loss for TCP: the stack hears of it at once (NET_XMIT_DROP), slows down and sends the same
  * segment later (tcp_write_xmit, net/ipv4/tcp_output.c).
  */
@@ -188,6 +192,37 @@ drop:
 	return DROP_AND_TELL;
 }
 
+struct {
+	__uint(type, BPF_MAP_TYPE_CGROUP_STORAGE);
+	__type(key, __u64);
+	__type(value, struct bh_inward);
+} bh_inward_1 SEC(".maps");
+
+SEC("cgroup_skb/ingress")
+int bh_ceiling_in(struct __sk_buff *skb)
+{
+	struct bh_inward *state = bpf_get_local_storage(&bh_inward_1, 0);
+	__u64 now, at, rate = state->rate;
+	__u32 length;
+	int tcp;
+
+	if (!rate)
+		return PASS;
+	length = wire_length(skb, &tcp);
+	now = bpf_ktime_get_ns();
+	at = state->empty_at;
+	if (at < now)
+		at = now;
+	__sync_fetch_and_add(&state->bytes, length);
+	if (at - now > (tcp ? state->tcp_burst_ns : state->burst_ns)) {
+		__sync_fetch_and_add(&state->limited_bytes, length);
+		__sync_fetch_and_add(&state->dropped_packets, 1);
+		return 0;
+	}
+	state->empty_at = at + length * SECOND_NS / rate;
+	return PASS;
+}
+
 static __always_inline void apply(struct bpf_sock_ops *ctx, struct bh_ceiling *state)
 {
 	/* All bits set: as fast as it likes (sk_setsockopt, net/core/sock.c). */
@@ -203,6 +238,13 @@ static __always_inline void apply(struct bpf_sock_ops *ctx, struct bh_ceiling *s
 	bpf_setsockopt(ctx, SOL_SOCKET, SO_MAX_PACING_RATE, &pace, sizeof(pace));
 }
 
+/* A program may have one storage of each type (bpf_cgroup_storage_assign, kernel/bpf/local_storage.c). */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_CGROUP_STORAGE);
+	__type(key, __u64);
+	__type(value, struct bh_tcp);
+} bh_tcp_1 SEC(".maps");
+
 SEC("sockops")
 int bh_pace(struct bpf_sock_ops *ctx)
 {
@@ -211,10 +253,18 @@ int bh_pace(struct bpf_sock_ops *ctx)
 	switch (ctx->op) {
 	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
 	case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
-		/* Once in a round trip. */
-		bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_RTT_CB_FLAG);
+		/* Once in a round trip, and for what is sent again. */
+		bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_RTT_CB_FLAG |
+						       BPF_SOCK_OPS_RETRANS_CB_FLAG);
 		apply(ctx, state);
 		break;
+	case BPF_SOCK_OPS_RETRANS_CB: {
+		struct bh_tcp *tcp = bpf_get_local_storage(&bh_tcp_1, 0);
+
+		/* Its second argument: how many segments. */
+		tcp->retransmits += ctx->args[1];
+		break;
+	}
 	case BPF_SOCK_OPS_RTT_CB:
 		if (state->rate) {
 			/* srtt_us is eighths of microseconds. */

@@ -37,6 +37,8 @@ int sort_uplink(struct __sk_buff *skb)
 	__u64 group = bpf_skb_cgroup_id(skb);
 	int level;
 
+	/* With no minor number a packet would go past all classes (htb_classify: X:0 is the direct queue). */
+	skb->tc_classid = BH_HOST_MINOR;
 	/* No socket, or one of a connection that is over: the host's. */
 	if (!group || is_of(skb, group))
 		return TC_ACT_OK;

@@ -1,5 +1,5 @@
-//! Egress ceilings of containers in the host's network namespace: the programs of `ceiling.bpf.c`, attached to a
-//! container's v2 group.
+//! Ceilings of containers in the host's network namespace: the programs of `ceiling.bpf.c`, attached to a container's v2
+//! group.
 //!
 //! Nothing is pinned: programs and state belong to the group and end with it, as those of [`crate::ports`] do.
 
@@ -14,16 +14,23 @@ use crate::objects::{self, EarlierMaps, attach, group_id};
 use crate::skeletons::ceiling as skeleton;
 
 // enum bpf_attach_type, linux/bpf.h
+const INET_INGRESS: u32 = 0;
 const INET_EGRESS: u32 = 1;
 const SOCK_OPS: u32 = 3;
 
 const STATE: &str = "bh_ceiling_1";
+const INWARD: &str = "bh_inward_1";
+const TCP: &str = "bh_tcp_1";
 
 const SECOND_NS: u64 = 1_000_000_000;
 /// Datagrams beyond the rate are dropped soon: the programs take more as gone beforehand (AHEAD_NS).
 const BURST_NS: u64 = 15_000_000;
 /// TCP is held by its pace. This is for connections that are new, or older than the programs.
 const TCP_BURST_NS: u64 = 1_200_000_000;
+
+/// Of what comes in: datagrams, whose senders mostly listen to nobody, and TCP, which needs half a second (see the programs).
+const INWARD_BURST_NS: u64 = 50_000_000;
+const INWARD_TCP_BURST_NS: u64 = 500_000_000;
 
 #[derive(Debug, thiserror::Error)]
 pub enum CeilingError {
@@ -83,12 +90,44 @@ impl Ceiling {
     }
 }
 
+/// `struct bh_inward`: what comes in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(C)]
+pub struct Inward {
+    /// Bytes a second; 0: none.
+    pub rate: u64,
+    burst_ns: u64,
+    tcp_burst_ns: u64,
+    empty_at: u64,
+    pub bytes: u64,
+    pub limited_bytes: u64,
+    pub dropped_packets: u64,
+}
+
+const _: () = assert!(size_of::<Inward>() == 56);
+
+impl Inward {
+    fn changed(self, rate: u64, burst: u64) -> Self {
+        let more = burst.saturating_mul(SECOND_NS) / rate.max(1);
+        Self {
+            rate,
+            burst_ns: INWARD_BURST_NS.max(more),
+            tcp_burst_ns: INWARD_TCP_BURST_NS.max(more),
+            empty_at: 0,
+            ..self
+        }
+    }
+}
+
 /// Loaded once for all containers.
 #[derive(Debug)]
 pub struct CeilingPrograms {
     out: OwnedFd,
     pace: OwnedFd,
+    inward: OwnedFd,
     state: Arc<OwnedFd>,
+    inward_state: Arc<OwnedFd>,
+    tcp_state: Arc<OwnedFd>,
     earlier: EarlierMaps,
 }
 
@@ -116,7 +155,10 @@ impl CeilingPrograms {
         Ok(Self {
             out: copied(loaded.progs.bh_ceiling_out.as_fd())?,
             pace: copied(loaded.progs.bh_pace.as_fd())?,
+            inward: copied(loaded.progs.bh_ceiling_in.as_fd())?,
             state: Arc::new(copied(loaded.maps.bh_ceiling_1.as_fd())?),
+            inward_state: Arc::new(copied(loaded.maps.bh_inward_1.as_fd())?),
+            tcp_state: Arc::new(copied(loaded.maps.bh_tcp_1.as_fd())?),
             earlier: EarlierMaps::default(),
         })
     }
@@ -165,9 +207,73 @@ impl CeilingPrograms {
         let state = ceiling.read().map_err(failed("read"))?.changed(rate, burst);
         objects::update(ceiling.state.as_fd(), &ceiling.group, &state).map_err(failed("write"))
     }
+
+    /// What comes in: to be read by [`GroupCeiling::read_inward`], which fails as long as there has never been such a ceiling.
+    pub fn inward_of(&self, group: BorrowedFd<'_>) -> io::Result<GroupCeiling> {
+        let ours = GroupCeiling {
+            group: group_id(group)?,
+            state: Arc::clone(&self.inward_state),
+        };
+        if ours.read_inward().is_ok() {
+            return Ok(ours);
+        }
+        let found = self
+            .earlier
+            .find(group, INET_INGRESS, INWARD, size_of::<Inward>())?;
+        Ok(match found {
+            Some(state) => GroupCeiling { state, ..ours },
+            None => ours,
+        })
+    }
+
+    /// What its connections tell: to be read by [`GroupCeiling::retransmits`]. `None`: an earlier agent's programs do not count it.
+    pub fn connections_of(&self, group: BorrowedFd<'_>) -> io::Result<Option<GroupCeiling>> {
+        let ours = GroupCeiling {
+            group: group_id(group)?,
+            state: Arc::clone(&self.tcp_state),
+        };
+        if ours.retransmits().is_ok() {
+            return Ok(Some(ours));
+        }
+        let found = self.earlier.find(group, SOCK_OPS, TCP, size_of::<u64>())?;
+        Ok(found.map(|state| GroupCeiling { state, ..ours }))
+    }
+
+    /// As [`set`](Self::set), of what comes in. The program is attached by the first such ceiling.
+    pub fn set_inward(&self, group: BorrowedFd<'_>, rate: u64, burst: u64) -> Result<(), CeilingError> {
+        let failed = |operation| move |source| CeilingError::State { operation, source };
+        let ceiling = self.inward_of(group).map_err(failed("look for"))?;
+        if ceiling.read_inward().is_err() {
+            if rate == 0 {
+                return Ok(());
+            }
+            attach(group, self.inward.as_fd(), INET_INGRESS).map_err(|source| CeilingError::Attach {
+                program: "ceiling_in",
+                source,
+            })?;
+        }
+        let state = ceiling.read_inward().map_err(failed("read"))?;
+        let state = state.changed(rate, burst);
+        objects::update(ceiling.state.as_fd(), &ceiling.group, &state).map_err(failed("write"))
+    }
 }
 
 impl GroupCeiling {
+    /// Segments that were sent again, of one by [`CeilingPrograms::connections_of`].
+    pub fn retransmits(&self) -> io::Result<u64> {
+        let cpus = libbpf_rs::num_possible_cpus().map_err(io::Error::other)?;
+        let mut counts = vec![0_u64; cpus];
+        objects::lookup(self.state.as_fd(), &self.group, &mut counts)?;
+        Ok(counts.iter().sum())
+    }
+
+    /// As [`read`](Self::read), of one by [`CeilingPrograms::inward_of`].
+    pub fn read_inward(&self) -> io::Result<Inward> {
+        let mut state = [Inward::default()];
+        objects::lookup(self.state.as_fd(), &self.group, &mut state)?;
+        Ok(state[0])
+    }
+
     /// What is in force, and what was counted.
     pub fn read(&self) -> io::Result<Ceiling> {
         let mut state = [Ceiling::default()];

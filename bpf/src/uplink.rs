@@ -12,6 +12,9 @@ use libbpf_rs::{MapCore, MapFlags, MapHandle};
 
 use crate::skeletons::uplink as skeleton;
 
+/// The class of packets of no container.
+pub const HOST_MINOR: u16 = 0xfffd;
+
 #[derive(Debug, thiserror::Error)]
 pub enum UplinkError {
     #[error("load the program of shared uplinks with pins in {}; the kernel needs cgroup v2, BTF and cls_bpf", pins.display())]

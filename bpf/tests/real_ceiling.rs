@@ -158,6 +158,8 @@ fn a_group_is_held_to_its_ceiling_until_it_is_lifted() {
     let (datagrams, _) = world.iperf("-t 3 -u -l 1400 -b 60M");
     assert!((5e6..24e6).contains(&datagrams), "{datagrams}");
     let dropped = programs.of(group.as_fd()).unwrap().unwrap().read().unwrap();
+    let told = programs.connections_of(group.as_fd()).unwrap().unwrap();
+    assert!(told.retransmits().is_ok());
     assert!(dropped.dropped_packets > counted.dropped_packets, "{dropped:?}");
     // By another agent's programs.
     let later = CeilingPrograms::load().unwrap();
@@ -166,6 +168,59 @@ fn a_group_is_held_to_its_ceiling_until_it_is_lifted() {
     assert_eq!((lifted.rate, lifted.bytes), (0, dropped.bytes));
     let (free, _) = world.iperf("-t 1");
     assert!(free > 40e6, "{free}");
+}
+
+#[test]
+fn what_comes_in_is_held_too_until_it_is_lifted() {
+    let Some(world) = World::new("inward") else { return };
+    let programs = CeilingPrograms::load().unwrap();
+    let group = File::open(&world.group).unwrap();
+    programs.set_inward(group.as_fd(), 0, 0).unwrap();
+    let read = || programs.inward_of(group.as_fd()).unwrap().read_inward();
+    assert!(read().is_err(), "nothing to lift, nothing attached");
+    programs.set_inward(group.as_fd(), 20_000_000 / 8, 0).unwrap();
+    let (datagrams, _) = world.iperf("-R -t 3 -u -l 1400 -b 60M");
+    // What is meant is 2 % after the beginning: see the survey.
+    assert!((5e6..24e6).contains(&datagrams), "{datagrams}");
+    let (held, _) = world.iperf("-R -t 4");
+    assert!((5e6..26e6).contains(&held), "{held}");
+    let told = read().unwrap();
+    assert!(
+        told.dropped_packets > 1_000 && told.limited_bytes > 1 << 20,
+        "{told:?}"
+    );
+    // By another agent's programs.
+    let later = CeilingPrograms::load().unwrap();
+    later.set_inward(group.as_fd(), 0, 0).unwrap();
+    let lifted = later.inward_of(group.as_fd()).unwrap().read_inward().unwrap();
+    assert_eq!((lifted.rate, lifted.dropped_packets), (0, told.dropped_packets));
+    let (free, _) = world.iperf("-R -t 1");
+    assert!(free > 40e6, "{free}");
+}
+
+#[test]
+#[ignore = "a look at many rates of what comes in, for the eye"]
+fn survey_inward() {
+    let Some(world) = World::new("inlook") else { return };
+    let programs = CeilingPrograms::load().unwrap();
+    let group = File::open(&world.group).unwrap();
+    let seconds = std::env::var("SECONDS_EACH").unwrap_or_else(|_| "6".to_owned());
+    for megabits in [10_u64, 100, 1_000] {
+        programs
+            .set_inward(group.as_fd(), megabits * 1_000_000 / 8, 0)
+            .unwrap();
+        for (kind, arguments, share) in [
+            ("tcp", "-C cubic", GOODPUT),
+            ("tcp x 8", "-C cubic -P 8", GOODPUT),
+            ("udp", "-u -l 1400 -b 2XM", 1400.0 / 1442.0),
+        ] {
+            let arguments = arguments.replace("2X", &(2 * megabits).to_string());
+            // The burst goes first, and is not counted.
+            let (rate, lost) = world.iperf(&format!("-R -O 1 -t {seconds} {arguments}"));
+            let error = (rate / share / (megabits as f64 * 1e6) - 1.0) * 100.0;
+            println!("{megabits:>5} Mbit in {kind:<8} {error:>6.2} % of the wire, {lost:.2} permille again");
+        }
+    }
 }
 
 #[test]

@@ -1,20 +1,21 @@
-//! Egress ceilings in the host's network: BPF programs at the container's v2 group pace its connections and drop what
-//! exceeds the ceiling all the same. (Containers with a network of their own have theirs at their interface: crate `network`.)
+//! Ceilings in the host's network: BPF programs at the container's v2 group pace its connections and drop what exceeds the
+//! ceiling all the same; what comes in they can only drop. (Containers with a network of their own have theirs at their
+//! interface: crate `network`.)
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
-use bpf::ceiling::{CeilingPrograms, GroupCeiling};
+use bpf::ceiling::{CeilingError, CeilingPrograms, GroupCeiling};
 use kernel::cgroup::LimitError;
-use model::{Bandwidth, Bytes, Fault, IsolatorReport, LaunchSpec, Limits, Network};
+use model::{Bandwidth, BitsPerSecond, Bytes, Fault, IsolatorReport, LaunchSpec, Limits, Network};
 
 use crate::error::PrepareError;
 use crate::isolator::{Isolator, Place, active, missing};
 use crate::trees::{TreeId, Trees};
 
 /// In words.
-pub const MECHANISM: &str =
-    "egress by BPF at the v2 group: TCP paced in its sockets, what exceeds it dropped";
+pub const MECHANISM: &str = "BPF at the v2 group: TCP paced in its sockets, what exceeds the ceiling dropped; of what comes in, what \
+                             exceeds it by half a second";
 
 /// Slower than this, a few packets are seconds.
 const RATE_MIN_BITS: u64 = 64_000;
@@ -43,22 +44,21 @@ impl HostCeilings {
         if !bandwidth.limits_anything() {
             return Ok(());
         }
-        if bandwidth.ingress_ceiling().is_some() || bandwidth.ingress_burst.is_some() {
-            let message = "what comes in has no ceiling with the host's network: it can't be held back there, only lost";
-            return refuse(message.to_owned()).map_err(|fault| fault.remedy("use --network mapped"));
-        }
-        let Some(rate) = bandwidth.egress_ceiling() else {
+        let ceilings = [bandwidth.egress_ceiling(), bandwidth.ingress_ceiling()];
+        if ceilings.iter().all(Option::is_none) {
             return Ok(());
-        };
+        }
         if let Err(why) = &self.programs {
             return refuse(format!("the host's network has no ceilings here: {why}"))
                 .map_err(|fault| fault.remedy("mount cgroup2, or use --network mapped"));
         }
-        if !(RATE_MIN_BITS..=RATE_MAX_BITS).contains(&rate.0) {
-            let bits = rate.0;
-            return refuse(format!(
-                "a ceiling of {bits} bit/s; with the host's network they are between {RATE_MIN_BITS} and {RATE_MAX_BITS} bit/s"
-            ));
+        for BitsPerSecond(bits) in ceilings.into_iter().flatten() {
+            if !(RATE_MIN_BITS..=RATE_MAX_BITS).contains(&bits) {
+                return refuse(format!(
+                    "a ceiling of {bits} bit/s; with the host's network they are between {RATE_MIN_BITS} and \
+                     {RATE_MAX_BITS} bit/s"
+                ));
+            }
         }
         Ok(())
     }
@@ -67,6 +67,23 @@ impl HostCeilings {
     pub(crate) fn of(&self, place: Place<'_>) -> Option<GroupCeiling> {
         let group = place.trees.tree(self.unified?).open_group(place.name).ok()?;
         self.programs.as_ref().ok()?.of(group.as_fd()).ok().flatten()
+    }
+
+    /// The same of what comes in, which may have no ceiling until an update.
+    pub(crate) fn inward_of(&self, place: Place<'_>) -> Option<GroupCeiling> {
+        let group = place.trees.tree(self.unified?).open_group(place.name).ok()?;
+        self.programs.as_ref().ok()?.inward_of(group.as_fd()).ok()
+    }
+
+    /// What its connections tell.
+    pub(crate) fn connections_of(&self, place: Place<'_>) -> Option<GroupCeiling> {
+        let group = place.trees.tree(self.unified?).open_group(place.name).ok()?;
+        self.programs
+            .as_ref()
+            .ok()?
+            .connections_of(group.as_fd())
+            .ok()
+            .flatten()
     }
 
     /// A container that an agent without ceilings has launched gets the programs now.
@@ -88,10 +105,25 @@ impl HostCeilings {
     }
 }
 
-/// Bytes a second, 0 for none, and the burst.
-fn rate_of(bandwidth: &Bandwidth) -> (u64, u64) {
-    let rate = bandwidth.egress_ceiling().map_or(0, |rate| rate.0 / 8);
-    (rate, bandwidth.egress_burst.map_or(0, Bytes::get))
+/// Bytes a second, 0 for none, and the burst; of both directions.
+fn rates_of(bandwidth: &Bandwidth) -> [(u64, u64); 2] {
+    let bytes = |rate: Option<BitsPerSecond>| rate.map_or(0, |rate| rate.0 / 8);
+    [
+        (
+            bytes(bandwidth.egress_ceiling()),
+            bandwidth.egress_burst.map_or(0, Bytes::get),
+        ),
+        (
+            bytes(bandwidth.ingress_ceiling()),
+            bandwidth.ingress_burst.map_or(0, Bytes::get),
+        ),
+    ]
+}
+
+fn set(programs: &CeilingPrograms, group: BorrowedFd<'_>, bandwidth: &Bandwidth) -> Result<(), CeilingError> {
+    let [(egress, egress_burst), (ingress, ingress_burst)] = rates_of(bandwidth);
+    programs.set(group, egress, egress_burst)?;
+    programs.set_inward(group, ingress, ingress_burst)
 }
 
 pub struct BandwidthIsolator(pub Arc<HostCeilings>);
@@ -129,19 +161,18 @@ impl Isolator for BandwidthIsolator {
         else {
             return Ok(());
         };
-        let attached = programs.attach(group).map_err(PrepareError::Ceiling);
-        match rate_of(&spec.limits.bandwidth) {
-            // An update of a ceiling tries again.
-            (0, _) => {
-                if let Err(error) = attached {
-                    tracing::debug!(container = place.name, "attach the programs of ceilings: {error}");
-                }
-                Ok(())
-            }
-            (rate, burst) => {
-                attached.and_then(|()| programs.set(group, rate, burst).map_err(PrepareError::Ceiling))
-            }
+        let attached = programs.attach(group);
+        let bandwidth = &spec.limits.bandwidth;
+        if rates_of(bandwidth).iter().any(|(rate, _)| *rate != 0) {
+            return attached
+                .and_then(|()| set(programs, group, bandwidth))
+                .map_err(PrepareError::Ceiling);
         }
+        // An update of a ceiling tries again.
+        if let Err(error) = attached {
+            tracing::debug!(container = place.name, "attach the programs of ceilings: {error}");
+        }
+        Ok(())
     }
 
     fn update(&self, place: Place<'_>, old: &Limits, new: &Limits) -> Result<(), LimitError> {
@@ -160,9 +191,6 @@ impl Isolator for BandwidthIsolator {
         if known.is_none() {
             return Ok(());
         }
-        let (rate, burst) = rate_of(&new.bandwidth);
-        programs
-            .set(group.as_fd(), rate, burst)
-            .map_err(|error| failed(Box::new(error)))
+        set(programs, group.as_fd(), &new.bandwidth).map_err(|error| failed(Box::new(error)))
     }
 }

@@ -114,6 +114,8 @@ impl Isolator for PortIsolator {
                 maps,
                 connections: Arc::clone(&self.connections),
                 ceiling: self.ceilings.of(place),
+                inward: self.ceilings.inward_of(place),
+                told: self.ceilings.connections_of(place),
             }),
             Err(error) => {
                 tracing::debug!(container = place.name, "find the traffic counters: {error}");
@@ -130,6 +132,8 @@ pub struct TrafficReader {
     ports: Option<PortRanges>,
     connections: Arc<HostConnections>,
     ceiling: Option<GroupCeiling>,
+    inward: Option<GroupCeiling>,
+    told: Option<GroupCeiling>,
 }
 
 impl TrafficReader {
@@ -164,6 +168,12 @@ impl TrafficReader {
         if let Some(ceiling) = ceiling.filter(|ceiling| ceiling.rate != 0) {
             usage.tx.limited_bytes = Some(ceiling.limited_bytes);
             usage.tx.dropped += ceiling.dropped_packets;
+        }
+        usage.tcp_retransmits = self.told.as_ref().and_then(|told| told.retransmits().ok());
+        let inward = self.inward.as_ref().and_then(|inward| inward.read_inward().ok());
+        if let Some(inward) = inward.filter(|inward| inward.rate != 0) {
+            usage.rx.limited_bytes = Some(inward.limited_bytes);
+            usage.rx.dropped += inward.dropped_packets;
         }
         self.connections
             .complete(&mut usage, self.maps.group(), self.ports.as_ref());

@@ -28,6 +28,23 @@ struct bh_ceiling {
 	__u64 was_limited; /* not 0: connections have a pace that has to be lifted */
 };
 
+/* The other direction. The agent writes the first three, as above. */
+struct bh_inward {
+	__u64 rate;
+	__u64 burst_ns; /* datagrams are dropped when so much more than the rate has come */
+	__u64 tcp_burst_ns; /* and TCP when so much more has */
+	__u64 empty_at;
+	__u64 bytes;
+	__u64 limited_bytes; /* of packets that were dropped */
+	__u64 dropped_packets;
+};
+
+/* What its connections tell by the way. */
+struct bh_tcp {
+	__u64 retransmits; /* segments */
+};
+
 _Static_assert(sizeof(struct bh_ceiling) == 104, "bh_ceiling");
+_Static_assert(sizeof(struct bh_inward) == 56, "bh_inward");
 
 #endif

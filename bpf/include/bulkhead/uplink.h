@@ -8,5 +8,7 @@
 #define BH_GROUPS 4096
 /* How deep in the v2 tree a container's group may lie. */
 #define BH_LEVELS 8
+/* Minor number of the class of all others. */
+#define BH_HOST_MINOR 0xfffd
 
 #endif

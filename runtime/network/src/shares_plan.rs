@@ -11,6 +11,7 @@
 //! quantum of a turn is by weight too. A quantum smaller than a packet would be no share at all (sch_htb.c gives a turn whatever the
 //! deficit), and a large one is the time that all others wait: the smallest weight has one packet, and nobody more than 64.
 
+pub use bpf::uplink::HOST_MINOR;
 use kernel::netlink::traffic::{Change, Class, Handle};
 use model::{Bandwidth, BitsPerSecond};
 
@@ -37,7 +38,6 @@ const UNCUT_RATE: u64 = 75_000_000;
 const OFFLOADED_MAX: u64 = 72_000;
 
 pub const UPLINK_MINOR: u16 = 0xffff;
-pub const HOST_MINOR: u16 = 0xfffd;
 /// Minor numbers of containers in the host's network; below are the slots of mapped ones.
 pub const FIRST_HOST_NETWORK_MINOR: u16 = 0x1000;
 pub const LAST_HOST_NETWORK_MINOR: u16 = 0x1fff;

@@ -100,8 +100,9 @@ fn a_full_uplink_is_shared_by_weight_and_what_one_leaves_is_the_others() {
         &[(Some(&light.netns), 1), (Some(&heavy.netns), 4), (None, 2)],
     );
     eprintln!("100, 50 and the host: {with_host:.1?}");
+    assert!(with_host.iter().sum::<f64>() < 103.0, "{with_host:?}");
     assert!(with_host[0] > with_host[1] * 1.5, "{with_host:?}");
-    assert!(with_host[2] > with_host[1] * 1.5, "{with_host:?}");
+    assert!(with_host[2] > 5.0, "a twentieth in any case: {with_host:?}");
     datapath.close(false).unwrap();
     assert!(!root_of("up0").contains("htb"), "{}", root_of("up0"));
 }
@@ -191,7 +192,7 @@ fn disciplines_of_others_stay_and_ours_outlives_the_agent_until_it_is_not_wanted
     let datapath = open(world.config());
     assert_eq!(
         datapath.adopt(vec![known(&kept)]).unwrap().kept,
-        [kept.id.clone()]
+        std::slice::from_ref(&kept.id)
     );
     assert!(!root_of("up0").contains("htb"), "{}", root_of("up0"));
     assert!(transfer_of_one(&world, &kept.netns) > 150.0);

@@ -30,7 +30,7 @@ fn every_bad_request_is_refused_with_its_field() {
         (&["run", "--rlimit", "nosuch=1", "--", "true"], "nosuch"),
         (&["run", "--user", "no-such-user", "--", "true"], "no-such-user"),
         (&["run", "--network", "bridged", "--", "true"], "bridged"),
-        (&["run", "--ingress", "10Mbit", "--", "true"], "mapped"),
+        (&["run", "--ingress-min", "10Mbit", "--", "true"], "other end"),
         (&["run", "--ports", "0", "--", "true"], "ports"),
         (&["run", "--ports", "70000", "--", "true"], "70000"),
         (&["run", "--name", "../x", "--", "true"], "name"),

@@ -149,24 +149,8 @@ impl TrafficControl {
     }
 
     /// Sends one request and gives each of its answers to `take`, until the last one or the acknowledgement.
-    pub(super) fn dump(&self, request: &[u8], mut take: impl FnMut(&[u8])) -> Result<(), NetlinkError> {
-        self.socket.send(request, 0).map_err(NetlinkError::Send)?;
-        loop {
-            let (answer, _) = self.socket.recv_from_full().map_err(NetlinkError::Receive)?;
-            for (kind, _, body) in messages(&answer)? {
-                match (i32::from(kind), -read_i32(body)) {
-                    // A dump that the kernel could not make says so in its last message.
-                    (libc::NLMSG_DONE | libc::NLMSG_ERROR, ..=0) => return Ok(()),
-                    (libc::NLMSG_DONE | libc::NLMSG_ERROR, errno) => {
-                        return Err(NetlinkError::Refused {
-                            message: None,
-                            source: std::io::Error::from_raw_os_error(errno),
-                        });
-                    }
-                    _ => take(body),
-                }
-            }
-        }
+    pub(super) fn dump(&self, request: &[u8], take: impl FnMut(&[u8])) -> Result<(), NetlinkError> {
+        dump(&self.socket, request, take)
     }
 }
 
@@ -392,6 +376,33 @@ fn nested(body: &mut Vec<u8>, kind: u16, fill: impl FnOnce(&mut Vec<u8>)) {
     body.resize(body.len().next_multiple_of(4), 0);
 }
 
+/// As [`TrafficControl::dump`], by any netlink socket.
+pub(super) fn dump(socket: &Socket, request: &[u8], mut take: impl FnMut(&[u8])) -> Result<(), NetlinkError> {
+    socket.send(request, 0).map_err(NetlinkError::Send)?;
+    loop {
+        let (answer, _) = socket.recv_from_full().map_err(NetlinkError::Receive)?;
+        for (kind, _, body) in messages(&answer)? {
+            match i32::from(kind) {
+                // A walk that could not begin or go on (no tcp_diag in this kernel) says so in its last message, not in one
+                // of errors: netlink_dump() of net/netlink/af_netlink.c.
+                libc::NLMSG_DONE | libc::NLMSG_ERROR => return end_of_dump(body),
+                _ => take(body),
+            }
+        }
+    }
+}
+
+/// What the message that ends a dump says: nothing or zero when all was told, else a negative errno.
+fn end_of_dump(body: &[u8]) -> Result<(), NetlinkError> {
+    match read_i32(body) {
+        code if code < 0 => Err(NetlinkError::Refused {
+            message: None,
+            source: std::io::Error::from_raw_os_error(-code),
+        }),
+        _ => Ok(()),
+    }
+}
+
 type Message<'a> = (u16, u32, &'a [u8]);
 
 /// Type, sequence number and body of each message.
@@ -462,6 +473,14 @@ mod tests {
         assert_eq!(ticks(1_600, 1_250_000), 20_000);
         assert_eq!(ticks(u64::MAX, 1), u32::MAX);
         assert_eq!(ticks(1, 0), 15_625_000);
+    }
+
+    #[test]
+    fn a_dump_that_failed_is_no_empty_dump() {
+        assert!(end_of_dump(&[]).is_ok());
+        assert!(end_of_dump(&0_i32.to_ne_bytes()).is_ok());
+        let refused = end_of_dump(&(-libc::ENOENT).to_ne_bytes()).expect_err("no such walk");
+        assert_eq!(refused.errno(), Some(crate::Errno::ENOENT), "{refused}");
     }
 
     #[test]
