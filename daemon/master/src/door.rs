@@ -2,6 +2,7 @@
 //! method's name begins with a letter, a message's table with the number of its segments, never as many as that, and TLS with
 //! 22, behind which it is one of the two.
 
+use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
@@ -73,21 +74,22 @@ async fn attend(
     let (tls, insecure) = (strong.tls.borrow().clone(), strong.config.flags.insecure);
     drop(strong);
     let mut first = [0];
-    let greeting = net::timeout(GREETING, stream.peek(&mut first)).await;
+    let greeting = Box::pin(net::timeout(GREETING, stream.peek(&mut first))).await;
     if !matches!(greeting, Ok(Ok(1))) {
         return Ok(());
     }
     let peer = stream.peer_address()?;
     match tls.filter(|_| first[0] == HANDSHAKE) {
+        // Each branch in a box of its own: fifty thousand agents wait in one that is as large as the smallest, not the largest.
         Some(tls) => {
-            let secured = match tls.accept(stream).await {
+            let secured = match Box::pin(tls.accept(stream)).await {
                 Ok(secured) => secured,
                 Err(error) => {
                     tracing::warn!(%peer, "a connection was refused: TLS: {error}");
                     return Ok(());
                 }
             };
-            let stream = net::timeout(GREETING, net::Prefixed::read(secured)).await;
+            let stream = Box::pin(net::timeout(GREETING, net::Prefixed::read(secured))).await;
             let stream = stream.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))?;
             let first = stream.first().unwrap_or_default();
             serve(shell, stream, first, true, guard, http).await;
@@ -102,20 +104,21 @@ async fn attend(
     Ok(())
 }
 
-async fn serve<S>(
+fn serve<S>(
     shell: Weak<Shell>,
     stream: S,
     first: u8,
     certified: bool,
     guard: net::ConnectionGuard,
     http: Rc<net::http::HttpLimits>,
-) where
+) -> Pin<Box<dyn Future<Output = ()>>>
+where
     S: futures::AsyncRead + futures::AsyncWrite + Unpin + 'static,
 {
     if first.is_ascii_alphabetic() {
         let handler: net::http::Handler =
             Rc::new(move |request| Box::pin(crate::endpoints::handle(shell.clone(), request)));
-        return net::http::serve_connection(stream, handler, http, guard).await;
+        return Box::pin(net::http::serve_connection(stream, handler, http, guard));
     }
     let gate = GateService {
         shell,
@@ -123,8 +126,12 @@ async fn serve<S>(
         certified,
     };
     let gate: wire::master_capnp::gate::Client = capnp_rpc::new_client(gate);
-    let reason = net::rpc::serve_limited(stream, gate.client, &limits(), guard.handle()).await;
-    if reason.is_misbehaviour() {
-        tracing::warn!("connection cut off: {reason}");
-    }
+    let connection = net::rpc::serve_limited(stream, gate.client, &limits(), guard.handle());
+    Box::pin(async move {
+        let _guard = guard;
+        let reason = connection.await;
+        if reason.is_misbehaviour() {
+            tracing::warn!("connection cut off: {reason}");
+        }
+    })
 }

@@ -5,6 +5,7 @@
 //! than the agents, it is measured twice: as many agents as there can be connections, each with its own; and all of them, sharing
 //! those connections evenly.
 
+mod failover;
 mod latency;
 mod simulated;
 
@@ -42,6 +43,10 @@ impl Drop for Master {
 
 impl Master {
     fn start(directory: &Path, port: u16) -> Result<Self, Failure> {
+        Self::start_with(directory, port, &[])
+    }
+
+    fn start_with(directory: &Path, port: u16, flags: &[String]) -> Result<Self, Failure> {
         let log = std::fs::File::options()
             .create(true)
             .append(true)
@@ -51,6 +56,7 @@ impl Master {
         let child = Command::new(program)
             .args(["master", "--log=warn", &format!("--port={port}")])
             .arg(format!("--work-dir={}", work_dir.display()))
+            .args(flags)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -111,7 +117,7 @@ pub fn run(report: &mut Report, quick: bool) -> Result<(), Failure> {
         "ratio",
         Goal::AtMost(1.5),
     );
-    Ok(())
+    failover::run(report, if quick { 1 } else { 5 })
 }
 
 struct Figures {

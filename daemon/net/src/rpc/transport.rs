@@ -25,6 +25,11 @@ use crate::limit::ConnectionHandle;
 /// What is read goes through a buffer of this size, except the rest of a large message.
 const INPUT_BUFFER: usize = 8 << 10;
 
+thread_local! {
+    /// Of the connection that found nothing to read last, for the next one that looks: who waits holds none.
+    static SPARE: Cell<Option<Box<[u8]>>> = const { Cell::new(None) };
+}
+
 /// Gathered output beyond this is written before the RPC system has come to rest.
 const OUTPUT_HIGH: usize = 64 << 10;
 
@@ -386,7 +391,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transport<S> {
             assembler.room()
         } else {
             if input.is_empty() {
-                *input = vec![0; INPUT_BUFFER].into_boxed_slice();
+                *input = SPARE
+                    .take()
+                    .unwrap_or_else(|| vec![0; INPUT_BUFFER].into_boxed_slice());
             }
             &mut input[..]
         };
@@ -395,6 +402,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Transport<S> {
             Poll::Ready(Ok(count)) => count,
             Poll::Ready(Err(error)) => return Poll::Ready(Input::Failed(broken(error))),
             Poll::Pending => {
+                // All that was read is used up: that is why more is asked for.
+                let unused = std::mem::take(&mut state.input);
+                (state.input_at, state.input_end) = (0, 0);
+                if !unused.is_empty() {
+                    SPARE.set(Some(unused));
+                }
                 // `fail` has to reach a reader that waits for the socket, too.
                 match &mut state.parked_reader {
                     Some(parked) => parked.clone_from(cx.waker()),

@@ -17,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const SIGKILL: i32 = 9;
 
 /// An agent of that master.
-struct Member(Child);
+pub struct Member(Child);
 
 impl Drop for Member {
     fn drop(&mut self) {
@@ -27,13 +27,13 @@ impl Drop for Member {
     }
 }
 
-fn member(directory: &Path, work_dir: &Path, master: &Master, socket: &Path) -> Result<Member, Failure> {
+/// `way`: flags that say where its master is, and what lets it in.
+pub fn member(directory: &Path, work_dir: &Path, way: &[String], socket: &Path) -> Result<Member, Failure> {
     let log = std::fs::File::create(directory.join("agent.log"))?;
     let program = std::env::current_exe()?.with_file_name("bulkhead");
     let child = Command::new(program)
         .args(["agent", "--log=warn", "--http=none"])
-        .arg(format!("--master=127.0.0.1:{}", master.port))
-        .arg(format!("--credential={}", master.credential().display()))
+        .args(way)
         .arg(format!("--work_dir={}", work_dir.display()))
         .arg(format!("--runtime_dir={}", directory.join("run").display()))
         .arg(format!("--socket={}", socket.display()))
@@ -56,7 +56,11 @@ pub async fn measure(rounds: usize) -> Result<(Sample, Sample), Failure> {
         .tempdir_in(own.parent().ok_or("this program lies nowhere")?)?;
     let socket = scratch.path().join("agent.sock");
     let master = Master::start(disk.path(), super::free_port()?)?;
-    let _member = member(scratch.path(), &disk.path().join("agent"), &master, &socket)?;
+    let way = [
+        format!("--master=127.0.0.1:{}", master.port),
+        format!("--credential={}", master.credential().display()),
+    ];
+    let _member = member(scratch.path(), &disk.path().join("agent"), &way, &socket)?;
     let endpoint: Endpoint = format!("unix:{}", socket.display()).parse()?;
     let agent = Agent::connect_retry(&endpoint, PATIENCE).await?;
     let handle = connected(&master).await?;
@@ -80,7 +84,7 @@ pub async fn measure(rounds: usize) -> Result<(Sample, Sample), Failure> {
     Ok((local, through))
 }
 
-async fn end(container: &client::Container) -> Result<(), Failure> {
+pub async fn end(container: &client::Container) -> Result<(), Failure> {
     let waiting = container.wait();
     container.kill(SIGKILL, None).await?;
     waiting.await?;
@@ -111,7 +115,7 @@ async fn connected(master: &Master) -> Result<Handle, Failure> {
     }
 }
 
-fn spec() -> LaunchSpec {
+pub fn spec() -> LaunchSpec {
     LaunchSpec {
         command: vec![floor::program("sleeper").display().to_string()],
         limits: Limits {
