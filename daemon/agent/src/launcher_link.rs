@@ -115,6 +115,7 @@ fn bury(place: &mut MutexGuard<'_, Option<LauncherProcess>>, error: &std::io::Er
 fn reap_strangers() {
     let mut before = Vec::new();
     for _ in 0..STRANGER_LOOKS {
+        // Parked rather than asleep: whoever looks from outside sees a thread that waits.
         std::thread::park_timeout(STRANGER_PATIENCE);
         let ended = kernel::procfs::ended_children().unwrap_or_default();
         for pid in ended.iter().filter(|pid| before.contains(*pid)) {

@@ -21,6 +21,7 @@ use crate::work_dir::{write_atomically, write_durably};
 /// Before a write that failed is tried again.
 const PAUSE: Duration = Duration::from_secs(1);
 
+#[derive(Clone)]
 pub enum Change {
     Write(Box<TaskRecord>),
     Forget(TaskId),
@@ -147,30 +148,32 @@ impl Journal {
             let mut left = changes;
             while !left.is_empty() {
                 let directories = shell.directories.clone();
+                let mut batch = left.clone();
                 let worked = shell.pool.run(move || {
                     let mut done = Vec::new();
-                    while let Some(change) = left.first() {
+                    while let Some(change) = batch.first() {
                         match change {
                             Change::Write(record) => {
                                 let bytes = wire::master::encode_record(record);
                                 if let Err(error) = write_atomically(&directories.task(&record.id), &bytes) {
-                                    return (left, done, Some(failed(&error)));
+                                    return (batch, done, Some(failed(&error)));
                                 }
                                 done.push((record.id.clone(), record.sequence));
                             }
                             Change::Forget(id) => drop(std::fs::remove_file(directories.task(id))),
                         }
-                        left.remove(0);
+                        batch.remove(0);
                     }
-                    (left, done, None)
+                    (batch, done, None)
                 });
                 let written;
                 let failure;
                 match worked.await {
                     Ok(result) => (left, written, failure) = result,
                     Err(error) => {
-                        tracing::error!("the journal of tasks is not written: {error}");
-                        return;
+                        tracing::error!("the journal of tasks is not written: {error}; trying on");
+                        net::sleep(PAUSE).await;
+                        continue;
                     }
                 }
                 for (id, sequence) in written {

@@ -132,14 +132,36 @@ impl orders::Server for OrdersService {
     }
 }
 
-/// Once for each id, whatever happens: the record is there before the container is.
+/// Goes to its end when whoever asked does not wait for it: a connection that breaks drops the calls that came over it, and
+/// a launch that stopped half-way would be neither begun nor refused.
 async fn launch(cluster: &Rc<Cluster>, spec: model::LaunchSpec) -> Result<(), Fault> {
+    let (tell, told) = futures::channel::oneshot::channel();
+    let cluster = cluster.clone();
+    net::spawn(async move {
+        let _ = tell.send(launch_to_its_end(&cluster, spec).await);
+    })
+    .detach();
+    told.await.unwrap_or_else(|_| {
+        Err(Fault::failed(
+            "the launch was given up within the agent; see its log",
+        ))
+    })
+}
+
+/// Once for each id, whatever happens: the record is there before the container is.
+async fn launch_to_its_end(cluster: &Rc<Cluster>, spec: model::LaunchSpec) -> Result<(), Fault> {
     let Some(id) = spec.id.clone() else {
         return Err(Fault::invalid("id", "a task has one"));
     };
-    if !cluster.begin(&id, &spec).await? {
+    match cluster.begin(&id, &spec).await {
+        Ok(true) => {}
         // It was ordered before.
-        return Ok(());
+        Ok(false) => return Ok(()),
+        Err(fault) => {
+            cluster.refused(&id, &fault);
+            cluster.launched(&id).await;
+            return Err(fault);
+        }
     }
     let service = AgentService {
         shell: cluster.shell.clone(),
