@@ -20,6 +20,7 @@ struct Membership {
   since @0 :UInt64;
   ballot @1 :Ballot;
   members @2 :List(Member);
+  log @3 :UInt64;  # 0: begun by a program that did not tell logs apart
 }
 
 struct Proposal {

@@ -20,7 +20,7 @@ const WAITERS_MAX: usize = 64;
 /// Pieces that were learned and are not durable while the next one is asked for: what a slow disk leaves in memory.
 const BEHIND_MAX: u64 = 2;
 /// Messages' worth of entries in one piece that comes from a disk.
-const PIECE_BATCHES: usize = 4;
+const PIECE_BATCHES: usize = 8;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub(crate) struct Catchup {

@@ -266,10 +266,11 @@ impl Node {
     }
 
     fn propose_members_entry(&mut self, members: Vec<Member>) {
-        let Some(coordinator) = &self.coordinator else {
+        let (Some(coordinator), Some(known)) = (&self.coordinator, &self.state.membership) else {
             return;
         };
         let membership = Membership {
+            log: known.log,
             since: self.state.end().next(),
             ballot: coordinator.ballot,
             members,
@@ -303,6 +304,7 @@ impl Node {
         if keep_old {
             let old = coordinator.peers.values().map(|p| p.member).collect();
             coordinator.old_members = Some(Arc::new(Membership {
+                log: membership.log,
                 since: membership.since,
                 ballot: membership.ballot,
                 members: old,

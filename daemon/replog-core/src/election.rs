@@ -17,6 +17,8 @@ use crate::record::{Record, Status};
 use crate::value::Value;
 
 const STARTERS_MAX: usize = 64;
+/// From outside. An election's number of ZooKeeper's is below; a caller's mistake must not use up all terms for ever.
+const OUTSIDE_TERM_MAX: u64 = u64::MAX / 2;
 
 impl Node {
     pub(crate) fn elect(&mut self, ticket: Option<Ticket>, at_least: u64, caretaker: bool) {
@@ -25,6 +27,11 @@ impl Node {
             return ticket
                 .into_iter()
                 .for_each(|t| self.refuse(t, Refusal::NotVoting { status }));
+        }
+        if at_least > OUTSIDE_TERM_MAX {
+            return ticket
+                .into_iter()
+                .for_each(|t| self.refuse(t, Refusal::TermTooLarge { at_least }));
         }
         if let Some(coordinator) = &mut self.coordinator {
             coordinator.caretaker &= caretaker;

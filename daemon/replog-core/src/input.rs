@@ -172,6 +172,8 @@ pub enum Refusal {
     NotCaughtUp,
     #[error("no quorum answered in time")]
     NoQuorum,
+    #[error("term {at_least} is no election's: the largest is {}", u64::MAX / 2)]
+    TermTooLarge { at_least: u64 },
     #[error("terms are used up")]
     TermsExhausted,
 }
@@ -194,6 +196,10 @@ pub enum Notice {
     },
     Demoted {
         by: Ballot,
+    },
+    /// A peer belongs to another log. It is not heard.
+    OtherLog {
+        peer: ReplicaId,
     },
     /// A peer holds a shorter or foreign past than agreed: never seen unless a disk was put back from a copy.
     Disagreement {

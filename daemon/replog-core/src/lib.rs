@@ -37,7 +37,7 @@ mod state;
 mod value;
 
 pub use input::{Answer, Change, Halt, Input, NotElected, Notice, Refusal, StartError, Ticket, Wish};
-pub use membership::{Incarnation, MEMBERS_MAX, Member, Membership, Proposal, ReplicaId};
+pub use membership::{Incarnation, LogId, MEMBERS_MAX, Member, Membership, Proposal, ReplicaId};
 pub use message::{Envelope, Fetched, Hello, Message, Prepare, Promise, Write, Written};
 pub use node::{Node, Start};
 pub use outbox::Token;

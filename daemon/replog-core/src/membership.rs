@@ -29,9 +29,31 @@ pub struct Member {
     pub incarnation: Incarnation,
 }
 
+/// Which log it is, by the disks that began it: replicas that were started with an address of another log, or come back from
+/// a time before their log was begun anew, must not be heard. A later membership of that log would end this one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct LogId(pub u64);
+
+impl LogId {
+    pub fn of(first: &[Member]) -> Self {
+        // Incarnations are random already; this only makes one number of several (FNV-1a).
+        let bytes = first.iter().flat_map(|member| member.incarnation.0.to_le_bytes());
+        let mixed = bytes.fold(0xcbf2_9ce4_8422_2325, |sum: u64, byte| {
+            (sum ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        Self(mixed.max(1))
+    }
+
+    /// 0 is of a log that was begun before logs had one, and may be any.
+    pub fn differs(self, other: Self) -> bool {
+        self != other && self.0 != 0 && other.0 != 0
+    }
+}
+
 /// An agreed membership: an entry of the log, in force for every position behind its own.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Membership {
+    pub log: LogId,
     /// The position of the entry.
     pub since: Position,
     /// Of the coordinator that proposed it. Whoever knows this membership promises nothing lower: so that coordinator may

@@ -50,6 +50,25 @@ pub enum Message {
     Fetched(Box<Fetched>),
 }
 
+impl Message {
+    /// What it says of who votes.
+    pub fn membership(&self) -> Option<&Arc<Membership>> {
+        match self {
+            Self::Hello(hello) => hello.membership.as_ref(),
+            Self::Prepare(prepare) => Some(&prepare.membership),
+            Self::Write(write) => Some(&write.membership),
+            Self::Outdated { membership, .. } => Some(membership),
+            Self::Fetched(fetched) => fetched.membership.as_ref(),
+            Self::Promise(_)
+            | Self::Written(_)
+            | Self::Rejected { .. }
+            | Self::Occupied { .. }
+            | Self::NotVoting { .. }
+            | Self::Fetch { .. } => None,
+        }
+    }
+}
+
 /// Who a replica is. Sent to find a log, to join it, and to tell others that one is there.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Hello {

@@ -1,6 +1,6 @@
 //! One replica with all its machines behind one `handle`, `poll`, `deadline`. See the crate's head for the contract.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use model::Millis;
@@ -55,6 +55,8 @@ pub struct Node {
     /// The highest ballot that anybody mentioned.
     pub(crate) highest: Ballot,
     mark_due: Option<Millis>,
+    /// Replicas of another log, that a person was told of.
+    foreign: BTreeSet<ReplicaId>,
     halted: bool,
     pub(crate) planted: Planted,
 }
@@ -119,6 +121,7 @@ impl Node {
             heard: Some(now),
             highest: Ballot::default(),
             mark_due: None,
+            foreign: BTreeSet::new(),
             halted: false,
             planted,
         };
@@ -292,6 +295,12 @@ impl Node {
         if from.replica == me.replica && from != me {
             return;
         }
+        if let Some(told) = message.membership()
+            && let Some(known) = &self.state.membership
+            && told.log.differs(known.log)
+        {
+            return self.note_foreign(from.replica);
+        }
         match message {
             Message::Hello(hello) => self.on_hello(from, *hello),
             Message::Prepare(prepare) => self.on_prepare(from, &prepare),
@@ -304,6 +313,13 @@ impl Node {
             Message::NotVoting { .. } => {}
             Message::Fetch { first } => self.on_fetch(from, first),
             Message::Fetched(fetched) => self.on_fetched(from, *fetched),
+        }
+    }
+
+    /// Once a replica: it says the same again and again.
+    fn note_foreign(&mut self, peer: ReplicaId) {
+        if self.foreign.len() < MEMBERS_MAX && self.foreign.insert(peer) {
+            self.notice(Notice::OtherLog { peer });
         }
     }
 

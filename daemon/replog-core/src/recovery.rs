@@ -13,7 +13,7 @@ use std::sync::Arc;
 use model::Millis;
 
 use crate::input::{Halt, Notice};
-use crate::membership::{MEMBERS_MAX, Member, Membership, Proposal, ReplicaId, display_ids};
+use crate::membership::{LogId, MEMBERS_MAX, Member, Membership, Proposal, ReplicaId, display_ids};
 use crate::message::{Hello, Message};
 use crate::node::Node;
 use crate::planted::PlantedBug;
@@ -228,6 +228,7 @@ impl Node {
             None => members,
         };
         let membership = Arc::new(Membership {
+            log: LogId::of(&members),
             since: Position::ZERO,
             ballot: Ballot::default(),
             members,

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -32,6 +33,14 @@ pub trait Directory {
     fn list(&self) -> io::Result<Vec<String>>;
     /// Makes `name` (what was there is gone) of `length` zeros, durably allocated.
     fn create(&self, name: &str, length: u64) -> io::Result<Self::File>;
+    /// [`Directory::create`] in parts, each beginning where the last one ended. Nothing holds before the one that ends at
+    /// `length`.
+    fn create_part(&self, name: &str, part: Range<u64>, length: u64) -> io::Result<()> {
+        if part.end >= length {
+            self.create(name, length)?;
+        }
+        Ok(())
+    }
     fn open(&self, name: &str) -> io::Result<Self::File>;
     /// The whole content.
     fn read(&self, name: &str) -> io::Result<Vec<u8>>;
@@ -98,6 +107,36 @@ impl DiskDirectory {
         fs::File::open(&self.path)?.sync_all()
     }
 
+    fn make_part(&self, name: &str, part: Range<u64>, length: u64) -> io::Result<DiskFile> {
+        let file = fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(part.start == 0)
+            .truncate(part.start == 0)
+            .open(self.path.join(name))?;
+        let file = DiskFile {
+            direct: (length >= LARGE_BYTES).then(|| self.direct(name)).flatten(),
+            file,
+        };
+        // Zeros, not holes and not merely reserved blocks: a write into blocks that exist and were written changes no
+        // metadata, and its fdatasync is one write of the disk.
+        let most = ZEROS_BYTES.min((part.end - part.start) as usize);
+        let mut zeros = Aligned::default();
+        zeros.clear(most);
+        zeros.resize(most);
+        let mut at = part.start;
+        while at < part.end {
+            let count = (part.end - at).min(most as u64);
+            file.write_at(&zeros.bytes()[..count as usize], at)?;
+            at += count;
+        }
+        if part.end >= length {
+            file.file.sync_all()?;
+            self.sync_names()?;
+        }
+        Ok(file)
+    }
+
     /// `None`: this file system can't, or this program does not know how to ask for it.
     fn direct(&self, name: &str) -> Option<fs::File> {
         if O_DIRECT == 0 {
@@ -119,30 +158,11 @@ impl Directory for DiskDirectory {
     }
 
     fn create(&self, name: &str, length: u64) -> io::Result<DiskFile> {
-        let file = fs::OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(self.path.join(name))?;
-        let file = DiskFile {
-            direct: (length >= LARGE_BYTES).then(|| self.direct(name)).flatten(),
-            file,
-        };
-        // Zeros, not holes and not merely reserved blocks: a write into blocks that exist and were written changes no
-        // metadata, and its fdatasync is one write of the disk.
-        let mut zeros = Aligned::default();
-        zeros.clear(ZEROS_BYTES);
-        zeros.resize(ZEROS_BYTES);
-        let mut at = 0;
-        while at < length {
-            let part = (length - at).min(ZEROS_BYTES as u64);
-            file.write_at(&zeros.bytes()[..part as usize], at)?;
-            at += part;
-        }
-        file.file.sync_all()?;
-        self.sync_names()?;
-        Ok(file)
+        self.make_part(name, 0..length, length)
+    }
+
+    fn create_part(&self, name: &str, part: Range<u64>, length: u64) -> io::Result<()> {
+        self.make_part(name, part, length).map(drop)
     }
 
     fn open(&self, name: &str) -> io::Result<DiskFile> {

@@ -2,7 +2,6 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::net::ToSocketAddrs;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -132,11 +131,13 @@ async fn connect_to(
 
 /// A stream to `HOST:PORT`, behind a handshake where that is configured.
 pub async fn connect(address: &str, tls: Option<&net::Tls>) -> Result<net::Link, String> {
-    let resolved = address
-        .to_socket_addrs()
-        .map_err(|error| error.to_string())?
-        .next()
-        .ok_or_else(|| "the name has no address".to_owned())?;
+    let (host, port) = address
+        .rsplit_once(':')
+        .and_then(|(host, port)| Some((host, port.parse().ok()?)))
+        .ok_or_else(|| format!("{address:?} has no port; write HOST:PORT"))?;
+    let resolved = net::resolve(host.trim_start_matches('[').trim_end_matches(']'), port)
+        .await
+        .map_err(|error| error.to_string())?;
     let stream = net::TcpStream::connect(resolved)
         .await
         .map_err(|error| error.to_string())?;

@@ -43,6 +43,36 @@ impl Mending {
     }
 }
 
+/// Agreed values and the position that ended them because it is broken.
+type Stored = (Vec<Value>, Option<Position>);
+
+/// Peers that are read ahead for.
+const AHEAD_MAX: usize = 4;
+
+/// What was read for peers before they asked.
+#[derive(Default)]
+pub struct ReadAhead(RefCell<HashMap<Member, (Position, net::Task<Stored>)>>);
+
+impl ReadAhead {
+    /// What was read for this peer from exactly there.
+    fn take(&self, peer: Member, first: Position) -> Option<net::Task<Stored>> {
+        let (at, task) = self.0.borrow_mut().remove(&peer)?;
+        (at == first).then_some(task)
+    }
+
+    fn put(&self, peer: Member, first: Position, task: net::Task<Stored>) {
+        let mut all = self.0.borrow_mut();
+        if all.len() < AHEAD_MAX || all.contains_key(&peer) {
+            all.insert(peer, (first, task));
+        }
+    }
+
+    /// A replica that has stopped holds nothing, and nothing holds it.
+    pub fn clear(&self) {
+        self.0.take();
+    }
+}
+
 impl Replica {
     /// Agreed entries as this replica knows them, `first` being the first of the answer; as many as fit.
     pub async fn read(&self, first: Position, last: Position) -> Result<Vec<Value>, LogError> {
@@ -76,11 +106,7 @@ impl Replica {
     }
 
     /// Those that the disk says are agreed, and the position that ended them because it is broken.
-    async fn stored(
-        &self,
-        first: Position,
-        last: Position,
-    ) -> Result<(Vec<Value>, Option<Position>), LogError> {
+    async fn stored(&self, first: Position, last: Position) -> Result<Stored, LogError> {
         let ledger = self.0.ledger.clone();
         let read = self
             .0
@@ -114,13 +140,29 @@ impl Replica {
     pub(crate) fn load_for(&self, to: Member, first: Position, last: Position) {
         let replica = self.clone();
         net::spawn(async move {
-            let (values, broken) = replica.stored(first, last).await.unwrap_or_default();
+            let (values, broken) = match replica.0.ahead.take(to, first) {
+                Some(task) => task.await.unwrap_or_default(),
+                None => replica.stored(first, last).await.unwrap_or_default(),
+            };
             if let Some(at) = broken {
                 replica.mend_later(at);
+            } else {
+                replica.read_ahead(to, first.plus(values.len()), last.since(first));
             }
             replica.give(Input::Loaded { to, first, values });
         })
         .detach();
+    }
+
+    /// What the peer will ask for next, while the last piece is on its way.
+    fn read_ahead(&self, to: Member, first: Position, count: usize) {
+        let learned = self.0.node.borrow().state().learned;
+        let last = first.plus(count).min(learned);
+        if first <= last && count > 0 {
+            let replica = self.clone();
+            let task = net::spawn(async move { replica.stored(first, last).await.unwrap_or_default() });
+            self.0.ahead.put(to, first, task);
+        }
     }
 
     fn mend_later(&self, at: Position) {

@@ -22,7 +22,7 @@ use crate::error::{LogError, OpenError};
 use crate::identity::Identities;
 use crate::ledger::Ledger;
 use crate::peers::Peers;
-use crate::reading::Mending;
+use crate::reading::{Mending, ReadAhead};
 use crate::roll::SpareMaker;
 use crate::scrub::{self, Scrubbing};
 use crate::store::Options;
@@ -71,7 +71,8 @@ pub(crate) struct Inner {
     pub(crate) unwritten: RefCell<(Vec<Record>, Token)>,
     pub(crate) writing: Cell<bool>,
     pub(crate) pace: Pace,
-    pub(crate) spare_maker: SpareMaker<DiskDirectory>,
+    /// With whoever uses it, while a step is made.
+    pub(crate) spare_maker: RefCell<Option<SpareMaker<DiskDirectory>>>,
     pub(crate) may_block: Cell<bool>,
     pub(crate) tickets: Tickets,
     pub(crate) appends: RefCell<Vec<(Ticket, Arc<[u8]>)>>,
@@ -81,6 +82,7 @@ pub(crate) struct Inner {
     pub(crate) answering: Answering,
     pub(crate) mending: Mending,
     pub(crate) scrubbing: Scrubbing,
+    pub(crate) ahead: ReadAhead,
     pub(crate) answer_limit: Cell<Duration>,
     pub(crate) halted: RefCell<Option<String>>,
     pub(crate) stalled: RefCell<Option<String>>,
@@ -157,7 +159,7 @@ impl Replica {
             unwritten: RefCell::default(),
             writing: Cell::new(false),
             pace: Pace::default(),
-            spare_maker,
+            spare_maker: RefCell::new(Some(spare_maker)),
             may_block: Cell::new(false),
             tickets: Tickets::default(),
             appends: RefCell::default(),
@@ -171,6 +173,7 @@ impl Replica {
             answering: Answering::new(&config.peers),
             mending: Mending::default(),
             scrubbing: Scrubbing::default(),
+            ahead: ReadAhead::default(),
             answer_limit: Cell::new(ANSWER_LIMIT),
             halted: RefCell::new(None),
             stalled: RefCell::new(None),
@@ -353,6 +356,7 @@ impl Replica {
         self.0.peers.stop();
         self.0.stopped.set();
         self.0.tickets.clear();
+        self.0.ahead.clear();
         self.0.changed.set();
     }
 }
@@ -416,6 +420,10 @@ fn tell(notice: &Notice) {
                 membership.since
             );
         }
+        Notice::OtherLog { peer } => tracing::error!(
+            "log: replica {peer} is of another log, and is not listened to: look at the addresses that it and this one were \
+             started with, or take its old disk away"
+        ),
         Notice::Demoted { by } => tracing::warn!("log: another writer has taken over, with ballot {by}"),
         notice => tracing::warn!("log: {notice:?}"),
     }

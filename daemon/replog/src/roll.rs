@@ -17,9 +17,11 @@ use crate::store::{Damage, Part, Recovered, Store};
 const SPARE: &str = "spare";
 
 impl<D: Directory> Store<D> {
-    /// Whether a spare is due: the active segment is half full.
-    pub fn wants_spare(&self) -> bool {
-        self.end > self.sectors / 2
+    /// Bytes of the next segment that should be there by now: all of them when three quarters of the active one are used.
+    pub fn spare_due(&self) -> u64 {
+        let used = u64::from(self.end) * SECTOR_BYTES as u64;
+        // Whole blocks of any disk: what is not goes through the page cache.
+        (used * 4 / 3 / BLOCK_BYTES * BLOCK_BYTES).min(self.segment_bytes())
     }
 
     /// The one that is written to.
@@ -35,6 +37,7 @@ impl<D: Directory> Store<D> {
         SpareMaker {
             directory: self.directory.clone(),
             bytes: self.segment_bytes(),
+            made: 0,
         }
     }
 
@@ -277,42 +280,72 @@ impl<D: Directory> Store<D> {
     }
 }
 
-/// Makes a spare segment; may be used on another thread than the store's.
+/// Makes a spare segment, in steps: made at once it would keep the disk from the flushes of that time. May be used on another
+/// thread than the store's.
 #[derive(Clone, Debug)]
 pub struct SpareMaker<D> {
     directory: D,
     bytes: u64,
+    made: u64,
 }
 
+const BLOCK_BYTES: u64 = 64 << 10;
+const SPARE_PART: &str = "spare.tmp";
+
 impl<D: Directory> SpareMaker<D> {
-    /// Makes the file that the next segment will use. Takes as long as writing it; without it the append that needs the
-    /// next segment waits for that.
-    pub fn make(&self) -> Result<(), StoreError> {
-        let names = self
-            .directory
-            .list()
-            .map_err(StoreError::io("list", "the directory"))?;
-        if names.iter().any(|name| name == SPARE) {
-            return Ok(());
+    /// Makes all of the file that the next segment will use. Without it the append that needs the next segment waits for that.
+    pub fn make(&mut self) -> Result<(), StoreError> {
+        self.make_to(self.bytes).map(drop)
+    }
+
+    /// How much of it is there.
+    pub fn made(&self) -> u64 {
+        self.made
+    }
+
+    /// Goes on to so many bytes. `Ok(true)`: all of it is there.
+    pub fn make_to(&mut self, bytes: u64) -> Result<bool, StoreError> {
+        if self.made == 0 {
+            let names = self
+                .directory
+                .list()
+                .map_err(StoreError::io("list", "the directory"))?;
+            if names.iter().any(|name| name == SPARE) {
+                return Ok(true);
+            }
         }
-        allocate(&self.directory, "spare.tmp", self.bytes)?;
+        let part = self.made..bytes.clamp(self.made, self.bytes);
+        // Anew after any error.
+        self.made = 0;
         self.directory
-            .rename("spare.tmp", SPARE)
-            .map_err(StoreError::io("rename", SPARE))
+            .create_part(SPARE_PART, part.clone(), self.bytes)
+            .map_err(|source| unmade(&self.directory, SPARE_PART, self.bytes, source))?;
+        if part.end < self.bytes {
+            self.made = part.end;
+            return Ok(false);
+        }
+        self.directory
+            .rename(SPARE_PART, SPARE)
+            .map_err(StoreError::io("rename", SPARE))?;
+        Ok(true)
     }
 }
 
 fn allocate<D: Directory>(directory: &D, name: &str, bytes: u64) -> Result<D::File, StoreError> {
-    directory.create(name, bytes).map_err(|source| {
-        // What was made so far would keep the room from whoever is to make some.
-        let _ = directory.remove(name);
-        match source.kind() {
-            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => StoreError::Full {
-                file: name.to_owned(),
-                bytes,
-                source,
-            },
-            _ => StoreError::io("make a segment as", name)(source),
-        }
-    })
+    directory
+        .create(name, bytes)
+        .map_err(|source| unmade(directory, name, bytes, source))
+}
+
+fn unmade<D: Directory>(directory: &D, name: &str, bytes: u64, source: std::io::Error) -> StoreError {
+    // What was made so far would keep the room from whoever is to make some.
+    let _ = directory.remove(name);
+    match source.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => StoreError::Full {
+            file: name.to_owned(),
+            bytes,
+            source,
+        },
+        _ => StoreError::io("make a segment as", name)(source),
+    }
 }

@@ -20,6 +20,10 @@ const FULL_BYTES_MAX: usize = 16 << 20;
 
 /// A disk that took longer than that of late is waited for on the writer's thread only.
 const QUICK: Duration = Duration::from_millis(2);
+/// A step in making the next segment: a small one, since the next flush waits behind it; and a large one for those who are
+/// in a hurry.
+const SPARE_STEP: u64 = 128 << 10;
+const SPARE_STEP_MAX: u64 = 4 << 20;
 /// Between two attempts to make a spare segment where there was no room for one.
 const SPARE_PAUSE: Duration = Duration::from_secs(5);
 
@@ -28,7 +32,6 @@ const SPARE_PAUSE: Duration = Duration::from_secs(5);
 pub struct Pace {
     /// Of late, a flush took about that long.
     flush: Cell<Duration>,
-    making_spare: Cell<bool>,
     /// The segment that was written to when the spare was made: one will do until the next segment.
     spare_beside: Cell<Option<SegmentNumber>>,
     /// No spare could be made, then.
@@ -46,8 +49,14 @@ impl Pace {
 struct Written {
     outcome: Result<(), StoreError>,
     took: Duration,
-    /// A spare segment is due beside this one.
-    spare_beside: Option<SegmentNumber>,
+    spare: Option<Due>,
+}
+
+/// So much of the next segment should be there beside this one.
+#[derive(Clone, Copy)]
+struct Due {
+    beside: SegmentNumber,
+    bytes: u64,
 }
 
 /// What is owed, after room was made for it where that is possible.
@@ -65,7 +74,7 @@ fn try_again(ledger: &Shared, begin: Position) -> Written {
         Err(error) => Written {
             outcome: Err(error),
             took: Duration::ZERO,
-            spare_beside: None,
+            spare: None,
         },
     }
 }
@@ -78,7 +87,10 @@ fn persist(ledger: &Shared, records: &[Record]) -> Written {
     Written {
         outcome,
         took: net::now() - began,
-        spare_beside: store.wants_spare().then(|| store.active_segment()),
+        spare: Some(Due {
+            beside: store.active_segment(),
+            bytes: store.spare_due(),
+        }),
     }
 }
 
@@ -101,11 +113,11 @@ pub async fn write(replica: Replica) {
             Ok(Written {
                 outcome: Ok(()),
                 took,
-                spare_beside,
+                spare,
             }) => {
                 replica.0.pace.note_flush(took);
-                if let Some(segment) = spare_beside {
-                    make_spare(&replica, segment);
+                if let Some(due) = spare {
+                    make_spare(&replica, due);
                 }
                 replica.give(Input::Persisted { token });
                 continue;
@@ -210,27 +222,41 @@ fn weight(record: &Record) -> usize {
     }
 }
 
-/// The next segment's file, before an append has to wait for it.
-fn make_spare(replica: &Replica, beside: SegmentNumber) {
+/// A further step to the next segment's file, before an append has to wait for it.
+fn make_spare(replica: &Replica, due: Due) {
     let pace = &replica.0.pace;
     let lately = |at: Instant| net::now() - at < SPARE_PAUSE;
-    if pace.spare_beside.get() == Some(beside)
-        || pace.no_spare.get().is_some_and(lately)
-        || pace.making_spare.replace(true)
-    {
+    if pace.spare_beside.get() == Some(due.beside) || pace.no_spare.get().is_some_and(lately) {
+        return;
+    }
+    // Nothing: a step is under way.
+    let Some(mut maker) = replica.0.spare_maker.take() else {
+        return;
+    };
+    if due.bytes < maker.made() + SPARE_STEP {
+        replica.0.spare_maker.replace(Some(maker));
         return;
     }
     let replica = replica.clone();
     net::spawn(async move {
-        let maker = replica.0.spare_maker.clone();
-        let made = replica.0.helper.run(move || maker.make()).await;
+        let to = due.bytes.min(maker.made() + SPARE_STEP_MAX);
+        let step = move || {
+            let made = maker.make_to(to);
+            (maker, made)
+        };
         let pace = &replica.0.pace;
-        let failed = match made {
-            Ok(Ok(())) => {
-                pace.spare_beside.set(Some(beside));
-                None
+        let failed = match replica.0.helper.run(step).await {
+            Ok((maker, made)) => {
+                replica.0.spare_maker.replace(Some(maker));
+                made.map(|whole| {
+                    if whole {
+                        pace.spare_beside.set(Some(due.beside));
+                    }
+                })
+                .err()
+                .map(|error| error.to_string())
             }
-            Ok(Err(error)) => Some(error.to_string()),
+            // Its maker is gone with it: segments are made when they are needed from now on.
             Err(error) => Some(format!("log: {error}")),
         };
         let before = pace.no_spare.replace(failed.is_some().then(net::now));
@@ -242,7 +268,6 @@ fn make_spare(replica: &Replica, beside: SegmentNumber) {
             (None, Some(_)) => tracing::info!("log: there is room for the next segment again"),
             _ => {}
         }
-        replica.0.pace.making_spare.set(false);
     })
     .detach();
 }

@@ -388,6 +388,7 @@ fn search(first: Model, states_max: usize, bug: Option<PlantedBug>, liveness: bo
 /// Voting replicas; `accepted`: term, proposer and text of what one of them has accepted at position 1.
 fn voting(accepted: [Option<(u64, usize, u8)>; REPLICAS], promised: [u64; REPLICAS]) -> Vec<Option<State>> {
     let membership = Arc::new(Membership {
+        log: replog_core::LogId::default(),
         since: Position::ZERO,
         ballot: Ballot::default(),
         members: (0..REPLICAS).map(member).collect(),

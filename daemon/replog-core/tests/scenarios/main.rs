@@ -2,5 +2,6 @@
 
 mod cluster;
 mod election;
+mod foreign;
 mod membership;
 mod recovery;

@@ -3,7 +3,8 @@
 use std::sync::{Arc, OnceLock};
 
 use replog_core::{
-    Ballot, Epoch, Incarnation, Member, Membership, Position, Proposal, ReplicaId, State, Status, Value,
+    Ballot, Epoch, Incarnation, LogId, Member, Membership, Position, Proposal, ReplicaId, State, Status,
+    Value,
 };
 use wire::replog_capnp::{self as schema, ballot, entry, epoch, member, membership, meta, proposal};
 
@@ -60,6 +61,7 @@ fn get_members(list: capnp::struct_list::Reader<'_, member::Owned>) -> Result<Ve
 
 pub fn put_membership(value: &Membership, mut builder: membership::Builder<'_>) {
     builder.set_since(value.since.0);
+    builder.set_log(value.log.0);
     put_ballot(value.ballot, builder.reborrow().init_ballot());
     put_members(&value.members, builder.init_members(value.members.len() as u32));
 }
@@ -74,6 +76,7 @@ pub fn get_membership(reader: membership::Reader<'_>) -> Result<Arc<Membership>>
     }
     let since = Position(reader.get_since());
     Ok(Arc::new(Membership {
+        log: LogId(reader.get_log()),
         since,
         ballot: get_ballot(reader.get_ballot()?),
         members,

@@ -11,8 +11,8 @@ use disk::Disk;
 use proptest::prelude::*;
 use replog::{Ledger, Options};
 use replog_core::{
-    Ballot, Epoch, Incarnation, Member, Membership, Position, Proposal, Record, ReplicaId, State, Status,
-    Value,
+    Ballot, Epoch, Incarnation, LogId, Member, Membership, Position, Proposal, Record, ReplicaId, State,
+    Status, Value,
 };
 
 const OPTIONS: Options = Options {
@@ -50,6 +50,7 @@ fn membership(since: Position, term: u64) -> Arc<Membership> {
         replica: ReplicaId(1),
     };
     Arc::new(Membership {
+        log: LogId(9),
         since,
         ballot,
         members: vec![member(1), member(2), member(3)],

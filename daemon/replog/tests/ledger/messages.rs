@@ -6,8 +6,8 @@ use std::sync::Arc;
 use proptest::prelude::*;
 use replog::codec;
 use replog_core::{
-    Ballot, Envelope, Epoch, Fetched, Hello, Incarnation, Member, Membership, Message, Position, Prepare,
-    Promise, Proposal, ReplicaId, Status, Value, Write, Written,
+    Ballot, Envelope, Epoch, Fetched, Hello, Incarnation, LogId, Member, Membership, Message, Position,
+    Prepare, Promise, Proposal, ReplicaId, Status, Value, Write, Written,
 };
 use wire::replog_capnp::envelope;
 
@@ -29,8 +29,9 @@ fn members() -> impl Strategy<Value = Vec<Member>> {
 }
 
 fn membership() -> impl Strategy<Value = Arc<Membership>> {
-    (any::<u64>(), ballot(), members()).prop_map(|(since, ballot, members)| {
+    (any::<u64>(), any::<u64>(), ballot(), members()).prop_map(|(log, since, ballot, members)| {
         Arc::new(Membership {
+            log: LogId(log),
             since: Position(since),
             ballot,
             members,

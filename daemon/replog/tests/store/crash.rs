@@ -24,7 +24,7 @@ fn every_crash(seed: u64) -> usize {
     // models[n]: what holds after n operations.
     let mut models = vec![Model::default()];
     for (operation, batch) in batches.iter().enumerate() {
-        if store.wants_spare() && operation % 3 == 0 {
+        if store.spare_due() == SMALL.segment_bytes && operation % 3 == 0 {
             store.spare_maker().make().unwrap();
         }
         store.append(&entries(batch)).unwrap();

@@ -21,7 +21,7 @@ fn a_real_directory_holds_what_the_model_holds_over_many_starts() {
         assert_eq!((recovered.created, recovered.damage.len()), (round == 0, 0));
         assert_eq!(Model::of(&store), model, "round {round}");
         for batch in batches {
-            if store.wants_spare() {
+            if store.spare_due() == options.segment_bytes {
                 store.spare_maker().make().unwrap();
             }
             store.append(&entries(batch)).unwrap();
