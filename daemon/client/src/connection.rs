@@ -1,12 +1,13 @@
 //! One connection, shared by every handle that was made from it.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
 
 use capnp::capability::{FromClientHook, RemotePromise, Response};
 use futures::channel::oneshot;
 use futures::io::{AsyncRead, AsyncWrite};
-use model::Fault;
+use model::{Fault, FaultKind};
 use wire::agent_capnp::gate;
 
 use crate::endpoint::Endpoint;
@@ -16,10 +17,15 @@ use crate::error::{self, Peer};
 /// again after 1 and 3 s.
 pub(crate) const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 
+/// For the reason why a connection has ended.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+
 /// Closed when the last handle drops it.
 pub(crate) struct Connection {
     pub(crate) peer: Peer,
     closed: net::Notify,
+    /// What the other side had against our certificate: it says so only when we have begun to speak.
+    refused: Rc<RefCell<Option<String>>>,
     /// Moves bytes between the socket and the calls; dropping it ends the connection.
     _driver: net::Task<()>,
 }
@@ -51,7 +57,19 @@ impl Connection {
     where
         R: capnp::traits::Pipelined + capnp::traits::Owned + 'static + Unpin,
     {
-        call.promise.await.map_err(|error| self.failed(&error))
+        match call.promise.await {
+            Ok(answer) => Ok(answer),
+            Err(error) => {
+                let fault = self.failed(&error);
+                if fault.kind == FaultKind::Unavailable {
+                    let _ = net::timeout(LAST_WORDS, self.closed()).await;
+                }
+                match &*self.refused.borrow() {
+                    Some(why) => Err(error::refused(&self.peer, why)),
+                    None => Err(fault),
+                }
+            }
+        }
     }
 
     /// The answer to a call that the agent gives at once or not at all.
@@ -113,10 +131,12 @@ where
 {
     let (system, bootstrap) = net::rpc::connect(stream, &rpc_limits());
     let closed = net::Notify::new();
-    let driver = net::spawn(drive(system, closed.clone()));
+    let refused = Rc::default();
+    let driver = net::spawn(drive(system, closed.clone(), Rc::clone(&refused)));
     let connection = Connection {
         peer,
         closed,
+        refused,
         _driver: driver,
     };
     (Rc::new(connection), bootstrap)
@@ -131,12 +151,19 @@ fn rpc_limits() -> net::rpc::RpcLimits {
     }
 }
 
-async fn drive<S>(connection: net::rpc::Connection<S>, closed: net::Notify)
-where
+async fn drive<S>(
+    connection: net::rpc::Connection<S>,
+    closed: net::Notify,
+    refused: Rc<RefCell<Option<String>>>,
+) where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    // How it ended does not matter: each call that was under way has got its own error.
-    let _ = connection.await;
+    // Each call that was under way has got its own error; TLS says more.
+    if let net::rpc::CloseReason::Stream(error) = connection.await
+        && error.kind() == std::io::ErrorKind::InvalidData
+    {
+        *refused.borrow_mut() = Some(error.to_string());
+    }
     closed.set();
 }
 

@@ -55,6 +55,13 @@ pub(crate) fn gone(peer: &Peer) -> Fault {
     Fault::new(FaultKind::Unavailable, format!("the {peer} went away"))
 }
 
+const CERTIFICATES: &str = "both certificates have to be of one authority, valid now by both clocks, and the other side's for its address";
+
+/// TLS was there, and did not go well.
+pub(crate) fn refused(peer: &Peer, why: &str) -> Fault {
+    Fault::new(FaultKind::Denied, format!("TLS with the {peer}: {why}")).remedy(CERTIFICATES)
+}
+
 /// The answer can not be read, or lacks what has to be in it.
 pub(crate) fn unreadable(peer: &Peer, what: impl std::fmt::Display) -> Fault {
     Fault::failed(format!("the answer of the {peer} can not be read: {what}"))
@@ -84,6 +91,7 @@ pub(crate) fn connect_failed(peer: &Peer, error: &io::Error) -> Fault {
         (io::ErrorKind::ConnectionRefused, Endpoint::Tcp { .. }) => {
             unavailable(format!("no {peer}: {error}")).remedy(peer.start_it())
         }
+        (io::ErrorKind::InvalidData, _) => refused(peer, &error.to_string()),
         _ => unavailable(format!("connect to the {peer}: {error}")),
     }
 }

@@ -16,6 +16,9 @@ use crate::cluster::flags::ClusterFlags;
 use crate::cluster::orders::{Line, OrdersService};
 use crate::cluster::{Cluster, journal, offer};
 
+const CERTIFICATES: &str = "both certificates have to be of one authority, valid now by both clocks, and the master's for its address";
+/// For the reason why a connection has ended.
+const LAST_WORDS: Duration = Duration::from_millis(200);
 const CONNECT: Duration = Duration::from_secs(5);
 /// For the master's answer to a registration: the registry may be busy.
 const ANSWER: Duration = Duration::from_secs(60);
@@ -164,9 +167,23 @@ async fn attend(cluster: &Rc<Cluster>, line: &Rc<Line>, address: SocketAddr, ter
     let (connection, gate): (_, gate::Client) = net::rpc::connect(stream, &limits);
     let working = std::pin::pin!(converse(cluster, line, gate, term));
     match select(working, std::pin::pin!(connection)).await {
+        // What the master has against our certificate it says only when we have begun to speak.
+        Either::Left((End::Failed(fault), connection)) => match net::timeout(LAST_WORDS, connection).await {
+            Ok(net::rpc::CloseReason::Stream(error)) => End::Failed(untrusted(address, &error)),
+            _ => End::Failed(fault),
+        },
         Either::Left((end, _)) => end,
+        Either::Right((net::rpc::CloseReason::Stream(error), _)) => End::Failed(untrusted(address, &error)),
         Either::Right((reason, _)) => End::Failed(Fault::failed(format!("the connection ended: {reason}"))),
     }
+}
+
+fn untrusted(address: SocketAddr, error: &std::io::Error) -> Fault {
+    if error.kind() != std::io::ErrorKind::InvalidData {
+        return Fault::failed(format!("the connection ended: {error}"));
+    }
+    let message = format!("TLS with the master at {address}: {error}");
+    Fault::new(FaultKind::Denied, message).remedy(CERTIFICATES)
 }
 
 /// Behind a handshake, where certificates are configured.
@@ -184,15 +201,7 @@ async fn secure(
     let secured = tls
         .connect(stream, &address.ip().to_string())
         .await
-        .map_err(|error| {
-            let fault = Fault::new(
-                FaultKind::Denied,
-                format!("TLS with the master at {address}: {error}"),
-            );
-            fault.remedy(
-                "both certificates have to be of one authority, valid now, and the master's for its address",
-            )
-        })?;
+        .map_err(|error| untrusted(address, &error))?;
     Ok(net::Link::Secured(Box::new(secured)))
 }
 
