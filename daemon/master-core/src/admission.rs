@@ -7,6 +7,7 @@ use model::{Fault, FaultKind};
 use crate::agents::{Agent, Phase};
 use crate::input::{Link, NotApplied, Now, Ticket, Wish};
 use crate::master::{Master, Pending};
+use crate::planted::PlantedBug;
 
 /// Longest id of an agent: ours are about 50 bytes.
 const ID_BYTES_MAX: usize = 128;
@@ -17,7 +18,7 @@ impl Master {
         if let Err(fault) = self.check(&hello) {
             return self.turn_away(link, Refusal::Retry, fault);
         }
-        if hello.id.is_none() {
+        if hello.id.is_none() && !self.planted.has(PlantedBug::ForgetKey) {
             // The welcome of an earlier attempt got lost: it is the same agent.
             let known = self.keys.get(&hello.key);
             hello.id = known.filter(|id| self.agents.contains_key(*id)).cloned();
@@ -26,7 +27,7 @@ impl Master {
             None => {
                 self.next_agent += 1;
                 let id = AgentId(format!("{}-S{}", self.settings.master_id, self.next_agent - 1));
-                self.admit(id, link, hello);
+                self.admit(now, id, link, hello);
             }
             Some(id) => self.reregister(now, id, link, hello),
         }
@@ -61,7 +62,7 @@ impl Master {
     }
 
     /// One that was never here. It exists for others when the registry has it.
-    fn admit(&mut self, id: AgentId, link: Link, hello: Box<Hello>) {
+    fn admit(&mut self, now: Now, id: AgentId, link: Link, hello: Box<Hello>) {
         let mut agent = Agent::new(hello.record.clone(), Standing::default(), Phase::Disconnected);
         agent.pending = true;
         self.agents.insert(id.clone(), agent);
@@ -72,6 +73,9 @@ impl Master {
             id: id.clone(),
             record: hello.record.clone(),
         };
+        if self.planted.has(PlantedBug::WelcomeUnwritten) {
+            return self.registered(now, id, link, *hello, true, Ok(()));
+        }
         self.submit_entry(edit, id, link, hello, true);
     }
 
@@ -91,7 +95,7 @@ impl Master {
         }
         let Some(agent) = self.agents.get_mut(&id) else {
             if !self.settings.strict {
-                return self.admit(id, link, hello);
+                return self.admit(now, id, link, hello);
             }
             let message = format!("the registry of this cluster knows no agent {}", id.0);
             return self.turn_away(link, Refusal::Shutdown, Fault::new(FaultKind::Denied, message));
@@ -193,7 +197,9 @@ impl Master {
             return self.refuse(ticket, fault);
         };
         self.counters.updates += 1;
-        self.advance(now, &id, report);
+        if !self.planted.has(PlantedBug::AcknowledgeUnread) {
+            self.advance(now, &id, report);
+        }
         self.wish(Wish::Answer {
             ticket,
             result: Ok(()),

@@ -9,6 +9,7 @@ use model::{Fault, FaultKind};
 use crate::agents::Phase;
 use crate::input::{Link, NotApplied, Now, Wish};
 use crate::master::{Master, Pending};
+use crate::planted::PlantedBug;
 
 impl Master {
     pub(crate) fn connected(&mut self, now: Now, id: &AgentId, link: Link) {
@@ -179,6 +180,10 @@ impl Master {
                 agent.doomed = false;
             }
             let at = now.wall_ms / 1000;
+            if self.planted.has(PlantedBug::UnreachableUnwritten) {
+                self.marked_unreachable(now, &id, at, Ok(()));
+                continue;
+            }
             let edit = Edit::MarkUnreachable { id: id.clone(), at };
             self.submit(edit, Pending::Unreachable { id, at });
         }

@@ -11,6 +11,7 @@ use model::{Fault, FaultKind, Millis};
 use crate::agents::{Agent, Phase};
 use crate::counters::Counters;
 use crate::input::{Input, Link, NotApplied, Now, Ticket, Token, Wish};
+use crate::planted::{Planted, PlantedBug};
 use crate::settings::Settings;
 use crate::tasks::Task;
 
@@ -71,6 +72,7 @@ pub struct Master {
     pub(crate) launching: usize,
     pub(crate) wishes: VecDeque<Wish>,
     pub counters: Counters,
+    pub(crate) planted: Planted,
 }
 
 impl Master {
@@ -113,8 +115,15 @@ impl Master {
             launching: 0,
             wishes: VecDeque::new(),
             counters: Counters::default(),
+            planted: Planted::default(),
             settings,
         }
+    }
+
+    /// From here on it does wrong.
+    #[cfg(feature = "planted-bugs")]
+    pub fn plant(&mut self, bug: crate::PlantedBug) {
+        self.planted = Planted::new(bug);
     }
 
     pub fn poll(&mut self) -> Option<Wish> {
@@ -224,7 +233,8 @@ impl Master {
             return;
         };
         self.gone.insert(id, at);
-        for task in agent.tasks {
+        let stay = self.planted.has(PlantedBug::GoneTasksStay);
+        for task in agent.tasks.into_iter().filter(|_| !stay) {
             let status = Self::status(now, TaskState::GoneByOperator, "its agent was marked gone");
             self.set_state(&task, status);
         }

@@ -7,12 +7,13 @@ use model::{Fault, FaultKind};
 use crate::agents::{Agent, Phase};
 use crate::input::{Link, Now, Ticket, Wish};
 use crate::master::Master;
+use crate::planted::PlantedBug;
 use crate::tasks::Task;
 
 impl Master {
     pub(crate) fn launch(&mut self, now: Now, ticket: Ticket, request: TaskRequest) {
         // Somebody who got no answer asks again: once is enough.
-        if self.tasks.contains_key(&request.id) {
+        if self.tasks.contains_key(&request.id) && !self.planted.has(PlantedBug::LaunchTwice) {
             return self.wish(Wish::Answer {
                 ticket,
                 result: Ok(()),

@@ -6,6 +6,7 @@ use model::{ContainerName, Fault, FaultKind, Millis};
 
 use crate::input::{Now, Ticket, Wish};
 use crate::master::Master;
+use crate::planted::PlantedBug;
 
 /// Bytes of an id's beginning that may stand for it.
 const PREFIX_MIN: usize = 4;
@@ -81,7 +82,9 @@ impl Master {
         if let Some(holder) = self.agents.get_mut(&agent)
             && holder.tasks.remove(id)
         {
-            holder.used = holder.used.minus(need);
+            if !self.planted.has(PlantedBug::KeepCharge) {
+                holder.used = holder.used.minus(need);
+            }
         }
         self.forget_oldest(id.clone());
         if let Some(ticket) = launching {
@@ -169,6 +172,9 @@ impl Master {
             return;
         };
         let mut missing = holder.tasks.clone();
+        if self.planted.has(PlantedBug::MissingStays) {
+            missing.clear();
+        }
         for report in reports {
             missing.remove(&report.id);
             self.advance(now, agent, report);

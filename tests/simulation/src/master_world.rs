@@ -10,6 +10,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::fmt::Write as _;
 
+pub use master_core::PlantedBug;
 use master_core::{Link, Ticket};
 use model::Fault;
 use model::registry::{Edit, Registry};
@@ -122,6 +123,10 @@ pub(crate) enum Event {
     AgentUp {
         agent: usize,
     },
+    /// The connection breaks while it is young: the welcome may get lost.
+    Cut {
+        agent: usize,
+    },
     Elect,
     /// Somebody asks for something, or something breaks.
     Whim,
@@ -175,13 +180,20 @@ pub(crate) struct World {
     pub broken: BTreeSet<Conn>,
     pub next_task: u64,
     pub books: checks::Books,
+    pub bug: Option<PlantedBug>,
     log: Option<String>,
     failure: Option<Violation>,
 }
 
 /// Runs the world of one seed; with `log` its events as text.
 pub fn run(seed: u64, log: bool) -> (Result<(), Violation>, Option<String>) {
+    run_with(seed, log, None)
+}
+
+/// With masters that do something wrong.
+pub fn run_with(seed: u64, log: bool, bug: Option<PlantedBug>) -> (Result<(), Violation>, Option<String>) {
     let mut world = World::new(seed, log);
+    world.bug = bug;
     world.at(0, Event::Elect);
     for agent in 0..AGENTS {
         let life = world.agents[agent].life;
@@ -229,6 +241,7 @@ impl World {
             broken: BTreeSet::new(),
             next_task: 0,
             books: checks::Books::default(),
+            bug: None,
             log: log.then(String::new),
             failure: None,
         }
@@ -344,6 +357,7 @@ impl World {
             } => self.started(agent, life, id, refused),
             Event::Ended { agent, id, state } => self.ended(agent, &id, state),
             Event::AgentUp { agent } => self.agent_up(agent),
+            Event::Cut { agent } => self.cut(agent),
             Event::Elect => self.elect(),
             Event::Whim => self.whim(),
         }

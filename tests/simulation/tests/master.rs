@@ -20,3 +20,23 @@ fn a_seed_replays_byte_for_byte() {
         assert_eq!(master_world::run(seed, true).1, master_world::run(seed, true).1);
     }
 }
+
+#[test]
+fn planted_bugs_are_caught() {
+    let caught = |bug| {
+        let failure = first_failure(1, 1_500, |seed| {
+            let violation = master_world::run_with(seed, false, Some(bug)).0.err();
+            violation.map(|violation| (seed, violation))
+        });
+        match &failure {
+            Some((seed, violation)) => println!("{bug:?}: seed {seed}: {}", violation.message),
+            None => println!("{bug:?}: not caught"),
+        }
+        failure.is_some()
+    };
+    let unnoticed: Vec<_> = master_world::PlantedBug::ALL
+        .iter()
+        .filter(|bug| !caught(**bug))
+        .collect();
+    assert!(unnoticed.is_empty(), "{unnoticed:?}");
+}

@@ -74,6 +74,10 @@ impl World {
             told,
         });
         self.send_to_master(leader, conn, agent, ToMaster::Register(Box::new(hello)));
+        if self.faulty() && self.random.one_in(12) {
+            let after = self.random.below(100);
+            self.at(after, Event::Cut { agent });
+        }
         // Nobody waits for ever for an answer.
         self.at(60_000, Event::AgentNotices { agent, conn });
     }

@@ -55,8 +55,12 @@ impl World {
             ..Settings::default()
         };
         let now = self.moment();
+        let mut core = Master::new(settings, &self.store.registry, now);
+        if let Some(bug) = self.bug {
+            core.plant(bug);
+        }
         let leader = LeaderSim {
-            core: Master::new(settings, &self.store.registry, now),
+            core,
             until: u64::MAX,
             frozen: 0,
             tick_at: None,
