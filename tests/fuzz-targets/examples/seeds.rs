@@ -16,6 +16,11 @@ use capnp::message::Builder;
 use container::channel::{Report, encode_plan};
 use container::status::WaitRecord;
 use futures::io::{AsyncRead, AsyncWrite};
+use model::registry::{AgentId, AgentRecord};
+use model::resources::Scalar;
+use model::task::{
+    Hello, LeaderView, Need, TaskRecord, TaskReport, TaskState, TaskStatus, TaskView, Welcome,
+};
 use model::{
     Bytes, Capabilities, Cpus, DeviceLimit, DeviceRule, ExecSpec, IoLimits, LaunchSpec, Limit, Limits,
     Millis, Network, Rlimit, Seccomp, TerminalSize, Volume,
@@ -176,6 +181,92 @@ fn wire_values() {
     ];
     for (kind, bytes) in values {
         put("wire_values", &kind.to_string(), &[&[kind], &bytes[..]].concat());
+    }
+}
+
+fn task_report(state: TaskState) -> TaskReport {
+    TaskReport {
+        id: "task-1".parse().expect("an id"),
+        name: Some("web".parse().expect("a name")),
+        need: Need {
+            cpus: Scalar::from_milli(500),
+            mem: Scalar::from_milli(64_000),
+            ..Need::default()
+        },
+        sequence: 7,
+        status: TaskStatus {
+            state,
+            message: "said".to_owned(),
+            at_ms: 1_700_000_000_000,
+            exit_status: Some(3),
+        },
+    }
+}
+
+fn master_messages() {
+    let report = task_report(TaskState::Running);
+    let hello = Hello {
+        id: Some(AgentId("m-S1".to_owned())),
+        key: "c0ffee".to_owned(),
+        record: AgentRecord {
+            hostname: "host".to_owned(),
+            address: "10.0.0.1:5051".to_owned(),
+            resources: "cpus:4;mem:1024;ports:[31000-32000]".parse().expect("resources"),
+            attributes: "rack:abc;level:10".parse().expect("attributes"),
+            version: "1".to_owned(),
+            capabilities: ["A".to_owned()].into(),
+        },
+        boot_id: "boot".to_owned(),
+        term: 5,
+        tasks: vec![report.clone(), task_report(TaskState::Failed)],
+    };
+    let welcome = Welcome {
+        id: AgentId("m-S1".to_owned()),
+        term: 5,
+        silence_max_ms: 75_000,
+    };
+    let task = TaskView {
+        id: report.id.clone(),
+        name: None,
+        agent: AgentId("m-S1".to_owned()),
+        hostname: "host".to_owned(),
+        need: report.need,
+        statuses: vec![report.status.clone()],
+    };
+    let leader = LeaderView {
+        id: "m".to_owned(),
+        address: "10.0.0.1:5050".to_owned(),
+        hostname: "host".to_owned(),
+        version: "1".to_owned(),
+        term: 9,
+        elected_at_ms: 3,
+    };
+    let record = TaskRecord {
+        id: report.id.clone(),
+        name: report.name.clone(),
+        need: report.need,
+        boot_id: "boot".to_owned(),
+        sequence: 7,
+        last: report.status.clone(),
+        untold: vec![report.status.clone()],
+    };
+    let values: [(u8, Vec<u8>); 6] = [
+        (0, words(|m| wire::master::encode_hello(&hello, m.init_root()))),
+        (1, words(|m| wire::master::encode_report(&report, m.init_root()))),
+        (
+            2,
+            words(|m| wire::master::encode_welcome(&welcome, m.init_root())),
+        ),
+        (3, words(|m| wire::master::encode_task(&task, m.init_root()))),
+        (4, words(|m| wire::master::encode_leader(&leader, m.init_root()))),
+        (7, wire::master::encode_record(&record)),
+    ];
+    for (kind, bytes) in values {
+        put(
+            "master_messages",
+            &kind.to_string(),
+            &[&[kind], &bytes[..]].concat(),
+        );
     }
 }
 
@@ -571,6 +662,7 @@ fn conversations() {
 fn main() {
     texts();
     wire_values();
+    master_messages();
     of_the_container();
     checkpoints();
     statistics();

@@ -18,6 +18,7 @@ pub mod log_link;
 pub mod log_message;
 pub mod log_record;
 pub mod log_segment;
+pub mod master_messages;
 pub mod names;
 pub mod output_index;
 pub mod plan;
@@ -53,6 +54,7 @@ pub const TARGETS: &[Target] = &[
     target("log_message", log_message::run),
     target("log_record", log_record::run),
     target("log_segment", log_segment::run),
+    target("master_messages", master_messages::run),
     target("names", names::run),
     target("output_index", output_index::run),
     target("plan", plan::run),

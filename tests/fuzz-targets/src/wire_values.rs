@@ -11,10 +11,10 @@ use model::LaunchSpec;
 use wire::agent_capnp::{self as a, agent};
 use wire::value_capnp as v;
 
-type Message = capnp::message::Reader<OwnedSegments>;
+pub(crate) type Message = capnp::message::Reader<OwnedSegments>;
 
 /// A message as a server reads it.
-fn message(bytes: &[u8]) -> Option<Message> {
+pub(crate) fn message(bytes: &[u8]) -> Option<Message> {
     let mut options = ReaderOptions::new();
     options.traversal_limit_in_words(Some(1 << 20)).nesting_limit(64);
     capnp::serialize::read_message(&mut &*bytes, options).ok()
@@ -39,8 +39,9 @@ macro_rules! same {
         expect_same(&value, $decode(written));
     }};
 }
+pub(crate) use same;
 
-fn expect_same<T: Debug>(value: &T, again: Result<T, model::Fault>) {
+pub(crate) fn expect_same<T: Debug>(value: &T, again: Result<T, model::Fault>) {
     let again = again.expect("what was written can be read");
     assert_eq!(format!("{value:?}"), format!("{again:?}"));
 }
