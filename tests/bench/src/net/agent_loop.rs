@@ -24,6 +24,7 @@ const FLAGS: [&str; 4] = [
     "--http=127.0.0.1:5051",
     "--max_containers=1100",
 ];
+const SETTLE: Duration = Duration::from_secs(3);
 const BETWEEN_QUESTIONS: Duration = Duration::from_millis(2);
 
 pub fn run(report: &mut Report) -> Result<(), Box<dyn Error>> {
@@ -49,6 +50,8 @@ pub fn run(report: &mut Report) -> Result<(), Box<dyn Error>> {
     let made = during(agent.socket(), || {
         Ok(driver.ask_all(&format!("up {CONTAINERS} 4")).map(drop)?)
     })?;
+    // A launch is answered when it can't fail any more, and measured when it runs.
+    std::thread::sleep(SETTLE);
     let sampled = during(agent.socket(), || {
         for _ in 0..10 {
             driver.ask("statistics")?;
