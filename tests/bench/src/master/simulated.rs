@@ -1,13 +1,14 @@
 //! Agents that are nothing but their side of the protocol.
 
 use std::cell::{Cell, RefCell};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
 use capnp::capability::Rc as CapRc;
 use futures::stream::{self, StreamExt, TryStreamExt};
-use model::registry::AgentId;
+use model::Credential;
+use model::registry::{AgentId, AgentRecord};
 use model::resources::Scalar;
 use model::task::{Hello, Need, TaskReport, TaskState, TaskStatus};
 use net::scram::{Client as Scram, Remembered};
@@ -46,7 +47,20 @@ impl orders::Server for Orders {
     }
 }
 
-fn hello(number: usize, agent: &Simulated, tasks: usize) -> Result<Hello, Failure> {
+/// What all of them have.
+fn record() -> Result<AgentRecord, Failure> {
+    Ok(AgentRecord {
+        resources: "cpus:16;mem:65536;disk:500000;ports:[31000-32000]".parse()?,
+        attributes: "rack:r17;zone:eu-1b;kernel:6.18".parse()?,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        capabilities: ["AGENT_DRAINING", "TASK_RESOURCE_LIMITS"]
+            .map(str::to_owned)
+            .into(),
+        ..AgentRecord::default()
+    })
+}
+
+fn hello(number: usize, agent: &Simulated, record: &AgentRecord, tasks: usize) -> Result<Hello, Failure> {
     let mut reports = Vec::with_capacity(tasks);
     for task in 0..tasks {
         reports.push(TaskReport {
@@ -70,15 +84,10 @@ fn hello(number: usize, agent: &Simulated, tasks: usize) -> Result<Hello, Failur
     Ok(Hello {
         id: agent.id.borrow().clone(),
         key: format!("key-{number}"),
-        record: model::registry::AgentRecord {
+        record: AgentRecord {
             hostname: format!("host-{number}.example.com"),
             address: format!("10.{high}.{middle}.{low}:5051"),
-            resources: "cpus:16;mem:65536;disk:500000;ports:[31000-32000]".parse()?,
-            attributes: "rack:r17;zone:eu-1b;kernel:6.18".parse()?,
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            capabilities: ["AGENT_DRAINING", "TASK_RESOURCE_LIMITS"]
-                .map(str::to_owned)
-                .into(),
+            ..record.clone()
         },
         boot_id: "simulated".to_owned(),
         term: agent.term.get(),
@@ -92,7 +101,8 @@ pub type Entered = (net::Task<()>, hall::Client);
 /// The way in.
 pub struct Door {
     pub port: u16,
-    credential: std::path::PathBuf,
+    path: PathBuf,
+    credential: RefCell<Option<Credential>>,
     /// A real agent reckons this on a processor of its own.
     remembered: Rc<Remembered>,
 }
@@ -101,7 +111,8 @@ impl Door {
     pub fn new(port: u16, credential: &Path) -> Self {
         Self {
             port,
-            credential: credential.to_owned(),
+            path: credential.to_owned(),
+            credential: RefCell::default(),
             remembered: Rc::default(),
         }
     }
@@ -119,7 +130,12 @@ impl Door {
     }
 
     async fn try_enter(&self) -> Result<Entered, Failure> {
-        let credential = api::credentials::one(&std::fs::read_to_string(&self.credential)?)?;
+        let kept = self.credential.borrow().clone();
+        let credential = match kept {
+            Some(credential) => credential,
+            None => api::credentials::one(&std::fs::read_to_string(&self.path)?)?,
+        };
+        *self.credential.borrow_mut() = Some(credential.clone());
         let stream = net::TcpStream::connect(([127, 0, 0, 1], self.port).into()).await?;
         let limits = net::rpc::RpcLimits {
             message_bytes_max: 16 << 20,
@@ -150,11 +166,12 @@ async fn register(
     hall: &hall::Client,
     number: usize,
     agent: &Simulated,
+    record: &AgentRecord,
     tasks: usize,
 ) -> Result<(), Failure> {
     loop {
         let mut request = hall.register_request();
-        wire::master::encode_hello(&hello(number, agent, tasks)?, request.get().init_hello());
+        wire::master::encode_hello(&hello(number, agent, record, tasks)?, request.get().init_hello());
         request.get().set_orders(capnp_rpc::new_client(Orders));
         let answer = request.send().promise.await?;
         let result = answer.get()?;
@@ -183,10 +200,11 @@ pub async fn all_register(
     connections: usize,
     tasks: usize,
 ) -> Result<Vec<Entered>, Failure> {
+    let record = &record()?;
     let works = stream::iter(0..connections).map(|connection| async move {
         let (driver, hall) = door.enter().await?;
         let numbers = (connection..agents.len()).step_by(connections);
-        let all = numbers.map(|number| register(&hall, number, &agents[number], tasks));
+        let all = numbers.map(|number| register(&hall, number, &agents[number], record, tasks));
         futures::future::try_join_all(all).await?;
         Ok::<_, Failure>((driver, hall))
     });
