@@ -145,6 +145,12 @@ impl Master {
             if new {
                 self.keys.remove(&hello.key);
                 self.agents.remove(&id);
+            } else if self
+                .agents
+                .get(&id)
+                .is_some_and(|agent| agent.phase == Phase::Disconnected)
+            {
+                self.be_patient(now, &id);
             }
             return self.turn_away(link, Refusal::Retry, crate::master::not_applied(&error));
         }

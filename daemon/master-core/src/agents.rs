@@ -45,8 +45,11 @@ pub(crate) struct Agent {
     /// A ping was sent and is not answered.
     pub pinged: bool,
     pub missed: u32,
-    /// It waits for its turn to be written down as unreachable.
+    /// It waits for its turn to be written down as unreachable. Nothing takes this back without an alarm: it would be
+    /// forgotten.
     pub doomed: bool,
+    /// It is in the queue of those that wait, perhaps no longer doomed.
+    pub queued: bool,
     pub grace: Option<Millis>,
     pub registered_at_ms: u64,
     pub reregistered_at_ms: u64,
@@ -72,6 +75,7 @@ impl Agent {
             pinged: false,
             missed: 0,
             doomed: false,
+            queued: false,
             registered_at_ms: 0,
             reregistered_at_ms: 0,
         }

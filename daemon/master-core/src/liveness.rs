@@ -33,6 +33,12 @@ impl Master {
             return;
         }
         agent.phase = Phase::Disconnected;
+        self.be_patient(now, id);
+    }
+
+    /// With one that is not there, from now on.
+    pub(crate) fn be_patient(&mut self, now: Now, id: &AgentId) {
+        let Some(agent) = self.agents.get(id) else { return };
         // What it has not answered while it was there counts as well.
         let left = self.settings.pings_max.saturating_sub(agent.missed).max(1);
         let at = now.monotonic + self.settings.ping_interval.saturating_mul(left);
@@ -83,7 +89,7 @@ impl Master {
         }
         if self.recovery.is_some_and(|at| at <= now.monotonic) {
             self.recovery = None;
-            self.give_up_recovered();
+            self.give_up_recovered(now);
         }
         self.remove_next(now);
     }
@@ -106,43 +112,58 @@ impl Master {
                     self.wish(Wish::Ping { link });
                 }
                 if overdue {
-                    self.doom(id);
+                    self.doom(now, id);
                 }
             }
-            Phase::Disconnected => self.doom(id),
-            Phase::Recovered | Phase::Unreachable { .. } => {}
+            // Of one that is recovered none is set before all of them are given up.
+            Phase::Disconnected | Phase::Recovered => self.doom(now, id),
+            Phase::Unreachable { .. } => {}
         }
     }
 
-    /// It is given up, in its turn.
-    fn doom(&mut self, id: &AgentId) {
+    /// It is given up, in its turn; while something is being written about it, that is looked at again.
+    fn doom(&mut self, now: Now, id: &AgentId) {
         let Some(agent) = self.agents.get_mut(id) else {
             return;
         };
-        if agent.doomed || agent.pending {
+        if agent.doomed {
             return;
+        }
+        if agent.pending {
+            return self.look_again(now, id);
         }
         agent.doomed = true;
         self.counters.unreachable_scheduled += 1;
-        self.doomed.push_back(id.clone());
+        // Whoever came back and left again while others waited keeps its place.
+        if !std::mem::replace(&mut agent.queued, true) {
+            self.doomed.push_back(id.clone());
+        }
+    }
+
+    pub(crate) fn look_again(&mut self, now: Now, id: &AgentId) {
+        let at = now.monotonic + self.settings.ping_interval;
+        self.set_alarm(id, Some(at));
     }
 
     pub(crate) fn cancel_doom(&mut self, id: &AgentId) {
         if let Some(agent) = self.agents.get_mut(id)
             && std::mem::take(&mut agent.doomed)
         {
+            // It stays in the queue: to look for it there once for each of a fleet that comes back would take minutes.
             self.counters.unreachable_canceled += 1;
-            self.doomed.retain(|other| other != id);
         }
     }
 
-    fn give_up_recovered(&mut self) {
-        let silent: Vec<AgentId> = self
+    fn give_up_recovered(&mut self, now: Now) {
+        let recovered = self
             .agents
             .iter()
-            .filter(|(_, agent)| agent.phase == Phase::Recovered && !agent.pending)
-            .map(|(id, _)| id.clone())
-            .collect();
+            .filter(|(_, agent)| agent.phase == Phase::Recovered);
+        let (undecided, silent): (Vec<_>, Vec<_>) = recovered.partition(|(_, agent)| agent.pending);
+        let ids = |agents: Vec<(&AgentId, _)>| -> Vec<AgentId> {
+            agents.into_iter().map(|(id, _)| id.clone()).collect()
+        };
+        let (undecided, silent) = (ids(undecided), ids(silent));
         let admitted = self.agents.values();
         let all = admitted
             .filter(|agent| !matches!(agent.phase, Phase::Unreachable { .. }))
@@ -156,28 +177,32 @@ impl Master {
             );
             return self.wish(Wish::StepDown { why });
         }
-        self.counters.recovery_removals += silent.len() as u64;
         for id in silent {
-            self.doom(&id);
+            self.doom(now, &id);
+        }
+        for id in undecided {
+            self.look_again(now, &id);
         }
     }
 
     fn remove_next(&mut self, now: Now) {
         while now.monotonic >= self.permit {
             let Some(id) = self.doomed.pop_front() else { return };
-            if !self
-                .agents
-                .get(&id)
-                .is_some_and(|agent| agent.doomed && !agent.pending)
-            {
+            let Some(agent) = self.agents.get_mut(&id) else {
+                continue;
+            };
+            agent.queued = false;
+            if !std::mem::take(&mut agent.doomed) {
                 continue;
             }
+            if agent.pending {
+                self.counters.unreachable_canceled += 1;
+                self.look_again(now, &id);
+                continue;
+            }
+            agent.pending = true;
             if let Some((count, span)) = self.settings.removal_limit {
                 self.permit = now.monotonic + span / count.max(1);
-            }
-            if let Some(agent) = self.agents.get_mut(&id) {
-                agent.pending = true;
-                agent.doomed = false;
             }
             let at = now.wall_ms / 1000;
             if self.planted.has(PlantedBug::UnreachableUnwritten) {
@@ -197,14 +222,15 @@ impl Master {
         result: Result<(), NotApplied>,
     ) {
         self.release(id);
-        // The registrar has failed, or the agent was removed: nothing is told to anybody.
+        // Nothing is told to anybody. If the registrar has failed, the next leader looks again; if it had no room, this one.
         if result.is_err() {
-            return;
+            return self.look_again(now, id);
         }
         self.set_alarm(id, None);
         let Some(agent) = self.agents.get_mut(id) else {
             return;
         };
+        self.counters.recovery_removals += u64::from(agent.phase == Phase::Recovered);
         agent.phase = Phase::Unreachable { since: at };
         let link = agent.link.take();
         let tasks: Vec<TaskId> = agent.tasks.iter().cloned().collect();

@@ -1,10 +1,12 @@
 //! One leadership, fed with what agents and people say, at moments of the test's choosing.
 
+mod lost;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use master_core::registrar::Token;
+use master_core::registrar::{NotApplied, Token};
 use master_core::{Input, Link, Master, Now, Settings, Ticket, Wish};
 use model::registry::{AgentId, AgentRecord, Edit, MasterRecord, Registry};
 use model::task::{AgentState, Hello, Need, Refusal, TaskId, TaskReport, TaskRequest, TaskState, TaskStatus};
@@ -19,6 +21,9 @@ struct World {
     said: Vec<Wish>,
     /// Edits in the order in which they were written, with the moment.
     written: Vec<(Duration, Edit)>,
+    /// Writes take until they are let through.
+    slow: bool,
+    held: Vec<(Token, Edit)>,
 }
 
 impl World {
@@ -40,6 +45,8 @@ impl World {
             next: 0,
             said: Vec::new(),
             written: Vec::new(),
+            slow: false,
+            held: Vec::new(),
         }
     }
 
@@ -57,7 +64,11 @@ impl World {
             };
             self.core.handle(now, input);
             while let Some(wish) = self.core.poll() {
-                if let Wish::Submit { token, edit } = &wish {
+                if let Wish::Submit { token, edit } = &wish
+                    && self.slow
+                {
+                    self.held.push((Token(token.0), edit.clone()));
+                } else if let Wish::Submit { token, edit } = &wish {
                     let result = master_core::registry::apply(&mut self.registry, edit);
                     assert!(result.is_ok(), "{edit:?}: {result:?}");
                     self.written.push((self.now, edit.clone()));
@@ -69,6 +80,35 @@ impl World {
                 self.said.push(wish);
             }
         }
+    }
+
+    /// All that is on its way arrives, or is refused by the registry.
+    fn let_through(&mut self) {
+        for (token, edit) in std::mem::take(&mut self.held) {
+            let result = master_core::registry::apply(&mut self.registry, &edit);
+            self.written.push((self.now, edit));
+            let result = result.map(drop).map_err(NotApplied::Refused);
+            self.input(Input::Applied { token, result });
+        }
+    }
+
+    /// All that is on its way comes to nothing, and the next may not.
+    fn turn_down(&mut self) {
+        for (token, _) in std::mem::take(&mut self.held) {
+            let result = Err(NotApplied::NotTaken("too many edits are waiting".to_owned()));
+            self.input(Input::Applied { token, result });
+        }
+    }
+
+    fn drain(&mut self, agent: &AgentId, mark_gone: bool) -> Ticket {
+        let ticket = Ticket(self.number());
+        self.input(Input::Drain {
+            ticket,
+            agent: agent.clone(),
+            grace: None,
+            mark_gone,
+        });
+        ticket
     }
 
     /// Until that moment, with every tick on the way. Those that answer pings answer at once.

@@ -1,0 +1,136 @@
+//! Whoever is lost is given up once, whatever else is being decided about it meanwhile.
+
+use super::*;
+
+/// One agent with one task, and writes that take long from now on.
+fn one_with_a_task(world: &mut World) -> (Link, AgentId) {
+    let link = world.register(hello(0, None));
+    let id = world.id_of(link);
+    world.launch("task-1");
+    let ticket = Ticket(world.number());
+    world.input(Input::Update {
+        ticket,
+        link,
+        report: report("task-1", 1, TaskState::Running),
+    });
+    world.slow = true;
+    (link, id)
+}
+
+fn is_given_up(world: &mut World, id: &AgentId) {
+    world.slow = false;
+    world.until(world.now + 100 * SECOND, |_| false);
+    assert_eq!(world.state(id), AgentState::Unreachable);
+    assert_eq!(world.task("task-1"), TaskState::Unreachable);
+    assert!(world.registry.unreachable.contains_key(id));
+}
+
+#[test]
+fn one_that_is_lost_while_its_drain_is_written_is_given_up() {
+    for written in [true, false] {
+        let mut world = World::new(settings(1));
+        let (link, id) = one_with_a_task(&mut world);
+        let ticket = world.drain(&id, false);
+        world.input(Input::LinkLost { link });
+        world.until(200 * SECOND, |_| false);
+        assert_eq!(world.state(&id), AgentState::Disconnected);
+        match written {
+            true => world.let_through(),
+            false => world.turn_down(),
+        }
+        assert_eq!(world.answer(ticket).unwrap().is_ok(), written);
+        is_given_up(&mut world, &id);
+    }
+}
+
+#[test]
+fn one_whose_turn_comes_while_its_drain_is_written_is_given_up_later() {
+    let mut world = World::new(Settings {
+        removal_limit: Some((1, 1000 * SECOND)),
+        ..settings(1)
+    });
+    let links: Vec<Link> = (0..3).map(|number| world.register(hello(number, None))).collect();
+    let ids: Vec<AgentId> = links.iter().map(|link| world.id_of(*link)).collect();
+    for link in &links {
+        world.input(Input::LinkLost { link: *link });
+    }
+    // The first one goes at once; the second one's turn comes at about 1075 s.
+    world.until(900 * SECOND, |_| false);
+    assert_eq!(world.core.count_agents(AgentState::Unreachable), 1);
+    world.slow = true;
+    world.drain(&ids[1], false);
+    world.until(1100 * SECOND, |_| false);
+    world.let_through();
+    world.slow = false;
+    world.until(4000 * SECOND, |_| false);
+    assert_eq!(world.core.count_agents(AgentState::Unreachable), 3);
+    assert_eq!(world.core.counters.unreachable_completed, 3);
+    assert_eq!(world.core.deadline(), None, "nobody is waited for any more");
+}
+
+#[test]
+fn one_that_has_not_come_back_while_its_drain_was_written_is_given_up() {
+    let mut world = World::new(settings(1));
+    let link = world.register(hello(0, None));
+    let id = world.id_of(link);
+    let mut next = World::after(settings(2), world.registry);
+    next.until(599 * SECOND, |_| true);
+    next.slow = true;
+    next.drain(&id, false);
+    next.until(700 * SECOND, |_| true);
+    assert_eq!(next.state(&id), AgentState::Recovered);
+    next.let_through();
+    next.slow = false;
+    next.until(800 * SECOND, |_| true);
+    assert_eq!(next.state(&id), AgentState::Unreachable);
+    assert_eq!(next.core.counters.recovery_removals, 1);
+}
+
+#[test]
+fn one_that_could_not_be_written_down_is_tried_again() {
+    // As unreachable.
+    let mut world = World::new(settings(1));
+    let (link, id) = one_with_a_task(&mut world);
+    world.input(Input::LinkLost { link });
+    world.until(200 * SECOND, |_| false);
+    world.turn_down();
+    assert_eq!(world.state(&id), AgentState::Disconnected);
+    is_given_up(&mut world, &id);
+    // With another record: its attempt to register is refused, and it does not come again.
+    let mut world = World::new(settings(1));
+    let (_, id) = one_with_a_task(&mut world);
+    let mut larger = hello(0, Some(id.clone()));
+    larger.record.hostname = "renamed".into();
+    let again = world.register(larger);
+    world.until(200 * SECOND, |_| false);
+    world.turn_down();
+    assert_eq!(world.refusal(again).unwrap().0, Refusal::Retry);
+    is_given_up(&mut world, &id);
+}
+
+#[test]
+fn whoever_leaves_again_keeps_its_place_among_those_that_wait() {
+    let mut world = World::new(Settings {
+        removal_limit: Some((1, 1000 * SECOND)),
+        ..settings(1)
+    });
+    let links: Vec<Link> = (0..3).map(|number| world.register(hello(number, None))).collect();
+    let ids: Vec<AgentId> = links.iter().map(|link| world.id_of(*link)).collect();
+    for link in &links {
+        world.input(Input::LinkLost { link: *link });
+    }
+    world.until(500 * SECOND, |_| false);
+    let back = world.register(hello(1, Some(ids[1].clone())));
+    assert_eq!(world.core.counters.unreachable_canceled, 1);
+    world.input(Input::LinkLost { link: back });
+    world.until(5000 * SECOND, |_| false);
+    let lost: Vec<&AgentId> = world
+        .written
+        .iter()
+        .filter_map(|(_, edit)| match edit {
+            Edit::MarkUnreachable { id, .. } => Some(id),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(lost, ids.iter().collect::<Vec<_>>(), "each once, in its turn");
+}
