@@ -81,10 +81,9 @@ impl Master {
         self.counters.end(state);
         if let Some(holder) = self.agents.get_mut(&agent)
             && holder.tasks.remove(id)
+            && !self.planted.has(PlantedBug::KeepCharge)
         {
-            if !self.planted.has(PlantedBug::KeepCharge) {
-                holder.used = holder.used.minus(need);
-            }
+            holder.used = holder.used.minus(need);
         }
         self.forget_oldest(id.clone());
         if let Some(ticket) = launching {
