@@ -188,6 +188,7 @@ impl Master {
         self.reconcile(now, &id, hello.tasks);
         self.empty_drained(&id);
         self.drained_if_empty(&id);
+        self.gone_if_drained(now, &id);
     }
 
     fn turn_away(&mut self, link: Link, refusal: Refusal, fault: Fault) {

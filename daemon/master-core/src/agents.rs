@@ -93,6 +93,12 @@ impl Agent {
         self.phase == Phase::Active && !self.standing.deactivated && !self.pending && !self.doomed
     }
 
+    /// A drain is over that was to end with it.
+    pub fn leaves(&self) -> bool {
+        let drain = self.standing.drain.as_ref();
+        drain.is_some_and(|drain| drain.drained && drain.mark_gone)
+    }
+
     pub fn free(&self) -> Need {
         self.offered.minus(self.used)
     }

@@ -96,10 +96,13 @@ impl Master {
 
     fn alarm(&mut self, now: Now, id: &AgentId) {
         let max = self.settings.pings_max;
+        // Also after a write that came to nothing.
+        self.gone_if_drained(now, id);
         let Some(agent) = self.agents.get_mut(id) else {
             return;
         };
         match agent.phase {
+            phase if phase != Phase::Active && agent.leaves() => self.look_again(now, id),
             Phase::Active => {
                 if agent.pinged {
                     agent.missed += 1;

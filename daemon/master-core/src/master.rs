@@ -95,8 +95,15 @@ impl Master {
             .iter()
             .filter(|(_, mode)| **mode == MachineMode::Down);
         let recovery = now.monotonic + settings.reregister_timeout;
+        let mut agents: BTreeMap<AgentId, Agent> = admitted.chain(unreachable).collect();
+        let mut alarms = BTreeSet::new();
+        // What an earlier leader was about to do.
+        for (id, agent) in agents.iter_mut().filter(|(_, agent)| agent.leaves()) {
+            agent.alarm = Some(now.monotonic);
+            alarms.insert((now.monotonic, id.clone()));
+        }
         Self {
-            agents: admitted.chain(unreachable).collect(),
+            agents,
             keys: BTreeMap::new(),
             gone: registry.gone.clone(),
             down: down
@@ -108,7 +115,7 @@ impl Master {
             edits: BTreeMap::new(),
             next_token: 0,
             next_agent: 0,
-            alarms: BTreeSet::new(),
+            alarms,
             recovery: (!registry.agents.is_empty()).then_some(recovery),
             doomed: VecDeque::new(),
             permit: Duration::ZERO,
@@ -195,7 +202,7 @@ impl Master {
                 ticket,
                 standing,
                 grace,
-            } => self.standing_set(&id, ticket, standing, grace, result),
+            } => self.standing_set(now, &id, ticket, standing, grace, result),
         }
     }
 
@@ -308,6 +315,7 @@ impl Master {
 
     fn standing_set(
         &mut self,
+        now: Now,
         id: &AgentId,
         ticket: Option<Ticket>,
         standing: Standing,
@@ -334,6 +342,7 @@ impl Master {
         }
         self.empty_drained(id);
         self.drained_if_empty(id);
+        self.gone_if_drained(now, id);
     }
 
     /// Ends what runs on an agent that is being drained.
@@ -376,6 +385,14 @@ impl Master {
             grace: None,
         };
         self.submit(Edit::MarkDrained { id: id.clone() }, pending);
+    }
+
+    /// If it was drained for that.
+    pub(crate) fn gone_if_drained(&mut self, now: Now, id: &AgentId) {
+        let due = |agent: &Agent| agent.leaves() && !agent.pending;
+        if self.agents.get(id).is_some_and(due) {
+            self.mark_gone(now, None, id.clone());
+        }
     }
 
     /// For an operator's edit: one that is known, and about which nothing else is being written.

@@ -134,3 +134,83 @@ fn whoever_leaves_again_keeps_its_place_among_those_that_wait() {
         .collect();
     assert_eq!(lost, ids.iter().collect::<Vec<_>>(), "each once, in its turn");
 }
+
+fn is_gone(world: &mut World, id: &AgentId) {
+    assert!(world.registry.gone.contains_key(id), "{:?}", world.written);
+    assert!(world.core.agent(id).is_none());
+    let again = world.register(hello(0, Some(id.clone())));
+    assert_eq!(world.refusal(again).unwrap().0, Refusal::Shutdown);
+}
+
+#[test]
+fn a_drain_that_ends_with_gone_ends_so() {
+    // With nothing on it, and with a task that has to end first.
+    let mut world = World::new(settings(1));
+    let link = world.register(hello(0, None));
+    let id = world.id_of(link);
+    world.drain(&id, true);
+    is_gone(&mut world, &id);
+
+    let mut world = World::new(settings(1));
+    let (link, id) = one_with_a_task(&mut world);
+    world.slow = false;
+    let ticket = world.drain(&id, true);
+    assert_eq!(world.answer(ticket), Some(Ok(())));
+    assert_eq!(world.state(&id), AgentState::Active);
+    let ticket = Ticket(world.number());
+    world.input(Input::Update {
+        ticket,
+        link,
+        report: report("task-1", 2, TaskState::Killed),
+    });
+    let told = |wish: &Wish| matches!(wish, Wish::Shutdown { link: to, .. } if *to == link);
+    assert!(world.said.iter().any(told));
+    assert_eq!(world.task("task-1"), TaskState::Killed);
+    is_gone(&mut world, &id);
+
+    // Without that wish it stays.
+    let mut world = World::new(settings(1));
+    let link = world.register(hello(0, None));
+    let id = world.id_of(link);
+    world.drain(&id, false);
+    world.until(50 * SECOND, |_| true);
+    assert_eq!(world.state(&id), AgentState::Active);
+}
+
+#[test]
+fn a_drain_ends_with_gone_though_a_write_fails_or_the_master_dies() {
+    let drained = || {
+        let mut world = World::new(settings(1));
+        let link = world.register(hello(0, None));
+        let id = world.id_of(link);
+        world.slow = true;
+        world.drain(&id, true);
+        world.let_through();
+        world.let_through();
+        assert!(matches!(world.held[..], [(_, Edit::MarkGone { .. })]));
+        (world, id)
+    };
+    let (mut world, id) = drained();
+    world.turn_down();
+    world.slow = false;
+    world.until(20 * SECOND, |_| true);
+    is_gone(&mut world, &id);
+    // It need not come back for it.
+    let (world, id) = drained();
+    let mut next = World::after(settings(2), world.registry.clone());
+    next.until(SECOND, |_| true);
+    is_gone(&mut next, &id);
+    let mut registry = world.registry;
+    let lost = Edit::MarkUnreachable {
+        id: id.clone(),
+        at: 7,
+    };
+    master_core::registry::apply(&mut registry, &lost).unwrap();
+    let mut next = World::after(settings(2), registry);
+    next.slow = true;
+    next.until(SECOND, |_| true);
+    next.turn_down();
+    next.slow = false;
+    next.until(20 * SECOND, |_| true);
+    is_gone(&mut next, &id);
+}
