@@ -8,6 +8,7 @@ use crate::agents::{Agent, Phase};
 use crate::input::{Link, NotApplied, Now, Ticket, Wish};
 use crate::master::{Master, Pending};
 use crate::planted::PlantedBug;
+use crate::registry;
 
 /// Longest id of an agent: ours are about 50 bytes.
 const ID_BYTES_MAX: usize = 128;
@@ -18,7 +19,10 @@ impl Master {
         if let Err(fault) = self.check(&hello) {
             return self.turn_away(link, Refusal::Retry, fault);
         }
-        if hello.id.is_none() && !self.planted.has(PlantedBug::ForgetKey) {
+        if hello.id.is_some() {
+            // It has had its welcome: the key is of no use any more.
+            hello.key.clear();
+        } else if !self.planted.has(PlantedBug::ForgetKey) {
             // The welcome of an earlier attempt got lost: it is the same agent.
             let known = self.keys.get(&hello.key);
             hello.id = known.filter(|id| self.agents.contains_key(*id)).cloned();
@@ -142,17 +146,7 @@ impl Master {
     ) {
         self.release(&id);
         if let Err(error) = result {
-            if new {
-                self.keys.remove(&hello.key);
-                self.agents.remove(&id);
-            } else if self
-                .agents
-                .get(&id)
-                .is_some_and(|agent| agent.phase == Phase::Disconnected)
-            {
-                self.be_patient(now, &id);
-            }
-            return self.turn_away(link, Refusal::Retry, crate::master::not_applied(&error));
+            return self.not_registered(now, id, link, hello, new, &error);
         }
         let Some(agent) = self.agents.get_mut(&id) else {
             return;
@@ -189,6 +183,46 @@ impl Master {
         self.empty_drained(&id);
         self.drained_if_empty(&id);
         self.gone_if_drained(now, &id);
+    }
+
+    fn not_registered(
+        &mut self,
+        now: Now,
+        id: AgentId,
+        link: Link,
+        mut hello: Hello,
+        new: bool,
+        error: &NotApplied,
+    ) {
+        let by_key = self.keys.get(&hello.key) == Some(&id);
+        if new {
+            self.keys.remove(&hello.key);
+            self.agents.remove(&id);
+        }
+        match error {
+            // It was pruned, or marked gone, just before this was written.
+            NotApplied::Refused(registry::Refusal::UnknownAgent(_)) => self.forget(&id),
+            NotApplied::Refused(registry::Refusal::Gone(_)) => {
+                self.forget(&id);
+                self.gone.insert(id.clone(), now.wall_ms / 1000);
+            }
+            _ => {
+                let absent = |agent: &Agent| agent.phase == Phase::Disconnected;
+                if self.agents.get(&id).is_some_and(absent) {
+                    self.be_patient(now, &id);
+                }
+                return self.turn_away(link, Refusal::Retry, crate::master::not_applied(error));
+            }
+        }
+        if !self.links.contains_key(&link) {
+            return;
+        }
+        if by_key {
+            // It never heard of that id.
+            hello.id = None;
+            return self.register(now, link, Box::new(hello));
+        }
+        self.reregister(now, id, link, Box::new(hello));
     }
 
     fn turn_away(&mut self, link: Link, refusal: Refusal, fault: Fault) {

@@ -12,6 +12,7 @@ use crate::agents::{Agent, Phase};
 use crate::counters::Counters;
 use crate::input::{Input, Link, NotApplied, Now, Ticket, Token, Wish};
 use crate::planted::{Planted, PlantedBug};
+use crate::registry::Refusal;
 use crate::settings::Settings;
 use crate::tasks::Task;
 
@@ -193,16 +194,32 @@ impl Master {
         let Some(pending) = self.edits.remove(&token) else {
             return;
         };
-        match pending {
-            Pending::Register { id, link, hello, new } => self.registered(now, id, link, *hello, new, result),
-            Pending::Unreachable { id, at } => self.marked_unreachable(now, &id, at, result),
-            Pending::Gone { id, at, ticket } => self.marked_gone(now, id, at, ticket, result),
+        // It was pruned while this was on its way.
+        let forgotten = matches!(&result, Err(NotApplied::Refused(Refusal::UnknownAgent(_))));
+        let id = match pending {
+            Pending::Register { id, link, hello, new } => {
+                return self.registered(now, id, link, *hello, new, result);
+            }
+            Pending::Unreachable { id, at } => {
+                self.marked_unreachable(now, &id, at, result);
+                id
+            }
+            Pending::Gone { id, at, ticket } => {
+                self.marked_gone(now, id.clone(), at, ticket, result);
+                id
+            }
             Pending::Standing {
                 id,
                 ticket,
                 standing,
                 grace,
-            } => self.standing_set(now, &id, ticket, standing, grace, result),
+            } => {
+                self.standing_set(now, &id, ticket, standing, grace, result);
+                id
+            }
+        };
+        if forgotten {
+            self.forget(&id);
         }
     }
 
@@ -424,17 +441,28 @@ impl Master {
             self.gone.remove(id);
             let unreachable =
                 |agent: &Agent| matches!(agent.phase, Phase::Unreachable { .. }) && !agent.pending;
-            if self.agents.get(id).is_some_and(unreachable)
-                && let Some(agent) = self.agents.remove(id)
-            {
-                for task in agent.tasks {
-                    let waiting = self.tasks.remove(&task).and_then(|task| task.launching);
-                    if let Some(ticket) = waiting {
-                        self.launching -= 1;
-                        self.refuse(ticket, Fault::failed("its agent was given up for good"));
-                    }
-                }
+            if self.agents.get(id).is_some_and(unreachable) {
+                self.forget(id);
             }
+        }
+    }
+
+    /// As the registry has.
+    pub(crate) fn forget(&mut self, id: &AgentId) {
+        self.set_alarm(id, None);
+        let Some(agent) = self.agents.remove(id) else {
+            return;
+        };
+        for task in agent.tasks {
+            let waiting = self.tasks.remove(&task).and_then(|task| task.launching);
+            if let Some(ticket) = waiting {
+                self.launching -= 1;
+                self.refuse(ticket, Fault::failed("its agent was given up for good"));
+            }
+        }
+        if let Some(link) = agent.link {
+            self.links.remove(&link);
+            self.wish(Wish::Close { link });
         }
     }
 

@@ -214,3 +214,65 @@ fn a_drain_ends_with_gone_though_a_write_fails_or_the_master_dies() {
     next.until(20 * SECOND, |_| true);
     is_gone(&mut next, &id);
 }
+
+#[test]
+fn one_that_is_pruned_just_as_it_comes_back_is_a_stranger() {
+    let pruned = |strict, by_key: bool| {
+        let mut world = World::new(Settings {
+            strict,
+            ..settings(1)
+        });
+        let (link, id) = one_with_a_task(&mut world);
+        world.input(Input::LinkLost { link });
+        world.slow = false;
+        world.until(200 * SECOND, |_| false);
+        assert_eq!(world.state(&id), AgentState::Unreachable);
+        world.slow = true;
+        let link = world.register(hello(0, (!by_key).then(|| id.clone())));
+        let prune = Edit::Prune {
+            unreachable: vec![id.clone()],
+            gone: Vec::new(),
+        };
+        master_core::registry::apply(&mut world.registry, &prune).unwrap();
+        world.input(Input::Pruned {
+            agents: vec![id.clone()],
+        });
+        world.let_through();
+        world.slow = false;
+        world.let_through();
+        (world, link, id)
+    };
+    let (mut world, link, id) = pruned(true, false);
+    for link in [link, world.register(hello(0, Some(id.clone())))] {
+        let (refusal, said) = world.refusal(link).unwrap();
+        assert_eq!(refusal, Refusal::Shutdown);
+        assert!(said.contains("knows no agent"), "{said}");
+    }
+    assert!(world.core.agent(&id).is_none() && world.core.task(&task_id("task-1")).is_none());
+    // It may come in with its old id where strangers may, and with a new one if it never heard of the old one.
+    let (world, link, id) = pruned(false, false);
+    assert_eq!(world.id_of(link), id);
+    assert!(world.registry.agents.contains_key(&id));
+    let (world, link, id) = pruned(true, true);
+    assert_ne!(world.id_of(link), id);
+    assert_eq!(world.registry.agents.len(), 1);
+}
+
+#[test]
+fn an_operator_s_edit_of_one_that_is_pruned_meanwhile_ends_it() {
+    let mut world = World::new(settings(1));
+    let (link, id) = one_with_a_task(&mut world);
+    world.input(Input::LinkLost { link });
+    world.slow = false;
+    world.until(200 * SECOND, |_| false);
+    world.slow = true;
+    let ticket = world.drain(&id, true);
+    world.registry.unreachable.clear();
+    world.input(Input::Pruned {
+        agents: vec![id.clone()],
+    });
+    world.let_through();
+    assert!(world.answer(ticket).unwrap().is_err());
+    assert!(world.core.agent(&id).is_none() && world.core.task(&task_id("task-1")).is_none());
+    assert_eq!(world.core.deadline(), None);
+}

@@ -362,8 +362,8 @@ fn an_agent_that_died_with_the_master_is_noticed_by_the_next_one() {
     let ids: Vec<AgentId> = links.iter().map(|link| world.id_of(*link)).collect();
     // The master dies, and agent 3 with it. The others come to the next one.
     let mut next = World::after(settings(2), world.registry);
-    for number in 0..3 {
-        next.register(hello(number, Some(ids[number].clone())));
+    for (number, id) in ids[..3].iter().enumerate() {
+        next.register(hello(number, Some(id.clone())));
     }
     assert_eq!(next.state(&ids[3]), AgentState::Recovered);
     next.until(Duration::from_secs(599), |_| true);
