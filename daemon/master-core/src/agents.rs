@@ -42,8 +42,10 @@ pub(crate) struct Agent {
     pub tasks: BTreeSet<TaskId>,
     /// The next ping, or the end of patience.
     pub alarm: Option<Duration>,
-    /// A ping was sent and is not answered.
+    /// The last ping is not answered.
     pub pinged: bool,
+    /// And an answer may still come: no other one is sent, however long that takes.
+    pub ping_open: bool,
     pub missed: u32,
     /// It waits for its turn to be written down as unreachable. Nothing takes this back without an alarm: it would be
     /// forgotten.
@@ -73,6 +75,7 @@ impl Agent {
             tasks: BTreeSet::new(),
             alarm: None,
             pinged: false,
+            ping_open: false,
             missed: 0,
             doomed: false,
             queued: false,

@@ -46,6 +46,10 @@ pub enum Input {
     Ponged {
         link: Link,
     },
+    /// A ping was answered with an error, or can't be any more.
+    PingFailed {
+        link: Link,
+    },
     /// Answered when the agent need not say it again.
     Update {
         ticket: Ticket,
@@ -119,7 +123,7 @@ pub enum Wish {
         id: TaskId,
         grace: Option<Millis>,
     },
-    /// Answer: `Ponged`, or nothing.
+    /// Answer: `Ponged`, `PingFailed`, or none for as long as the agent likes.
     Ping {
         link: Link,
     },

@@ -20,6 +20,7 @@ impl Master {
         agent.link = Some(link);
         agent.missed = 0;
         agent.pinged = false;
+        agent.ping_open = false;
         let at = now.monotonic + self.settings.ping_interval;
         self.set_alarm(id, Some(at));
     }
@@ -62,8 +63,18 @@ impl Master {
             return;
         };
         agent.pinged = false;
+        agent.ping_open = false;
         agent.missed = 0;
         self.cancel_doom(&id);
+    }
+
+    /// It counts as missed, and the next one is sent in its turn.
+    pub(crate) fn ping_failed(&mut self, link: Link) {
+        if let Some(Some(id)) = self.links.get(&link)
+            && let Some(agent) = self.agents.get_mut(id)
+        {
+            agent.ping_open = false;
+        }
     }
 
     pub(crate) fn set_alarm(&mut self, id: &AgentId, at: Option<Duration>) {
@@ -108,7 +119,8 @@ impl Master {
                     agent.missed += 1;
                 }
                 agent.pinged = true;
-                let (link, overdue) = (agent.link, agent.missed >= max);
+                let open = std::mem::replace(&mut agent.ping_open, true);
+                let (link, overdue) = (agent.link.filter(|_| !open), agent.missed >= max);
                 let at = now.monotonic + self.settings.ping_interval;
                 self.set_alarm(id, Some(at));
                 if let Some(link) = link {

@@ -152,6 +152,7 @@ impl Master {
             Input::LinkLost { link } => self.link_lost(now, link),
             Input::Applied { token, result } => self.applied(now, token, result),
             Input::Ponged { link } => self.ponged(link),
+            Input::PingFailed { link } => self.ping_failed(link),
             Input::Update { ticket, link, report } => self.update(now, ticket, link, report),
             Input::Launch { ticket, request } => self.launch(now, ticket, request),
             Input::Launched { link, id, result } => self.launched(now, link, &id, result),

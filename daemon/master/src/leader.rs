@@ -186,13 +186,15 @@ impl Leader {
                 let leader = self.clone();
                 self.tasks.spawn(async move {
                     let answer = request.send().promise.await;
-                    if answer.is_ok_and(|answer| {
+                    let ponged = answer.is_ok_and(|answer| {
                         answer
                             .get()
                             .is_ok_and(|result| wire::fault::check(result.get_fault()).is_ok())
-                    }) {
-                        leader.input(Input::Ponged { link });
-                    }
+                    });
+                    leader.input(match ponged {
+                        true => Input::Ponged { link },
+                        false => Input::PingFailed { link },
+                    });
                 });
             }
             Wish::Shutdown { link, message } => {

@@ -276,3 +276,32 @@ fn an_operator_s_edit_of_one_that_is_pruned_meanwhile_ends_it() {
     assert!(world.core.agent(&id).is_none() && world.core.task(&task_id("task-1")).is_none());
     assert_eq!(world.core.deadline(), None);
 }
+
+#[test]
+fn one_that_does_not_answer_is_asked_once() {
+    let mut world = World::new(settings(1));
+    let link = world.register(hello(0, None));
+    let id = world.id_of(link);
+    world.slow = true;
+    let pings = |world: &World| {
+        world
+            .said
+            .iter()
+            .filter(|wish| matches!(wish, Wish::Ping { .. }))
+            .count()
+    };
+    world.until(70 * SECOND, |_| false);
+    assert_eq!(pings(&world), 1);
+    // It was only stopped for a while.
+    world.input(Input::Ponged { link });
+    world.until(95 * SECOND, |_| false);
+    assert_eq!(pings(&world), 2);
+    // An answer that is an error is no answer, and it is asked again.
+    world.input(Input::PingFailed { link });
+    world.until(110 * SECOND, |_| false);
+    assert_eq!(pings(&world), 3);
+    // What was not answered counts all the same.
+    world.until(1000 * SECOND, |_| false);
+    assert_eq!(pings(&world), 3);
+    assert!(matches!(&world.held[..], [(_, Edit::MarkUnreachable { id: lost, .. })] if *lost == id));
+}
