@@ -17,7 +17,7 @@ use model::{
     Bandwidth, BitsPerSecond, ContainerId, Fault, FaultKind, IsolatorReport, LaunchSpec, Limits, Network,
     NetworkUsage,
 };
-use network::{Attach, Attached, Config, Datapath, NetworkError};
+use network::{Attach, Attached, Config, Datapath, NetworkError, WEIGHTS};
 pub use network::{Explanation, Known, KnownGroup, Origin, PacketQuestion, Transport, Verdict};
 
 use crate::isolator::{active, missing};
@@ -30,6 +30,15 @@ pub struct NetworkIsolator {
     uplinks: Vec<String>,
     uplink_rate: Option<BitsPerSecond>,
     datapath: Mutex<Option<Arc<Datapath>>>,
+    /// Locked after `datapath`, where both are.
+    left: Mutex<Option<Left>>,
+}
+
+/// Containers of an earlier agent that have not been taken over: the data path could not be opened (no uplink now, a program
+/// that can't be loaded). They stay connected; nobody new is until they are taken over.
+struct Left {
+    known: Vec<Known>,
+    groups: Vec<KnownGroup>,
 }
 
 const BPFFS: &std::ffi::CStr = c"bpf";
@@ -49,6 +58,7 @@ impl NetworkIsolator {
             uplinks,
             uplink_rate,
             datapath: Mutex::new(None),
+            left: Mutex::new(None),
         }
     }
 
@@ -92,6 +102,10 @@ impl NetworkIsolator {
             return Err(Fault::unsupported("limits.bandwidth.ingress_min", message)
                 .remedy("limit what others receive (--ingress)"));
         }
+        if bandwidth.weight.is_some_and(|weight| !WEIGHTS.contains(&weight)) {
+            let message = format!("weights are between {} and {}", WEIGHTS.start(), WEIGHTS.end());
+            return Err(Fault::invalid("limits.bandwidth.weight", message));
+        }
         let asked = bandwidth.egress_min.is_some() || bandwidth.weight.is_some();
         if asked && self.uplink_rate.is_none() {
             let message = "guarantees and weights need a queueing discipline on the uplink, and this agent leaves uplinks as \
@@ -114,7 +128,8 @@ impl NetworkIsolator {
             let by_cpus = limits
                 .cpus
                 .map(|cpus| (cpus.as_f64() * f64::from(network::WEIGHT_OF_A_CPU)).round() as u32);
-            bandwidth.weight = bandwidth.weight.or(by_cpus.map(|weight| weight.max(1)));
+            let by_cpus = by_cpus.map(|weight| weight.clamp(*WEIGHTS.start(), *WEIGHTS.end()));
+            bandwidth.weight = bandwidth.weight.or(by_cpus);
         }
         bandwidth
     }
@@ -133,18 +148,42 @@ impl NetworkIsolator {
         let mut open = self.lock();
         let datapath = match open.as_ref() {
             Some(datapath) => datapath,
-            None => {
-                self.mount()?;
-                let config = Config {
-                    instance: self.instance.clone(),
-                    pins: self.pins.clone(),
-                    uplinks: self.uplinks.clone(),
-                    uplink_rate: self.uplink_rate,
-                };
-                open.insert(Arc::new(Datapath::open(config).map_err(|error| fault(&error))?))
-            }
+            None => open.insert(Arc::new(self.open()?)),
         };
         work(datapath).map_err(|error| fault(&error))
+    }
+
+    /// With what an earlier agent has left. After an error nothing is open: the places of its containers stay theirs.
+    fn open(&self) -> Result<Datapath, Fault> {
+        self.mount()?;
+        let config = Config {
+            instance: self.instance.clone(),
+            pins: self.pins.clone(),
+            uplinks: self.uplinks.clone(),
+            uplink_rate: self.uplink_rate,
+        };
+        let datapath = Datapath::open(config).map_err(|error| fault(&error))?;
+        let mut left = self.left();
+        if let Some(Left { known, groups }) = left.as_ref() {
+            let known = known.iter().map(again).collect();
+            let adopted = datapath.adopt(known).map_err(|error| fault(&error))?;
+            datapath.adopt_groups(groups);
+            for interface in &adopted.removed {
+                tracing::warn!(%interface, "removed: an interface that no container has");
+            }
+            for id in adopted.lost {
+                tracing::error!(
+                    container = %id,
+                    "its interface is gone: it has no network any more; kill it and start it anew"
+                );
+            }
+        }
+        *left = None;
+        Ok(datapath)
+    }
+
+    fn left(&self) -> MutexGuard<'_, Option<Left>> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// As [`with`](Self::with), but `None` where nobody has used the network yet.
@@ -198,6 +237,13 @@ impl NetworkIsolator {
 
     /// Disconnects a container; one that is not connected is no error.
     pub fn detach(&self, id: &ContainerId) -> Result<(), Fault> {
+        {
+            let _open = self.lock();
+            if let Some(left) = self.left().as_mut() {
+                left.known.retain(|one| one.id != *id);
+                left.groups.retain(|one| one.id != *id);
+            }
+        }
         self.if_open(|datapath| datapath.detach(id)).map(drop)
     }
 
@@ -227,25 +273,22 @@ impl NetworkIsolator {
         }
     }
 
-    /// At the agent's start: takes over the containers of an earlier one. Returns those that have lost their network.
-    /// Where uplinks are to be shared out, they are from then on.
-    pub fn adopt(&self, known: Vec<Known>, groups: &[KnownGroup]) -> Result<Vec<ContainerId>, Fault> {
+    /// At the agent's start, before anything else: takes over the containers of an earlier one. Where uplinks are to be shared
+    /// out, they are from then on. After an error they are taken over as soon as it can be done: [`refresh`](Self::refresh)
+    /// tries again, and so does whoever needs the network.
+    pub fn adopt(&self, known: Vec<Known>, groups: Vec<KnownGroup>) -> Result<(), Fault> {
         if known.is_empty() && self.uplink_rate.is_none() && !self.is_mounted() {
-            return Ok(Vec::new());
+            return Ok(());
         }
-        let adopted = self.with(|datapath| {
-            let adopted = datapath.adopt(known)?;
-            datapath.adopt_groups(groups)?;
-            Ok(adopted)
-        })?;
-        for interface in &adopted.removed {
-            tracing::warn!(%interface, "removed: an interface that no container has");
-        }
-        Ok(adopted.lost)
+        *self.left() = Some(Left { known, groups });
+        self.with(|_| Ok(()))
     }
 
     /// An uplink may have another address, or be down or up again.
     pub fn refresh(&self) -> Result<(), Fault> {
+        if self.left().is_some() {
+            return self.with(|_| Ok(()));
+        }
         self.if_open(Datapath::refresh).map(drop)
     }
 
@@ -258,6 +301,10 @@ impl NetworkIsolator {
     pub fn health(&self) -> Vec<IsolatorReport> {
         let datapath = self.lock().clone();
         let parts = match datapath.as_ref().map(|datapath| datapath.health()) {
+            None if self.left().is_some() => {
+                let trouble = "containers of an earlier agent are not taken over: they stay connected, new ones are refused                                (the agent's log says why); it is tried again at every look";
+                return vec![missing("network", trouble.to_owned())];
+            }
             None => return Vec::new(),
             Some(Ok(parts)) => parts,
             Some(Err(error)) => {
@@ -306,6 +353,17 @@ impl NetworkIsolator {
     }
 }
 
+/// A copy for one try. Without its network namespace a change of the host's address is not passed on to it.
+fn again(known: &Known) -> Known {
+    Known {
+        id: known.id.clone(),
+        slot: known.slot,
+        grant: known.grant.clone(),
+        bandwidth: known.bandwidth,
+        netns: known.netns.as_ref().and_then(|netns| netns.try_clone().ok()),
+    }
+}
+
 fn fault(error: &NetworkError) -> Fault {
     let kind = match error {
         NetworkError::Unenforceable { .. } => FaultKind::Unsupported,
@@ -330,6 +388,30 @@ fn short(instance: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_weight_that_nobody_can_deal_out_by_is_refused_and_one_by_cpus_ends_there() {
+        let rate = Some(BitsPerSecond(1_000_000_000));
+        let network = NetworkIsolator::new("test", PathBuf::from("/nowhere"), Vec::new(), rate);
+        let weight = |weight| Bandwidth {
+            weight: Some(weight),
+            ..Bandwidth::default()
+        };
+        for wrong in [0, 10_001, u32::MAX] {
+            let refused = network
+                .admit(Network::Mapped, &weight(wrong))
+                .expect_err("refused");
+            assert!(refused.to_string().contains("between 1 and 10000"), "{refused}");
+        }
+        for right in [1, 10_000] {
+            network.admit(Network::Host, &weight(right)).expect("admitted");
+        }
+        let limits = Limits {
+            cpus: Some("1000".parse().expect("an amount")),
+            ..Limits::default()
+        };
+        assert_eq!(network.weighed(&limits).weight, Some(10_000));
+    }
 
     #[test]
     fn an_instance_has_a_short_name_of_its_own() {

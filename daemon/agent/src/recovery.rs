@@ -88,7 +88,7 @@ pub async fn recover(shell: &Rc<Shell>) -> Result<(), Fault> {
     for ended in survey.ended {
         remember(shell, ended);
     }
-    adopt_networks(shell, &survey.found).await?;
+    adopt_networks(shell, &survey.found).await;
     let (mut adopted, mut ended) = (0, 0);
     for found in survey.found {
         if found.alive.is_ok() {
@@ -104,8 +104,9 @@ pub async fn recover(shell: &Rc<Shell>) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Containers with a network of their own are connected still; what nobody has is removed.
-async fn adopt_networks(shell: &Rc<Shell>, found: &[Found]) -> Result<(), Fault> {
+/// Containers with a network of their own are connected still; what nobody has is removed. No trouble with it keeps the agent
+/// from its containers.
+async fn adopt_networks(shell: &Rc<Shell>, found: &[Found]) {
     let living = found.iter().filter(|found| found.alive.is_ok());
     let known = living.filter_map(|found| {
         let Checkpoint {
@@ -142,11 +143,11 @@ async fn adopt_networks(shell: &Rc<Shell>, found: &[Found]) -> Result<(), Fault>
     });
     let groups: Vec<_> = groups.collect();
     let network = shell.network.clone();
-    let lost = blocking(shell, move || network.adopt(known, &groups)).await?;
-    for id in lost {
-        tracing::error!(container = %id, "its interface is gone: it has no network any more; kill it and start it anew");
+    if let Err(fault) = blocking(shell, move || network.adopt(known, groups)).await {
+        tracing::error!(
+            "the network of an earlier agent's containers is not taken over yet: they stay connected, new ones are refused: {fault}"
+        );
     }
-    Ok(())
 }
 
 /// Runs on a worker: reads everything, changes nothing but the boot id, damaged records and halves of what was begun.

@@ -12,7 +12,7 @@ use crate::book::{Book, Member};
 use crate::host_network::HostNetwork;
 use crate::inside::{self, InsideError, LOOPBACK, Settings};
 use crate::shaper::{self, Shaper};
-use crate::shares::{self, Shares};
+use crate::shares::Shares;
 use crate::stack::Stacks;
 use crate::{Attach, Attached, Config, NetworkError};
 
@@ -360,7 +360,7 @@ impl Datapath {
             .shaper
             .apply(&shaping_link(id, member, host.primary_mtu()), bandwidth);
         if shaped.is_err() {
-            self.share_mapped(host, id, member.slot, &member.bandwidth)?;
+            self.share_as_before(host, id, member.slot, &member.bandwidth)?;
         }
         let flags = shaped?;
         member.bandwidth = *bandwidth;
@@ -394,9 +394,7 @@ impl Datapath {
             self.detach(&id)?;
         }
         self.sweep(&[])?;
-        for uplink in &self.lock().host.uplinks {
-            shares::remove(&self.config.instance, uplink)?;
-        }
+        crate::roots::remove_but(&self.config.instance, &[])?;
         for entry in [Entry::Uplink, Entry::HostLoopback] {
             for (index, _) in self.steering.pinned_at(entry) {
                 self.unpin(entry, index)?;

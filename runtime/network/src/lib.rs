@@ -15,6 +15,7 @@ mod inside;
 mod recovery;
 mod refresh;
 mod request;
+mod roots;
 pub mod shaper;
 mod shaper_plan;
 mod shares;
@@ -31,4 +32,4 @@ pub use request::{
     Adopted, Attach, Attached, Config, Explanation, Known, KnownGroup, Origin, PacketQuestion, Transport,
     Verdict,
 };
-pub use shares_plan::WEIGHT_OF_A_CPU;
+pub use shares_plan::{WEIGHT_OF_A_CPU, WEIGHTS};

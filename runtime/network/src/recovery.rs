@@ -8,6 +8,7 @@ use kernel::netlink::{Link, namespace};
 use crate::book::Member;
 use crate::datapath::{DOOMED_GROUP, Datapath, State, alias, inside_result, is_ours, netlink, programs};
 use crate::inside::{self, InsideError, LOOPBACK};
+use crate::sharing::told;
 use crate::{Adopted, Known, NetworkError};
 
 impl Datapath {
@@ -49,7 +50,10 @@ impl Datapath {
             self.release_unowned_ports(&guard)?;
         }
         // Whatever has changed at the host while no agent ran.
-        self.refresh()?;
+        if let Err(error) = self.refresh() {
+            // Looked at again soon; nobody is to wait for it.
+            tracing::warn!("look at the uplinks: {}", told(&error));
+        }
         let kept: Vec<u32> = kept_interfaces.into_iter().collect();
         adopted.removed = self.sweep(&kept)?;
         Ok(adopted)
@@ -109,7 +113,10 @@ impl Datapath {
         let bandwidth = member.bandwidth;
         let slot = member.slot;
         guard.book.insert(one.id.clone(), member);
-        self.share_again(guard, &one.id, slot, &bandwidth)?;
+        if let Err(error) = self.share_again(guard, &one.id, slot, &bandwidth) {
+            // It is connected, and stays so.
+            tracing::error!(container = %one.id, "its share of the uplinks is not complete: {}", told(&error));
+        }
         if !intact && !bandwidth.is_unset() {
             self.apply_bandwidth(guard, &one.id)?;
         }

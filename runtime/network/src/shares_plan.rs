@@ -17,6 +17,8 @@ use model::{Bandwidth, BitsPerSecond};
 
 /// As `cpu.weight` of cgroup v2 has it.
 pub const WEIGHT_OF_A_CPU: u32 = 100;
+/// Of weights that somebody names, as `cpu.weight` has them; those by CPUs end there too.
+pub const WEIGHTS: std::ops::RangeInclusive<u32> = 1..=10_000;
 /// The largest share of one container in the smallest of another, while both want more than they get.
 pub const RATIO_MAX: u64 = 64;
 /// Of the rate, so that the host is reached and the agent's talk gets through, whatever containers send.
@@ -54,7 +56,10 @@ impl Share {
     /// Without a weight (the agent tells it by the CPUs): that of one CPU.
     pub fn of(bandwidth: &Bandwidth) -> Self {
         Self {
-            weight: bandwidth.weight.unwrap_or(WEIGHT_OF_A_CPU).max(1),
+            weight: bandwidth
+                .weight
+                .unwrap_or(WEIGHT_OF_A_CPU)
+                .clamp(*WEIGHTS.start(), *WEIGHTS.end()),
             guarantee: bandwidth.egress_min.map_or(0, |BitsPerSecond(bits)| bits / 8),
         }
     }
@@ -69,8 +74,10 @@ impl Share {
 /// What all classes follow from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Scale {
-    /// Bytes a second that are dealt out by weight.
-    spare: u64,
+    /// Bytes a second that are dealt out, by guarantee and weight.
+    dealt: u64,
+    /// What guarantees add up to. More than is dealt out only where an earlier agent was told of a faster line.
+    promised: u64,
     /// Of containers' weights.
     total: u64,
     /// The smallest weight of all; the host has one too.
@@ -80,12 +87,13 @@ pub struct Scale {
 impl Scale {
     pub fn of(rate: u64, shares: impl Iterator<Item = Share>) -> Self {
         let mut scale = Self {
-            spare: guaranteeable(rate),
+            dealt: guaranteeable(rate),
+            promised: 0,
             total: 0,
             least: Share::HOST.weight,
         };
         for share in shares {
-            scale.spare = scale.spare.saturating_sub(share.guarantee);
+            scale.promised = scale.promised.saturating_add(share.guarantee);
             scale.total += u64::from(share.weight);
             scale.least = scale.least.min(share.weight);
         }
@@ -94,11 +102,30 @@ impl Scale {
 
     /// Classes that were made by `self` may stay where `now` is right.
     pub fn will_do(&self, now: &Self) -> bool {
-        let near = |was: u64, is: u64| was.abs_diff(is) * STALE_PART <= was;
+        let near = |was: u64, is: u64| was.abs_diff(is).saturating_mul(STALE_PART) <= was;
         self.least == now.least
             && near(self.total, now.total)
-            && self.spare <= now.spare
-            && near(self.spare, now.spare)
+            && self.spare() <= now.spare()
+            && near(self.spare(), now.spare())
+            && self.promised.max(self.dealt) == now.promised.max(now.dealt)
+    }
+
+    /// Bytes a second that are dealt out by weight.
+    fn spare(&self) -> u64 {
+        self.dealt.saturating_sub(self.promised)
+    }
+
+    /// What guarantees add up to, where that is more than can be kept: all of them are cut by the same part then.
+    pub fn oversold(&self) -> Option<u64> {
+        (self.promised > self.dealt).then_some(self.promised)
+    }
+
+    /// What is kept of a guarantee.
+    fn kept(&self, guarantee: u64) -> u64 {
+        match self.oversold() {
+            None => guarantee,
+            Some(promised) => part(guarantee, self.dealt, promised),
+        }
     }
 }
 
@@ -191,7 +218,10 @@ impl Line {
     pub fn class(&self, minor: u16, share: Share, scale: &Scale) -> Change<'static> {
         let promised = match minor {
             HOST_MINOR => self.rate / HOST_PART,
-            _ => share.guarantee + scale.spare * u64::from(share.weight) / scale.total.max(1),
+            _ => {
+                let by_weight = part(scale.spare(), u64::from(share.weight), scale.total);
+                scale.kept(share.guarantee).saturating_add(by_weight)
+            }
         };
         let rate = promised.max(self.rate / LEAST_PART).max(1);
         Change::Class(Class {
@@ -205,6 +235,12 @@ impl Line {
             priority: 0,
         })
     }
+}
+
+/// `amount` times `of` through `whole`: the product of a fast line and a large weight is more than 64 bits hold.
+fn part(amount: u64, of: u64, whole: u64) -> u64 {
+    let exact = u128::from(amount) * u128::from(of) / u128::from(whole.max(1));
+    u64::try_from(exact).unwrap_or(u64::MAX)
 }
 
 /// What guarantees may add up to.
@@ -286,6 +322,50 @@ mod tests {
         };
         assert!((7_500_000..7_510_000).contains(&promised.rate));
         assert!((2_490_000..2_500_000).contains(&other.rate));
+    }
+
+    #[test]
+    fn guarantees_that_a_slower_line_can_not_keep_are_cut_by_the_same_part() {
+        let [one, other, none] = classes(&[share(1, 10_000_000), share(1, 20_000_000), share(100, 0)])[..]
+        else {
+            unreachable!("three")
+        };
+        assert_eq!(
+            (one.rate, other.rate),
+            (3_333_333, 6_666_666),
+            "of 10 MB that are dealt out"
+        );
+        assert_eq!(none.rate, LINE.rate / LEAST_PART);
+        let sold = |guarantee| Scale::of(LINE.rate, [share(1, guarantee)].into_iter());
+        assert_eq!(sold(10_000_000).oversold(), None);
+        assert_eq!(sold(10_000_001).oversold(), Some(10_000_001));
+        assert!(!sold(12_000_000).will_do(&sold(11_000_000)), "cut by less now");
+    }
+
+    #[test]
+    fn the_heaviest_weight_at_the_fastest_line_overflows_nothing() {
+        let line = Line {
+            rate: u64::MAX / 8,
+            ..LINE
+        };
+        let most = Bandwidth {
+            weight: Some(u32::MAX),
+            egress_min: Some(BitsPerSecond(u64::MAX)),
+            ..Bandwidth::default()
+        };
+        let none = Bandwidth {
+            weight: Some(0),
+            ..Bandwidth::default()
+        };
+        assert_eq!((Share::of(&most).weight, Share::of(&none).weight), (10_000, 1));
+        for shares in [[share(u32::MAX, 0), share(1, 0)], [Share::of(&most); 2]] {
+            let scale = Scale::of(line.rate, shares.into_iter());
+            assert!(scale.will_do(&scale));
+            let Change::Class(class) = line.class(1, shares[0], &scale) else {
+                unreachable!("a class")
+            };
+            assert!((line.rate / 3..line.rate).contains(&class.rate), "{class:?}");
+        }
     }
 
     #[test]

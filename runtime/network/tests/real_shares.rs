@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use harness::{OUTSIDE, World, attach_with, chain, inside, inside_ok, on_host_ok, skip, text};
+use harness::{Container, OUTSIDE, World, attach_with, chain, inside, inside_ok, on_host_ok, skip, text};
 use model::{Bandwidth, BitsPerSecond};
 use network::{Config, Datapath, Known, NetworkError};
 
@@ -68,6 +68,32 @@ fn transfer(netns: &OwnedFd, command: &str) -> f64 {
         assert!(Instant::now() < deadline, "{command}: {}", text(&output));
         thread::sleep(Duration::from_millis(50));
     }
+}
+
+/// Of a container with weight 100 and this guarantee, for a successor.
+fn known(one: &Container, mbit: u64) -> Known {
+    Known {
+        id: one.id.clone(),
+        slot: one.attached.slot,
+        grant: one.grant.clone(),
+        bandwidth: share(100, Some(mbit)),
+        netns: one.netns.try_clone().ok(),
+    }
+}
+
+fn trouble(datapath: &Datapath) -> String {
+    let health = datapath.health().unwrap();
+    health.into_iter().map(|one| one.trouble).collect()
+}
+
+/// The class of a container at an uplink, as tc shows it.
+fn class_of(interface: &str, one: &Container) -> Option<String> {
+    let shown = on_host_ok(&format!("tc class show dev {interface}"));
+    let minor = format!(":{:x} parent", one.attached.slot);
+    shown
+        .lines()
+        .find(|line| line.contains(&minor))
+        .map(ToOwned::to_owned)
 }
 
 fn root_of(interface: &str) -> String {
@@ -143,12 +169,18 @@ fn disciplines_of_others_stay_and_ours_outlives_the_agent_until_it_is_not_wanted
     }
     let world = World::new();
     on_host_ok("tc qdisc add dev up0 root handle 7: tbf rate 1gbit burst 100kb latency 10ms");
-    let refused = Datapath::open(sharing(&world)).unwrap_err();
+    // Nothing is shared out there: whoever asks for no guarantee does not mind.
+    let datapath = open(sharing(&world));
+    let weighed = attach_with(&datapath, 1, &share(100, None));
+    let refused = datapath.update(&weighed.id, &share(100, Some(20))).unwrap_err();
     assert!(
         matches!(refused, NetworkError::ForeignDiscipline { .. }) && refused.to_string().contains("tbf"),
         "{refused}"
     );
-    // Without the flag nobody minds, and a share is refused.
+    assert!(trouble(&datapath).contains("tbf"), "{}", trouble(&datapath));
+    datapath.close(false).unwrap();
+    assert!(root_of("up0").contains("tbf 7:"), "{}", root_of("up0"));
+    // Without the flag a share is refused.
     let datapath = open(world.config());
     let plain = attach_with(&datapath, 1, &Bandwidth::default());
     let error = datapath.update(&plain.id, &share(10, None)).unwrap_err();
@@ -164,16 +196,9 @@ fn disciplines_of_others_stay_and_ours_outlives_the_agent_until_it_is_not_wanted
     let class = |slot: u32| format!(":{slot:x} parent");
     drop(datapath);
     // Its successor, which knows of one of them.
-    let known = |one: &harness::Container| Known {
-        id: one.id.clone(),
-        slot: one.attached.slot,
-        grant: one.grant.clone(),
-        bandwidth: share(100, Some(20)),
-        netns: one.netns.try_clone().ok(),
-    };
     let datapath = open(sharing(&world));
-    datapath.adopt(vec![known(&kept)]).unwrap();
-    datapath.adopt_groups(&[]).unwrap();
+    datapath.adopt(vec![known(&kept, 20)]).unwrap();
+    datapath.adopt_groups(&[]);
     assert!(classes().contains(&class(kept.attached.slot)), "{}", classes());
     assert!(!classes().contains(&class(gone.attached.slot)), "{}", classes());
     // What somebody has removed comes back with all classes, and not in the place of somebody's.
@@ -182,16 +207,25 @@ fn disciplines_of_others_stay_and_ours_outlives_the_agent_until_it_is_not_wanted
     assert!(classes().contains("ceil 100Mbit"), "{}", classes());
     on_host_ok("tc qdisc replace dev up0 root handle 7: tbf rate 1gbit burst 100kb latency 10ms");
     assert!(datapath.refresh().is_err());
-    let health = datapath.health().unwrap();
-    assert!(health.iter().any(|one| one.trouble.contains("tbf")), "{health:?}");
+    assert!(trouble(&datapath).contains("tbf"), "{}", trouble(&datapath));
     assert!(root_of("up0").contains("tbf 7:"), "{}", root_of("up0"));
+    // Nobody is kept from coming and going by that, but who wants a guarantee; nor is a successor from what runs.
+    let other = attach_with(&datapath, 3, &share(100, None));
+    datapath.detach(&other.id).unwrap();
+    drop(datapath);
+    let datapath = open(sharing(&world));
+    assert_eq!(datapath.adopt(vec![known(&kept, 20)]).unwrap().kept.len(), 1);
+    datapath.adopt_groups(&[]);
+    datapath.update(&kept.id, &share(50, Some(20))).unwrap();
     on_host_ok("tc qdisc del dev up0 root");
     datapath.refresh().unwrap();
+    assert!(classes().contains(&class(kept.attached.slot)), "{}", classes());
+    assert_eq!(trouble(&datapath), "");
     drop(datapath);
     // One that was started without the flag takes it away, and keeps the container.
     let datapath = open(world.config());
     assert_eq!(
-        datapath.adopt(vec![known(&kept)]).unwrap().kept,
+        datapath.adopt(vec![known(&kept, 20)]).unwrap().kept,
         std::slice::from_ref(&kept.id)
     );
     assert!(!root_of("up0").contains("htb"), "{}", root_of("up0"));
@@ -201,4 +235,119 @@ fn disciplines_of_others_stay_and_ours_outlives_the_agent_until_it_is_not_wanted
 
 fn transfer_of_one(world: &World, netns: &OwnedFd) -> f64 {
     together(world, &[(Some(netns), 1)])[0]
+}
+
+#[test]
+fn what_was_promised_of_a_faster_line_is_taken_over_cut_and_sold_to_nobody_else() {
+    if skip() {
+        return;
+    }
+    let world = World::new();
+    let datapath = open(sharing(&world));
+    let one = attach_with(&datapath, 1, &share(100, Some(30)));
+    let other = attach_with(&datapath, 2, &share(100, Some(50)));
+    drop(datapath);
+    let slower = Config {
+        uplink_rate: Some(BitsPerSecond(50 * MBIT)),
+        ..world.config()
+    };
+    let datapath = open(slower);
+    let adopted = datapath.adopt(vec![known(&one, 30), known(&other, 50)]).unwrap();
+    datapath.adopt_groups(&[]);
+    assert_eq!((adopted.kept.len(), adopted.lost.len()), (2, 0));
+    // 40 Mbit/s are dealt out, 30:50.
+    let rate = |one| class_of("up0", one).unwrap();
+    assert!(rate(&one).contains("rate 15Mbit ceil 50Mbit"), "{}", rate(&one));
+    assert!(
+        rate(&other).contains("rate 25Mbit ceil 50Mbit"),
+        "{}",
+        rate(&other)
+    );
+    assert!(trouble(&datapath).contains("80Mbit"), "{}", trouble(&datapath));
+    let third = attach_with(&datapath, 3, &share(100, None));
+    let refused = datapath.update(&third.id, &share(100, Some(1))).unwrap_err();
+    assert!(matches!(refused, NetworkError::Oversold { .. }), "{refused}");
+    // Who asks for nothing more is not refused.
+    datapath.update(&other.id, &share(7, Some(40))).unwrap();
+    datapath.detach(&other.id).unwrap();
+    assert_eq!(trouble(&datapath), "");
+    datapath.update(&third.id, &share(100, Some(10))).unwrap();
+    datapath.close(false).unwrap();
+}
+
+#[test]
+fn an_interface_that_is_no_uplink_any_more_has_the_kernels_discipline_again() {
+    if skip() {
+        return;
+    }
+    let world = World::new();
+    world.uplink("up1", "10.78.0", "fd78::");
+    let at = |uplink: &str| Config {
+        uplinks: vec![uplink.to_owned()],
+        ..sharing(&world)
+    };
+    // Its agent is gone without a word.
+    drop(open(at("up0")));
+    assert!(root_of("up0").contains("htb"), "{}", root_of("up0"));
+    let datapath = open(at("up1"));
+    assert!(!root_of("up0").contains("htb"), "{}", root_of("up0"));
+    assert!(root_of("up1").contains("htb"), "{}", root_of("up1"));
+    drop(datapath);
+    // At the end too, wherever it is.
+    let datapath = open(at("up0"));
+    let root = root_of("up0");
+    let handle = root.split(' ').nth(2).unwrap();
+    on_host_ok(&format!("tc qdisc add dev up1 root handle {handle} htb"));
+    datapath.close(false).unwrap();
+    for interface in ["up0", "up1"] {
+        assert!(!root_of(interface).contains("htb"), "{}", root_of(interface));
+    }
+}
+
+#[test]
+fn one_uplink_that_can_not_be_written_keeps_no_other_from_its_rates_and_is_made_right_later() {
+    if skip() {
+        return;
+    }
+    let world = World::new();
+    world.uplink("up1", "10.78.0", "fd78::");
+    let datapath = open(Config {
+        uplinks: vec!["up1".to_owned(), "up0".to_owned()],
+        ..sharing(&world)
+    });
+    let light = attach_with(&datapath, 1, &share(100, None));
+    assert!(class_of("up1", &light).is_some());
+    // Removed, and not looked at since: it comes back with all classes.
+    on_host_ok("tc qdisc del dev up0 root");
+    let heavy = attach_with(&datapath, 2, &share(300, None));
+    for (one, rate) in [(&light, "rate 20Mbit"), (&heavy, "rate 60Mbit")] {
+        let class = class_of("up0", one).unwrap();
+        assert!(class.contains(rate), "{class}");
+    }
+    // One that was made half: a class and what sorts are missing.
+    on_host_ok("tc qdisc del dev up0 root");
+    let root = root_of("up1");
+    let handle = root.split(' ').nth(2).unwrap();
+    on_host_ok(&format!("tc qdisc add dev up0 root handle {handle} htb"));
+    drop(datapath);
+    let datapath = open(Config {
+        uplinks: vec!["up1".to_owned(), "up0".to_owned()],
+        ..sharing(&world)
+    });
+    assert!(on_host_ok("tc filter show dev up0").contains("bpf"));
+    let of = |one: &Container, weight| Known {
+        bandwidth: share(weight, None),
+        ..known(one, 1)
+    };
+    datapath.adopt(vec![of(&light, 100), of(&heavy, 300)]).unwrap();
+    assert_eq!(trouble(&datapath), "");
+    // The first one is gone; the second gets what changes.
+    on_host_ok("ip link del up1");
+    datapath.update(&heavy.id, &share(100, None)).unwrap();
+    for one in [&light, &heavy] {
+        let class = class_of("up0", one).unwrap();
+        assert!(class.contains("rate 40Mbit"), "{class}");
+    }
+    datapath.detach(&heavy.id).unwrap();
+    assert!(class_of("up0", &heavy).is_none());
 }

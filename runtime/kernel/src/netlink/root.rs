@@ -31,6 +31,26 @@ impl TrafficControl {
             Ok(()) => Ok(found.filter(|root: &RootDiscipline| root.handle.0 != 0)),
         }
     }
+
+    /// Of all interfaces that have one which is not the kernel's own, by index.
+    pub fn roots(&self) -> Result<Vec<(u32, RootDiscipline)>, NetlinkError> {
+        let mut request = Vec::new();
+        let flags = libc::NLM_F_REQUEST | libc::NLM_F_DUMP;
+        message(&mut request, libc::RTM_GETQDISC, flags, 1, |body| {
+            tcmsg(body, 0, 0, 0, 0)
+        });
+        let mut roots = Vec::new();
+        self.dump(&request, |body| {
+            let word = |at: usize| Some(u32::from_ne_bytes(*body.get(at..)?.first_chunk()?));
+            if let (Some(index), Some(parent), Some(root)) = (word(4), word(12), discipline(body))
+                && parent == Handle::ROOT.0
+                && root.handle.0 != 0
+            {
+                roots.push((index, root));
+            }
+        })?;
+        Ok(roots)
+    }
 }
 
 fn discipline(body: &[u8]) -> Option<RootDiscipline> {
