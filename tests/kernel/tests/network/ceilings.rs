@@ -147,4 +147,44 @@ fn both_networks_of_containers_have_classes_at_a_shared_uplink_and_over_a_restar
     assert_eq!(classes(&stage), 4);
     stage.restart();
     assert_eq!(classes(&stage), 4);
+    // Somebody's discipline ends no agent and keeps none from starting: who wants a guarantee is told.
+    let other = "tc qdisc replace dev uplink root tbf rate 1gbit burst 100kb latency 10ms";
+    assert!(support::network::run(&stage.world.host, other).status.success());
+    stage.restart();
+    let running = stage.agent.cli(&["ps"]).success().stdout;
+    assert!(
+        running.contains("light") && running.contains("heavy"),
+        "{running}"
+    );
+    for network in ["host", "mapped"] {
+        let launch = ["run", "--network", network, "--network-weight", "10"];
+        stage
+            .agent
+            .cli(&[&launch[..], &["--", "true"]].concat())
+            .success();
+        let refused = stage
+            .agent
+            .cli(&[&launch[..], &["--egress-min", "1Mbit", "--", "true"]].concat());
+        assert_eq!(refused.status, 125, "{refused:?}");
+        assert!(refused.stderr.contains("tc qdisc del"), "{refused:?}");
+    }
+    let health = stage.agent.cli(&["net"]).stdout;
+    assert!(
+        health.contains("tbf") && health.contains("nothing is shared out"),
+        "{health}"
+    );
+    let gone = support::network::run(&stage.world.host, "tc qdisc del dev uplink root");
+    assert!(gone.status.success());
+    support::eventually("the uplink is shared out again", || {
+        // Whoever comes next finds it free.
+        run_one(&stage);
+        (classes(&stage) == 4).then_some(())
+    });
+}
+
+fn run_one(stage: &Stage) {
+    stage
+        .agent
+        .cli(&["run", "--network", "mapped", "--", "true"])
+        .success();
 }

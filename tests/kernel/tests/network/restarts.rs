@@ -151,3 +151,35 @@ fn a_container_with_ids_of_its_own_owns_its_network_and_no_more() {
         stage.interfaces().is_empty().then_some(())
     });
 }
+
+#[test]
+fn an_agent_without_an_uplink_starts_with_all_that_runs_and_takes_it_over_when_there_is_one() {
+    if skip_unless_root() {
+        return;
+    }
+    let mut stage = Stage::new();
+    let port = stage.serve("web");
+    stage.reaches(HOST, port);
+    for command in ["ip route del default", "ip -6 route del default"] {
+        assert!(
+            support::network::run(&stage.world.host, command).status.success(),
+            "{command}"
+        );
+    }
+    stage.restart();
+    // Its network is as it was.
+    stage.reaches(HOST, port);
+    assert!(stage.agent.cli(&["ps"]).success().stdout.contains("web"));
+    let launch = ["run", "--network", "mapped", "--", "true"];
+    let refused = stage.agent.cli(&launch);
+    assert_eq!(refused.status, 125, "{refused:?}");
+    assert!(refused.stderr.contains("--uplinks"), "{refused:?}");
+    let health = stage.agent.cli(&["net"]).stdout;
+    assert!(health.contains("stay connected"), "{health}");
+    support::network::run(&stage.world.host, "ip route add default via 192.0.2.2");
+    stage.agent.cli(&launch).success();
+    stage.reaches(HOST, port);
+    let updated = stage.agent.cli(&["update", "--egress", "10Mbit", "web"]);
+    assert!(updated.success().stdout.contains("egress"));
+    assert_eq!(stage.interfaces().len(), 1, "{:?}", stage.interfaces());
+}
