@@ -40,7 +40,7 @@ pub enum TaskEvent {
         id: TaskId,
         status: TaskStatus,
     },
-    /// It never ran, and the master that ordered it is told so as the answer.
+    /// It never ran, and the master that ordered it is told so as the answer, if it is still there.
     Refused {
         id: TaskId,
         status: TaskStatus,
@@ -80,6 +80,8 @@ struct Entry {
     written: Option<u64>,
     /// When the oldest untold status is told again, and what the next pause will be.
     again: Option<(Millis, Millis)>,
+    /// Whoever ordered it has gone since, and hears no answer.
+    parted: bool,
 }
 
 impl Entry {
@@ -176,11 +178,15 @@ impl TaskBook {
                     record,
                     written: None,
                     again: None,
+                    parted: false,
                 };
                 self.tasks.entry(id).or_insert(entry);
             }
             TaskEvent::Observed { id, status } => self.observe(&id, status, true),
-            TaskEvent::Refused { id, status } => self.observe(&id, status, false),
+            TaskEvent::Refused { id, status } => {
+                let unheard = self.tasks.get(&id).is_some_and(|entry| entry.parted);
+                self.observe(&id, status, unheard);
+            }
             TaskEvent::Written { id, sequence } => {
                 if let Some(entry) = self.tasks.get_mut(&id) {
                     entry.written = entry.written.max(Some(sequence));
@@ -190,7 +196,10 @@ impl TaskBook {
             TaskEvent::Welcomed { told } => self.welcomed(now, told),
             TaskEvent::Parted => {
                 self.heard = false;
-                self.tasks.values_mut().for_each(|entry| entry.again = None);
+                for entry in self.tasks.values_mut() {
+                    entry.again = None;
+                    entry.parted = true;
+                }
             }
             TaskEvent::Acknowledged { id, sequence } => {
                 self.acknowledged(&id, sequence);
@@ -209,6 +218,7 @@ impl TaskBook {
             written: Some(record.sequence),
             record,
             again: None,
+            parted: true,
         };
         self.tasks.insert(id, entry);
         self.forget_oldest();
@@ -381,6 +391,29 @@ mod tests {
         book.handle(Millis(0), TaskEvent::Welcomed { told: Vec::new() });
         wishes(&mut book);
         book
+    }
+
+    #[test]
+    fn a_refusal_is_told_once_whoever_is_there_to_hear_it() {
+        let refused = |book: &mut TaskBook| {
+            let status = status(TaskState::Error);
+            book.handle(Millis(0), TaskEvent::Refused { id: id(), status });
+            written(book, 1);
+        };
+        let mut book = begun();
+        refused(&mut book);
+        assert!(told(&mut book).is_empty(), "it is the answer");
+        // The answer goes over a connection that is gone, and the next master was told that it is being begun.
+        let mut book = begun();
+        book.handle(Millis(0), TaskEvent::Parted);
+        book.handle(
+            Millis(0),
+            TaskEvent::Welcomed {
+                told: vec![(id(), 0)],
+            },
+        );
+        refused(&mut book);
+        assert_eq!(told(&mut book), [(1, TaskState::Error)]);
     }
 
     #[test]
