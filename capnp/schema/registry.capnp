@@ -112,6 +112,7 @@ struct Admitted {
   drain @2 :Drain;              # null: none
   deactivated @3 :Bool;
   reserved @4 :List(Resource);
+  key @5 :Text;                 # empty: none
 }
 
 struct Unreachable {
@@ -183,6 +184,7 @@ struct Registry {
 struct AgentEdit {
   id @0 :Text;
   agent @1 :Agent;
+  key @2 :Text;                 # of admit; empty: none
 }
 
 struct Edit {

@@ -97,6 +97,7 @@ fn admitted(seed: u64) -> Admitted {
             deactivated: true,
         },
         reserved: volumes(),
+        ..Admitted::default()
     }
 }
 
@@ -190,6 +191,7 @@ fn every_edit() -> Vec<Edit> {
         Edit::Admit {
             id: a.clone(),
             record: record.clone(),
+            key: String::new(),
         },
         Edit::UpdateAgent {
             id: a.clone(),
@@ -271,6 +273,30 @@ fn what_is_written_is_read_whole_or_in_parts() {
             assert!(parts.len() > 1);
             assert_eq!(read(&parts), Ok(vec![record.clone()]), "parts of {bytes}");
         }
+    }
+}
+
+/// The files of earlier programs have none: it came later.
+#[test]
+fn what_an_agent_called_itself_is_read_again() {
+    let mut registry = full();
+    for (number, agent) in registry.agents.values_mut().enumerate() {
+        agent.key = format!("key-{number}");
+    }
+    let snapshot = Record::Snapshot {
+        sequence: 1,
+        registry: Box::new(registry),
+    };
+    let delta = Record::Delta {
+        sequence: 2,
+        edits: vec![Edit::Admit {
+            id: id("a1"),
+            record: agent(1),
+            key: "key-of-admit".to_owned(),
+        }],
+    };
+    for record in [snapshot, delta] {
+        assert_eq!(read(&encode(&record)), Ok(vec![record]));
     }
 }
 

@@ -129,8 +129,10 @@ fn edit(reader: schema::edit::Reader<'_>, budget: &mut TextBudget) -> Result<Edi
     Ok(match reader.which().map_err(|new| unknown("edit", new))? {
         Which::Lead(leader) => Edit::Lead(master(some("lead", leader)?, budget)?),
         Which::Admit(one) => {
-            let (id, record) = agent_edit(some("admit", one)?, budget)?;
-            Edit::Admit { id, record }
+            let one = some("admit", one)?;
+            let key = text("admit.key", one.get_key(), budget)?;
+            let (id, record) = agent_edit(one, budget)?;
+            Edit::Admit { id, record, key }
         }
         Which::UpdateAgent(one) => {
             let (id, record) = agent_edit(some("update_agent", one)?, budget)?;
@@ -249,6 +251,7 @@ fn admitted(reader: schema::admitted::Reader<'_>, budget: &mut TextBudget) -> Re
             deactivated: reader.get_deactivated(),
         },
         reserved: get_all("agent.reserved", reader.get_reserved(), budget)?,
+        key: text("agent.key", reader.get_key(), budget)?,
     };
     Ok((agent_id(reader.get_id(), budget)?, admitted))
 }

@@ -81,7 +81,13 @@ fn registry(value: &Registry, mut builder: schema::registry::Builder<'_>) {
 fn edit(value: &Edit, mut builder: schema::edit::Builder<'_>) {
     match value {
         Edit::Lead(leader) => master(leader, builder.init_lead()),
-        Edit::Admit { id, record } => agent_edit(id, record, builder.init_admit()),
+        Edit::Admit { id, record, key } => {
+            let mut edit = builder.init_admit();
+            if !key.is_empty() {
+                edit.set_key(key);
+            }
+            agent_edit(id, record, edit);
+        }
         Edit::UpdateAgent { id, record } => agent_edit(id, record, builder.init_update_agent()),
         Edit::MarkUnreachable { id, at } => gone(id, *at, builder.init_mark_unreachable()),
         Edit::MarkReachable { id, record } => agent_edit(id, record, builder.init_mark_reachable()),
@@ -164,6 +170,9 @@ fn admitted(id: &AgentId, value: &Admitted, mut builder: schema::admitted::Build
         seconds(drain.grace_max_seconds, entry.init_grace_max());
     }
     builder.set_deactivated(value.standing.deactivated);
+    if !value.key.is_empty() {
+        builder.set_key(&value.key);
+    }
     let count = value.reserved.iter().len() as u32;
     put_all(&value.reserved, builder.init_reserved(count));
 }

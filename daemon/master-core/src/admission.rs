@@ -69,13 +69,15 @@ impl Master {
     fn admit(&mut self, now: Now, id: AgentId, link: Link, hello: Box<Hello>) {
         let mut agent = Agent::new(hello.record.clone(), Standing::default(), Phase::Disconnected);
         agent.pending = true;
-        self.agents.insert(id.clone(), agent);
-        if hello.id.is_none() && !hello.key.is_empty() {
+        agent.key.clone_from(&hello.key);
+        if !hello.key.is_empty() {
             self.keys.insert(hello.key.clone(), id.clone());
         }
+        self.agents.insert(id.clone(), agent);
         let edit = Edit::Admit {
             id: id.clone(),
             record: hello.record.clone(),
+            key: hello.key.clone(),
         };
         if self.planted.has(PlantedBug::WelcomeUnwritten) {
             return self.registered(now, id, link, *hello, true, Ok(()));

@@ -30,6 +30,8 @@ pub(crate) enum Phase {
 #[derive(Debug, Clone)]
 pub(crate) struct Agent {
     pub record: Arc<AgentRecord>,
+    /// See [`model::registry::Admitted::key`].
+    pub key: String,
     pub standing: Standing,
     pub phase: Phase,
     pub link: Option<Link>,
@@ -67,6 +69,7 @@ impl Agent {
                 .and_then(|drain| drain.grace_max_seconds)
                 .map(Millis::secs),
             record: Arc::new(record),
+            key: String::new(),
             standing,
             phase,
             link: None,

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use model::registry::{AgentId, Drain, Edit, MachineMode, Registry, Standing, Timestamp};
+use model::registry::{Admitted, AgentId, Drain, Edit, MachineMode, Registry, Standing, Timestamp};
 use model::task::{AgentState, AgentView, Hello, TaskId, TaskState};
 use model::{Fault, FaultKind, Millis};
 
@@ -48,7 +48,7 @@ pub(crate) enum Pending {
 pub struct Master {
     pub(crate) settings: Settings,
     pub(crate) agents: BTreeMap<AgentId, Agent>,
-    /// Whom this leadership has given an id for the first time, by what they called themselves.
+    /// All who called themselves something when they came for the first time, until they are gone or forgotten.
     pub(crate) keys: BTreeMap<String, AgentId>,
     pub(crate) gone: BTreeMap<AgentId, Timestamp>,
     /// Machines from which nothing may register.
@@ -79,17 +79,16 @@ pub struct Master {
 impl Master {
     /// From what the registry holds when it is recovered.
     pub fn new(settings: Settings, registry: &Registry, now: Now) -> Self {
-        let admitted = registry.agents.iter().map(|(id, agent)| {
-            let entry = Agent::new(agent.record.clone(), agent.standing.clone(), Phase::Recovered);
+        let entry = |id: &AgentId, agent: &Admitted, phase: Phase| {
+            let mut entry = Agent::new(agent.record.clone(), agent.standing.clone(), phase);
+            entry.key.clone_from(&agent.key);
             (id.clone(), entry)
-        });
-        let unreachable = registry.unreachable.iter().map(|(id, entry)| {
-            let phase = Phase::Unreachable { since: entry.since };
-            let agent = &entry.agent;
-            (
-                id.clone(),
-                Agent::new(agent.record.clone(), agent.standing.clone(), phase),
-            )
+        };
+        let admitted = registry.agents.iter();
+        let admitted = admitted.map(|(id, agent)| entry(id, agent, Phase::Recovered));
+        let unreachable = registry.unreachable.iter().map(|(id, lost)| {
+            let phase = Phase::Unreachable { since: lost.since };
+            entry(id, &lost.agent, phase)
         });
         let down = registry
             .machines
@@ -103,9 +102,11 @@ impl Master {
             agent.alarm = Some(now.monotonic);
             alarms.insert((now.monotonic, id.clone()));
         }
+        let named = agents.iter().filter(|(_, agent)| !agent.key.is_empty());
+        let keys = named.map(|(id, agent)| (agent.key.clone(), id.clone())).collect();
         Self {
             agents,
-            keys: BTreeMap::new(),
+            keys,
             gone: registry.gone.clone(),
             down: down
                 .map(|(machine, _)| (machine.hostname.clone(), machine.address.clone()))
@@ -257,6 +258,7 @@ impl Master {
         let Some(agent) = self.agents.remove(&id) else {
             return;
         };
+        self.forget_key(&agent.key, &id);
         self.gone.insert(id, at);
         let stay = self.planted.has(PlantedBug::GoneTasksStay);
         for task in agent.tasks.into_iter().filter(|_| !stay) {
@@ -448,12 +450,19 @@ impl Master {
         }
     }
 
+    fn forget_key(&mut self, key: &str, id: &AgentId) {
+        if self.keys.get(key) == Some(id) {
+            self.keys.remove(key);
+        }
+    }
+
     /// As the registry has.
     pub(crate) fn forget(&mut self, id: &AgentId) {
         self.set_alarm(id, None);
         let Some(agent) = self.agents.remove(id) else {
             return;
         };
+        self.forget_key(&agent.key, id);
         for task in agent.tasks {
             let waiting = self.tasks.remove(&task).and_then(|task| task.launching);
             if let Some(ticket) = waiting {

@@ -56,7 +56,7 @@ pub fn apply(registry: &mut Registry, edit: &Edit) -> Result<bool, Refusal> {
             }
             Ok(put(&mut registry.master, Some(master.clone())))
         }
-        Edit::Admit { id, record } => admit(registry, id, record),
+        Edit::Admit { id, record, key } => admit(registry, id, record, key),
         Edit::UpdateAgent { id, record } => Ok(put(&mut agent(registry, id)?.record, record.clone())),
         Edit::MarkUnreachable { id, at } => mark_unreachable(registry, id, *at),
         Edit::MarkReachable { id, record } => mark_reachable(registry, id, record),
@@ -249,7 +249,7 @@ fn standing<'a>(registry: &'a mut Registry, id: &AgentId) -> Result<&'a mut Stan
         .ok_or(refusal)
 }
 
-fn admit(registry: &mut Registry, id: &AgentId, record: &AgentRecord) -> Result<bool, Refusal> {
+fn admit(registry: &mut Registry, id: &AgentId, record: &AgentRecord, key: &str) -> Result<bool, Refusal> {
     if registry.gone.contains_key(id) {
         return Err(Refusal::Gone(id.clone()));
     }
@@ -260,6 +260,7 @@ fn admit(registry: &mut Registry, id: &AgentId, record: &AgentRecord) -> Result<
         id.clone(),
         Admitted {
             record: record.clone(),
+            key: key.to_owned(),
             ..Admitted::default()
         },
     );

@@ -26,6 +26,7 @@ fn admit(number: u64) -> Edit {
     Edit::Admit {
         id: id(number),
         record: record("h"),
+        key: String::new(),
     }
 }
 

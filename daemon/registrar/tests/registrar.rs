@@ -88,6 +88,7 @@ fn admit(number: u64) -> Edit {
             version: "1.0".into(),
             capabilities: ["MULTI_ROLE".to_owned()].into(),
         },
+        key: format!("{number:032x}"),
     }
 }
 

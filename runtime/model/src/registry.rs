@@ -68,6 +68,9 @@ pub struct Admitted {
     pub standing: Standing,
     /// Dynamic reservations and persistent volumes on it.
     pub reserved: Resources,
+    /// What it called itself before it had an id. Empty: nothing.
+    #[serde(default)]
+    pub key: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -146,6 +149,9 @@ pub enum Edit {
     Admit {
         id: AgentId,
         record: AgentRecord,
+        /// So that the next leader knows it as well, whose welcome it may be that arrives.
+        #[serde(default)]
+        key: String,
     },
     UpdateAgent {
         id: AgentId,

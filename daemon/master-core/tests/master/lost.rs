@@ -305,3 +305,48 @@ fn one_that_does_not_answer_is_asked_once() {
     assert_eq!(pings(&world), 3);
     assert!(matches!(&world.held[..], [(_, Edit::MarkUnreachable { id: lost, .. })] if *lost == id));
 }
+
+#[test]
+fn an_agent_whose_welcome_got_lost_with_its_master_is_not_a_second_agent() {
+    let mut world = World::new(settings(1));
+    world.slow = true;
+    world.register(hello(0, None));
+    world.let_through();
+    let mut nameless = hello(1, None);
+    nameless.key.clear();
+    world.register(nameless);
+    world.let_through();
+    let id = world.registry.agents.keys().next().cloned().unwrap();
+    assert_eq!(world.registry.agents.len(), 2);
+    // The master dies before the welcome arrives.
+    let mut next = World::after(settings(2), world.registry.clone());
+    let link = next.register(hello(0, None));
+    assert_eq!(next.id_of(link), id);
+    assert_eq!(
+        (next.state(&id), next.registry.agents.len()),
+        (AgentState::Active, 2)
+    );
+    // Also when it is found only after it was given up.
+    let mut next = World::after(settings(2), world.registry);
+    next.until(700 * SECOND, |_| true);
+    assert_eq!(next.registry.unreachable.len(), 2);
+    let mut after = World::after(settings(3), next.registry);
+    let link = after.register(hello(0, None));
+    assert_eq!(after.id_of(link), id);
+    assert_eq!(
+        (after.registry.agents.len(), after.registry.unreachable.len()),
+        (1, 1)
+    );
+    // Not when it is gone: then it is a new one, also for the next leader.
+    let ticket = Ticket(after.number());
+    after.input(Input::MarkGone {
+        ticket,
+        agent: id.clone(),
+    });
+    let link = after.register(hello(0, None));
+    let second = after.id_of(link);
+    assert_ne!(second, id);
+    let mut last = World::after(settings(4), after.registry);
+    let link = last.register(hello(0, None));
+    assert_eq!(last.id_of(link), second);
+}
