@@ -64,6 +64,11 @@ fn nothing_is_left_of_a_network_that_nobody_uses() {
     eventually("its interface is gone", || {
         stage.interfaces().is_empty().then_some(())
     });
+    // An agent that stops before the end of its clean-up leaves the network to the next one.
+    eventually("the container has ended", || {
+        let running = stage.agent.cli(&["ps"]).success().stdout;
+        (!running.contains("web")).then_some(())
+    });
     stage.agent.stop();
     assert!(!pins.exists());
     let tcx = run(&stage.world.host, "tc filter show dev uplink ingress");
