@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use harness::{Container, OUTSIDE, World, attach_with, chain, inside, inside_ok, on_host_ok, skip, text};
 use model::{Bandwidth, BitsPerSecond};
 use network::{Config, Datapath, Known, NetworkError};
+use support::eventually;
 
 const MBIT: u64 = 1_000_000;
 /// Wire bytes over payload of a full TCP segment with timestamps.
@@ -110,25 +111,29 @@ fn a_full_uplink_is_shared_by_weight_and_what_one_leaves_is_the_others() {
     let light = attach_with(&datapath, 1, &share(100, None));
     let heavy = attach_with(&datapath, 2, &share(300, None));
     // More connections are no larger share.
-    let both = together(&world, &[(Some(&light.netns), 8), (Some(&heavy.netns), 1)]);
-    let (sum, ratio) = (both[0] + both[1], both[1] / both[0]);
-    eprintln!("100 and 300: {both:.1?}, ratio {ratio:.2}");
-    assert!((92.0..103.0).contains(&sum), "{both:?}");
-    assert!((2.6..3.4).contains(&ratio), "{both:?}");
+    // Where others use the processors one may begin later than the rest, or be held up.
+    eventually("both have sent at once, by their weights", || {
+        let both = together(&world, &[(Some(&light.netns), 8), (Some(&heavy.netns), 1)]);
+        let (sum, ratio) = (both[0] + both[1], both[1] / both[0]);
+        eprintln!("100 and 300: {both:.1?}, ratio {ratio:.2}");
+        ((92.0..103.0).contains(&sum) && (2.6..3.4).contains(&ratio)).then_some(())
+    });
     let alone = together(&world, &[(Some(&light.netns), 1)]);
     eprintln!("alone: {alone:.1?}");
     assert!(alone[0] > 92.0, "{alone:?}");
 
     // Changed while it runs, and the smallest weight of all with it.
     datapath.update(&heavy.id, &share(50, None)).unwrap();
-    let with_host = together(
-        &world,
-        &[(Some(&light.netns), 1), (Some(&heavy.netns), 4), (None, 2)],
-    );
-    eprintln!("100, 50 and the host: {with_host:.1?}");
-    assert!(with_host.iter().sum::<f64>() < 103.0, "{with_host:?}");
-    assert!(with_host[0] > with_host[1] * 1.5, "{with_host:?}");
-    assert!(with_host[2] > 5.0, "a twentieth in any case: {with_host:?}");
+    eventually("all of them have sent at once, by their weights", || {
+        let with_host = together(
+            &world,
+            &[(Some(&light.netns), 1), (Some(&heavy.netns), 4), (None, 2)],
+        );
+        eprintln!("100, 50 and the host: {with_host:.1?}");
+        let by_weight = with_host[0] > with_host[1] * 1.5;
+        // A twentieth is the host's in any case.
+        (with_host.iter().sum::<f64>() < 103.0 && by_weight && with_host[2] > 5.0).then_some(())
+    });
     datapath.close(false).unwrap();
     assert!(!root_of("up0").contains("htb"), "{}", root_of("up0"));
 }
