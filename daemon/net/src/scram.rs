@@ -295,6 +295,7 @@ mod tests {
             credential: credential("pencil"),
             first_bare: "n=user,r=rOprNGfwEbeRWgbNEkqO".into(),
             nonce: "rOprNGfwEbeRWgbNEkqO".into(),
+            remembered: Rc::default(),
         };
         let challenge =
             "r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096";

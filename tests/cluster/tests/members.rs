@@ -108,7 +108,7 @@ fn a_rogue_agent_is_refused_and_ends_its_tasks(cluster: &Cluster) {
     until_task(cluster, &id, "unreachable");
     // As the message says: without that name it joins as a new agent.
     let pid = cluster.pid("a2").unwrap();
-    let fault = cluster.fault("kill-agent", 1, &["--of", "2"]);
+    let fault = cluster.fault("kill-agent", 5, &["--of", "2"]);
     until_dead(cluster, "a2", pid);
     std::fs::remove_file(&name).unwrap();
     fault.over();
