@@ -1,7 +1,7 @@
 //! Faults at random while tasks come and go. Afterwards: each task was started at most once, has one end, and the master, the agent
 //! and what the command itself wrote agree on it.
 //!
-//! `BULKHEAD_CHAOS=SECONDS` for a longer run (900 for the figures in docs/benchmarks.md).
+//! `BULKHEAD_CHAOS=SECONDS` for a longer run (900 for the figures in docs/testing.md).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

@@ -11,7 +11,6 @@ const LONG: [&str; 2] = ["sleep", "600"];
 
 /// One cluster for all of these: it takes seconds to start.
 #[test]
-#[ignore = "by hand until it has been seen to pass: cargo nextest run -p cluster-tests --run-ignored all members_of_a_cluster"]
 fn members_of_a_cluster() {
     if skip() {
         return;
