@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
-use support::{Agent, eventually, skip_unless_root};
+use support::{Agent, eventually, patience, skip_unless_root};
 
 fn entries(path: PathBuf) -> usize {
     fs::read_dir(&path)
@@ -82,7 +82,9 @@ fn what_is_too_old_goes_and_what_runs_stays() {
     if skip_unless_root() {
         return;
     }
-    let agent = Agent::start_with(&["--gc-delay=1s", "--disk-watch-interval=100ms"], &[]);
+    // Long enough for asking what the container's id was.
+    let delay = format!("--gc-delay={}s", patience(1).as_secs());
+    let agent = Agent::start_with(&[&delay, "--disk-watch-interval=100ms"], &[]);
     agent.background("lives", "echo x > f; sleep 100");
     let ended = run(&agent, "ended", "mkdir -p a/b; echo x > a/b/f; echo said");
     eventually("it is gone", || (!sandbox(&agent, &ended).exists()).then_some(()));
