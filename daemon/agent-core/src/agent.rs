@@ -9,6 +9,7 @@ use model::{
 
 use crate::collecting::Collection;
 use crate::container::{Alarm, Container, Doom, Ending, PendingUpdate, Phase};
+use crate::draining::AT_ONCE;
 use crate::input::{Answer, Input, Now, Ticket, Wish};
 use crate::settings::Settings;
 
@@ -27,6 +28,8 @@ pub struct AgentCore {
     pub(crate) sequence: u64,
     pub(crate) draining: bool,
     pub(crate) drains: Vec<(Ticket, u32)>,
+    /// Those that a drain has not come to yet.
+    pub(crate) to_drain: VecDeque<(ContainerId, Option<Millis>)>,
     pub(crate) living: usize,
     /// Where the search for ids of a user namespace goes on.
     pub(crate) next_id: u32,
@@ -49,6 +52,7 @@ impl AgentCore {
             sequence: first_sequence,
             draining: false,
             drains: Vec::new(),
+            to_drain: VecDeque::new(),
             living: 0,
             next_id: 0,
             next_port: 1,
@@ -63,6 +67,9 @@ impl AgentCore {
 
     /// When `Input::Tick` is due, in monotonic time.
     pub fn deadline(&self) -> Option<Millis> {
+        if !self.to_drain.is_empty() {
+            return Some(Millis(0));
+        }
         let alarm = self.alarms.first().map(|(at, _)| *at);
         alarm.into_iter().chain(self.removal_deadline()).min()
     }
@@ -118,6 +125,7 @@ impl AgentCore {
             Input::Removed { id, result } => self.removed(now, &id, result),
             Input::Collect { ticket, which } => self.collect(now, ticket, &which),
             Input::Tick => {
+                self.drain_next(now);
                 self.tick(now);
                 self.remove_next(now);
             }
@@ -339,38 +347,16 @@ impl AgentCore {
         }
     }
 
-    fn drain(&mut self, now: Now, ticket: Ticket, grace: Option<Millis>) {
-        self.draining = true;
-        let ids: Vec<ContainerId> = self
-            .containers
-            .values()
-            .filter(|c| !c.is_over())
-            .map(|c| c.status.id.clone())
-            .collect();
-        self.drains.push((ticket, ids.len() as u32));
-        for id in &ids {
-            let grace = grace
-                .or_else(|| self.containers.get(id).map(|c| c.spec.grace))
-                .unwrap_or_default();
-            self.end_gracefully(now, id, Doom::Killed, grace);
-        }
-        self.settle_drains();
-    }
-
-    pub(crate) fn settle_drains(&mut self) {
-        if self.living == 0 {
-            for (ticket, killed) in std::mem::take(&mut self.drains) {
-                self.answer(ticket, Answer::Drained { killed });
-            }
-        }
-    }
-
     // ---- time
 
+    /// As many alarms as there is time for: the deadline says that more are due.
     fn tick(&mut self, now: Now) {
-        while let Some((at, id)) = self.alarms.first().cloned() {
+        for _ in 0..AT_ONCE {
+            let Some((at, id)) = self.alarms.first().cloned() else {
+                return;
+            };
             if at > now.monotonic {
-                break;
+                return;
             }
             let Some((_, alarm)) = self.containers.get(&id).and_then(|c| c.alarm) else {
                 self.alarms.remove(&(at, id));

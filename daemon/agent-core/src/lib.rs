@@ -14,6 +14,7 @@ mod adopt;
 mod agent;
 mod collecting;
 mod container;
+mod draining;
 mod ending;
 mod ids;
 mod input;

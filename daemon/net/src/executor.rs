@@ -14,11 +14,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use async_task::Runnable;
 use futures::FutureExt as _;
 use slab::Slab;
 
 use crate::reactor;
+
+/// A task to be polled, with the name of its future's type: who holds the loop up is told by it.
+pub(crate) type Runnable = async_task::Runnable<&'static str>;
 
 /// A task panicked; its future has been dropped.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -40,7 +42,7 @@ impl Panicked {
 
 /// A running task. Dropping it cancels the task (its future is dropped on the loop); [`Task::detach`] lets it go on.
 #[must_use = "dropping a task cancels it: await it or detach it"]
-pub struct Task<T>(async_task::Task<Result<T, Panicked>>);
+pub struct Task<T>(async_task::Task<Result<T, Panicked>, &'static str>);
 
 impl<T> Task<T> {
     /// Lets the task run to its end without being waited for.
@@ -90,7 +92,8 @@ where
             remote.push(runnable);
         }
     };
-    let (runnable, task) = async_task::spawn_local(contained, schedule);
+    let named = async_task::Builder::new().metadata(std::any::type_name::<F>());
+    let (runnable, task) = named.spawn_local(|_| contained, schedule);
     entry.insert(runnable.waker());
     drop(active);
     runnable.schedule();

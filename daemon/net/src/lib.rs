@@ -8,6 +8,7 @@
 //! A panic in a task ends that task only ([`Task`] yields [`Panicked`], and it is logged). A panic of the root future is
 //! fatal and leaves [`run`]. The program has to be built with `panic = "unwind"`.
 
+mod certificate;
 mod chance;
 pub mod clock;
 mod executor;
@@ -26,6 +27,7 @@ mod source;
 mod tcp;
 mod timer;
 mod tls;
+mod turn;
 mod unix;
 mod worker;
 

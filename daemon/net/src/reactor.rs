@@ -1,7 +1,7 @@
 //! The event loop: waits in epoll (through mio), marks sources ready, wakes tasks, runs them.
 //!
-//! One turn: poll the root if it was woken, run at most [`Config::budget`] task polls, wait (not at all if work is
-//! left), dispatch events, fire timers. Dispatch never runs foreign code but wakers, so a stale event can at worst make a
+//! One turn: poll the root if it was woken, run at most [`Config::budget`] task polls or as many as [`Config::slice`] has
+//! time for, wait (not at all if work is left), dispatch events, fire timers. Dispatch never runs foreign code but wakers, so a stale event can at worst make a
 //! task try an operation that would block.
 //!
 //! mio is edge-triggered only: a source is believed ready until an operation on it says `WouldBlock`.
@@ -17,14 +17,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use async_task::Runnable;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Registry, Token};
 use slab::Slab;
 
 use crate::clock;
-use crate::executor::{Executor, Remote};
+use crate::executor::{Executor, Remote, Runnable};
 use crate::timer::Timers;
+use crate::turn::Turn;
 
 const WAKER_TOKEN: Token = Token(usize::MAX);
 
@@ -43,6 +43,8 @@ thread_local! {
 pub struct Config {
     /// Task polls between two looks at the kernel.
     pub budget: usize,
+    /// Time after which a turn with many polls looks at the kernel, too: some polls take a thousand times as long as others.
+    pub slice: Duration,
     /// Events taken from the kernel at once.
     pub events: usize,
     /// A turn (without the waiting) that takes longer is logged and counted: something blocks the loop.
@@ -53,6 +55,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             budget: 256,
+            slice: Duration::from_millis(1),
             events: 256,
             stall: Duration::from_millis(100),
         }
@@ -257,30 +260,32 @@ impl Reactor {
         self.counters.turns.get()
     }
 
-    /// Runs at most `budget` task polls; says how many.
-    fn run_tasks(&self, budget: usize) -> usize {
+    /// Runs tasks while the turn has room; says how many.
+    fn run_tasks(&self, turn: &mut Turn) -> usize {
         if self.executor.remote.has_pending() {
             self.executor.take_in_remote();
         }
         let mut ran = 0;
-        while ran < budget {
+        while turn.has_room() {
             let Some(runnable) = self.executor.pop() else {
                 break;
             };
+            let name = *runnable.metadata();
             ran += 1;
             self.operations.set(OPERATIONS_PER_POLL);
             self.counters.polls.set(self.counters.polls.get() + 1);
             self.executor.run(runnable);
+            turn.polled(name);
         }
         ran
     }
 
     /// Waits for events, dispatches them, fires timers. Returns when the waiting ended, by the coarse clock.
-    fn wait(&self, root_woken: &AtomicBool, began: Duration, config: &Config) -> io::Result<Duration> {
+    fn wait(&self, root_woken: &AtomicBool, turn: &Turn, config: &Config) -> io::Result<Duration> {
         let busy = self.executor.has_work()
             || root_woken.load(Ordering::SeqCst)
             || !self.executor.remote.park(root_woken);
-        self.note_turn(clock::coarse().saturating_sub(began), config);
+        self.note_turn(turn.ended(config.stall), config);
         let timeout = if busy {
             Some(Duration::ZERO)
         } else {
@@ -343,7 +348,6 @@ impl Reactor {
         }
         if took > config.stall {
             self.counters.stalls.set(self.counters.stalls.get() + 1);
-            tracing::warn!(took_ms = took.as_millis(), "the event loop was blocked");
         }
     }
 
@@ -456,22 +460,21 @@ pub fn run<F: Future>(config: Config, root: F) -> io::Result<F::Output> {
         let mut root = pin!(root);
         'turns: loop {
             // A root and its tasks often work in turns; no look at the kernel is needed in between.
-            let mut left = config.budget.max(1);
-            while left > 0 {
+            let mut turn = Turn::new(began, &config);
+            while turn.has_room() {
                 if root_woken_once(&root_waker) {
-                    left -= 1;
                     reactor.operations.set(OPERATIONS_PER_POLL);
                     if let Poll::Ready(output) = root.as_mut().poll(&mut cx) {
                         break 'turns output;
                     }
+                    turn.polled("the root");
                 }
-                let ran = reactor.run_tasks(left);
-                left -= ran;
+                let ran = reactor.run_tasks(&mut turn);
                 if ran == 0 && !root_waker.woken.load(Ordering::Relaxed) {
                     break;
                 }
             }
-            began = reactor.wait(&root_waker.woken, began, &config)?;
+            began = reactor.wait(&root_waker.woken, &turn, &config)?;
         }
     };
     drop(entered);

@@ -18,9 +18,11 @@ use futures::io::{AsyncRead, AsyncWrite};
 use futures_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::{ClientConfig, RootCertStore, ServerConfig, version};
 
+use crate::certificate;
 use crate::tcp::TcpStream;
 
 /// For the whole handshake.
@@ -79,12 +81,17 @@ struct State {
     /// Files that could not be used, and that this was told of.
     refused: Option<Stamps>,
     looked: Instant,
+    /// That something is wrong with the own certificate.
+    told: bool,
 }
 
 #[derive(Clone)]
 struct Roles {
     connector: TlsConnector,
     acceptor: TlsAcceptor,
+    /// Judges the own certificate as others do.
+    verifier: Arc<dyn ClientCertVerifier>,
+    chain: Arc<[CertificateDer<'static>]>,
 }
 
 /// What differs when a file was written or replaced: inode, length, time of the last change.
@@ -108,6 +115,7 @@ impl Tls {
                 stamps,
                 refused: None,
                 looked: crate::now(),
+                told: false,
             }),
         })))
     }
@@ -121,12 +129,29 @@ impl Tls {
         Ok(())
     }
 
+    /// Says in the log what others have against the own certificate, or will have soon. For those who serve for long: from
+    /// now on it is looked at with each handshake, every few seconds at most, and told once.
+    pub fn watch_own(&self) {
+        self.0.tell_own(&mut self.locked());
+    }
+
+    /// What others have against the own certificate now, or will have soon.
+    pub fn complaint(&self) -> Option<String> {
+        let roles = self.locked().roles.clone();
+        certificate::complaint(&*roles.verifier, &roles.chain)
+    }
+
+    fn told(&self, error: io::Error) -> io::Error {
+        certificate::told(error, || self.complaint())
+    }
+
     /// As the files are, looked at now and then.
     fn roles(&self) -> Roles {
         let mut state = self.locked();
         let now = crate::now();
         if now - state.looked >= LOOK {
             state.looked = now;
+            self.0.tell_own(&mut state);
             let stamps = stamps_of(&self.0.files);
             if stamps != state.stamps {
                 self.0.take_changed(&mut state, stamps);
@@ -143,18 +168,31 @@ impl Tls {
     pub async fn connect(&self, stream: TcpStream, host: &str) -> io::Result<Secured> {
         let name = server_name(host)
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, format!("{host}: {error}")))?;
-        let secured = within(self.roles().connector.connect(name, stream)).await?;
-        Ok(Secured::new(secured.into()))
+        let secured = within(self.roles().connector.connect(name, stream)).await;
+        let secured = secured.map_err(|error| self.told(error))?;
+        Ok(Secured::new(secured.into(), self.clone()))
     }
 
     /// The server's handshake. `Err`: the client is nobody that the authority knows.
     pub async fn accept(&self, stream: TcpStream) -> io::Result<Secured> {
-        let secured = within(self.roles().acceptor.accept(stream)).await?;
-        Ok(Secured::new(secured.into()))
+        let secured = within(self.roles().acceptor.accept(stream)).await;
+        let secured = secured.map_err(|error| self.told(error))?;
+        Ok(Secured::new(secured.into(), self.clone()))
     }
 }
 
 impl Shared {
+    fn tell_own(&self, state: &mut State) {
+        let found = certificate::complaint(&*state.roles.verifier, &state.roles.chain);
+        if found.is_some() != state.told
+            && let Some(wrong) = &found
+        {
+            let file = self.files.certificate.display();
+            tracing::warn!("the own certificate, {file}: {wrong}; replace it in time: that is noticed within seconds");
+        }
+        state.told = found.is_some();
+    }
+
     fn take_changed(&self, state: &mut State, stamps: Stamps) {
         match Roles::load(&self.files) {
             Ok(roles) => {
@@ -163,6 +201,7 @@ impl Shared {
                     self.files.certificate.display()
                 );
                 (state.roles, state.stamps, state.refused) = (roles, stamps, None);
+                self.tell_own(state);
             }
             // Whoever replaces key and certificate does one after the other: tried again at the next look, told once.
             Err(error) if state.refused != Some(stamps) => {
@@ -204,12 +243,14 @@ impl Roles {
         let server = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&version::TLS13])
             .map_err(|error| unusable(&error))?
-            .with_client_cert_verifier(verifier)
-            .with_single_cert(chain, key)
+            .with_client_cert_verifier(Arc::clone(&verifier))
+            .with_single_cert(chain.clone(), key)
             .map_err(|error| unusable(&error))?;
         Ok(Self {
             connector: Arc::new(client).into(),
             acceptor: Arc::new(server).into(),
+            verifier,
+            chain: chain.into(),
         })
     }
 }
@@ -274,11 +315,17 @@ pub struct Secured {
     stream: TlsStream<TcpStream>,
     /// Taken of the caller's bytes, and not yet gone.
     owed: Option<usize>,
+    /// What the other side has against our certificate it says only behind the handshake: in our words with what we know of it.
+    tls: Tls,
 }
 
 impl Secured {
-    fn new(stream: TlsStream<TcpStream>) -> Self {
-        Self { stream, owed: None }
+    fn new(stream: TlsStream<TcpStream>, tls: Tls) -> Self {
+        Self {
+            stream,
+            owed: None,
+            tls,
+        }
     }
 
     /// `None`: it has shown none, which a handshake that ended well does not allow.
@@ -294,7 +341,8 @@ impl AsyncRead for Secured {
         cx: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+        let read = ready!(Pin::new(&mut self.stream).poll_read(cx, buffer));
+        Poll::Ready(read.map_err(|error| self.tls.told(error)))
     }
 }
 
