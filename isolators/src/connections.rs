@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use kernel::netlink::NetlinkError;
-use kernel::netlink::diag::{ESTABLISHED, TIME_WAIT, TcpDiag};
+use kernel::netlink::diag::{ESTABLISHED, TIME_WAIT, TcpConnection, TcpDiag};
 use model::{NetworkUsage, Percentiles, PortRanges};
 
 #[derive(Debug, Default)]
@@ -21,9 +21,52 @@ struct Found {
     /// False: nobody has looked yet, or the kernel does not tell.
     known: bool,
     /// By the number of the v2 group.
-    groups: HashMap<u64, (u64, Option<Percentiles>)>,
+    groups: HashMap<u64, Connections>,
     /// Local ports of connections in TIME_WAIT, which have no group any more; sorted.
     time_wait: Vec<u16>,
+}
+
+/// Of one group.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+struct Connections {
+    count: u64,
+    round_trips: Option<Percentiles>,
+    /// What data waits in the sockets that are told a pace.
+    waiting_micros: u64,
+}
+
+/// While one is made.
+#[derive(Default)]
+struct Seen {
+    count: u64,
+    round_trips: Vec<u32>,
+    unsent_bytes: u64,
+    /// Of those with unsent data, added up.
+    pace: u64,
+}
+
+impl Seen {
+    fn add(&mut self, connection: &TcpConnection) {
+        self.count += 1;
+        self.round_trips
+            .extend(Some(connection.rtt_micros).filter(|micros| *micros > 0));
+        if let Some(pace) = connection.pace.filter(|_| connection.unsent_bytes > 0) {
+            self.unsent_bytes += u64::from(connection.unsent_bytes);
+            self.pace += pace;
+        }
+    }
+}
+
+impl From<Seen> for Connections {
+    fn from(mut seen: Seen) -> Self {
+        Self {
+            count: seen.count,
+            round_trips: Percentiles::of(&mut seen.round_trips),
+            waiting_micros: (seen.unsent_bytes * 1_000_000)
+                .checked_div(seen.pace)
+                .unwrap_or(0),
+        }
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -38,23 +81,21 @@ impl HostConnections {
             Some(socket) => socket,
             None => TcpDiag::open()?,
         };
-        let mut times: HashMap<u64, (u64, Vec<u32>)> = HashMap::new();
+        let mut groups: HashMap<u64, Seen> = HashMap::new();
         let mut time_wait = Vec::new();
         // Not kept after an error: answers to it may still come.
         socket.visit(&[ESTABLISHED, TIME_WAIT], |connection| {
             if connection.state == TIME_WAIT {
                 time_wait.push(connection.local_port);
             } else if let Some(group) = connection.group {
-                let (count, times) = times.entry(group).or_default();
-                *count += 1;
-                times.extend(Some(connection.rtt_micros).filter(|micros| *micros > 0));
+                groups.entry(group).or_default().add(&connection);
             }
         })?;
         *diag = Some(socket);
         time_wait.sort_unstable();
-        let groups = times
+        let groups = groups
             .into_iter()
-            .map(|(group, (count, mut times))| (group, (count, Percentiles::of(&mut times))))
+            .map(|(group, seen)| (group, seen.into()))
             .collect();
         *lock(&self.found) = Found {
             known: true,
@@ -70,9 +111,12 @@ impl HostConnections {
         if !found.known {
             return;
         }
-        let (active, times) = found.groups.get(&group).copied().unwrap_or_default();
-        usage.tcp_active = Some(active);
-        usage.tcp_rtt_micros = times;
+        let connections = found.groups.get(&group).copied().unwrap_or_default();
+        usage.tcp_active = Some(connections.count);
+        usage.tcp_rtt_micros = connections.round_trips;
+        if usage.tx.limited_bytes.is_some() {
+            usage.tx.queue_delay_micros = Some(connections.waiting_micros);
+        }
         usage.tcp_time_wait = ports.map(|ports| {
             let each = ports.ranges().iter();
             let within = each.map(|range| {
@@ -95,14 +139,27 @@ mod tests {
         let mut usage = NetworkUsage::default();
         connections.complete(&mut usage, 7, None);
         assert_eq!(usage.tcp_active, None, "nobody has looked");
+        let mut two = Seen::default();
+        for (unsent_bytes, pace) in [(30_000, Some(1_000_000)), (0, Some(5)), (70_000, None)] {
+            two.add(&TcpConnection {
+                rtt_micros: 5,
+                unsent_bytes,
+                pace,
+                ..TcpConnection::default()
+            });
+        }
         *lock(&connections.found) = Found {
             known: true,
-            groups: HashMap::from([(7, (2, Percentiles::of(&mut [5, 9])))]),
+            groups: HashMap::from([(7, two.into())]),
             time_wait: vec![80, 31000, 31000, 31002, 40000],
         };
         let ports: PortRanges = "31000-31001,40000".parse().unwrap();
         connections.complete(&mut usage, 7, Some(&ports));
-        assert_eq!((usage.tcp_active, usage.tcp_time_wait), (Some(2), Some(3)));
+        assert_eq!((usage.tcp_active, usage.tcp_time_wait), (Some(3), Some(3)));
+        assert_eq!(usage.tx.queue_delay_micros, None, "nothing limits here");
+        usage.tx.limited_bytes = Some(0);
+        connections.complete(&mut usage, 7, Some(&ports));
+        assert_eq!(usage.tx.queue_delay_micros, Some(30_000));
         connections.complete(&mut usage, 8, None);
         assert_eq!((usage.tcp_active, usage.tcp_time_wait), (Some(0), None));
     }

@@ -94,12 +94,14 @@ impl Bandwidth {
 pub struct Traffic {
     pub bytes: u64,
     pub packets: u64,
-    pub errors: u64,
+    /// Packets that were broken. None: the kernel does not tell.
+    pub errors: Option<u64>,
     /// Packets, for whatever reason.
     pub dropped: u64,
     /// Bytes that a ceiling held back (queued or marked) or dropped. None: nothing limits here.
     pub limited_bytes: Option<u64>,
-    /// What a packet waited in the limiter's queue, on an average of the last ones, in microseconds.
+    /// What a packet waited in the limiter's queue, on an average of the last ones, in microseconds. Where TCP is paced there is no
+    /// such queue: what data waits in the sockets then.
     pub queue_delay_micros: Option<u64>,
 }
 
@@ -152,7 +154,10 @@ impl NetworkUsage {
         for (mine, theirs) in [(&mut self.rx, &other.rx), (&mut self.tx, &other.tx)] {
             mine.bytes += theirs.bytes;
             mine.packets += theirs.packets;
-            mine.errors += theirs.errors;
+            mine.errors = match (mine.errors, theirs.errors) {
+                (Some(mine), Some(theirs)) => Some(mine + theirs),
+                (mine, theirs) => mine.or(theirs),
+            };
             mine.dropped += theirs.dropped;
             mine.limited_bytes = mine.limited_bytes.or(theirs.limited_bytes);
             mine.queue_delay_micros = mine.queue_delay_micros.or(theirs.queue_delay_micros);
@@ -173,11 +178,11 @@ impl NetworkUsage {
     pub fn fill(&self, usage: &mut Usage) {
         usage.net_rx_bytes = Some(self.rx.bytes);
         usage.net_rx_packets = Some(self.rx.packets);
-        usage.net_rx_errors = Some(self.rx.errors);
+        usage.net_rx_errors = self.rx.errors;
         usage.net_rx_dropped = Some(self.rx.dropped);
         usage.net_tx_bytes = Some(self.tx.bytes);
         usage.net_tx_packets = Some(self.tx.packets);
-        usage.net_tx_errors = Some(self.tx.errors);
+        usage.net_tx_errors = self.tx.errors;
         usage.net_tx_dropped = Some(self.tx.dropped);
         usage.net_rx_limited_bytes = self.rx.limited_bytes;
         usage.net_tx_limited_bytes = self.tx.limited_bytes;

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use kernel::netlink::diag::{ESTABLISHED, TcpDiag};
 use kernel::netlink::namespace;
 use kernel::network_stack::NetworkStack;
-use model::{ContainerId, NetworkUsage, Percentiles};
+use model::{ContainerId, NetworkUsage, Percentiles, SnmpStatistics};
 
 use crate::NetworkError;
 use crate::datapath::Datapath;
@@ -76,6 +76,7 @@ impl Stack {
             tcp_retransmits: count(of_tcp("RetransSegs")),
             ..NetworkUsage::default()
         };
+        usage.rx.errors = snmp.as_ref().and_then(broken);
         usage.snmp = snmp;
         let mut diag = lock(&self.diag);
         if usage.tcp_active == Some(0) {
@@ -101,6 +102,19 @@ impl Stack {
         }
         Percentiles::of(&mut times)
     }
+}
+
+/// What came in and was no valid packet: by its header or checksum. A veth counts none of its own (drivers/net/veth.c). IPv6's
+/// headers and UDP are counted elsewhere (snmp6).
+fn broken(snmp: &SnmpStatistics) -> Option<u64> {
+    let counters = [
+        ("ip_stats", "InHdrErrors"),
+        ("icmp_stats", "InErrors"),
+        ("tcp_stats", "InErrs"),
+        ("udp_stats", "InCsumErrors"),
+    ];
+    let each = counters.map(|(group, counter)| u64::try_from(snmp.get(group, counter)?).ok());
+    each.into_iter().sum()
 }
 
 impl Datapath {

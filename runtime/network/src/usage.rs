@@ -60,7 +60,8 @@ fn usage(counted: &Counters, limited: Option<&LimitedLink>) -> NetworkUsage {
         rx: Traffic {
             bytes: counted.rx_bytes,
             packets: counted.rx_packets,
-            errors: 0,
+            // The container's stack tells.
+            errors: None,
             dropped: refused(true) + limited.ingress.map_or(0, |one| one.dropped_packets),
             limited_bytes: limited.ingress.map(|one| one.limited_bytes),
             queue_delay_micros: limited.ingress.map(|one| one.queue_delay_micros),
@@ -68,7 +69,7 @@ fn usage(counted: &Counters, limited: Option<&LimitedLink>) -> NetworkUsage {
         tx: Traffic {
             bytes: counted.tx_bytes,
             packets: counted.tx_packets,
-            errors: 0,
+            errors: Some(counted.drops[DropReason::Malformed as usize]),
             dropped: refused(false) + limited.egress.map_or(0, |one| one.dropped_packets),
             limited_bytes: limited.egress.map(|one| one.limited_bytes),
             queue_delay_micros: limited.egress.map(|one| one.queue_delay_micros),

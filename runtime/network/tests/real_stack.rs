@@ -8,6 +8,32 @@ use std::time::Duration;
 use harness::*;
 use kernel::netlink::namespace::within;
 
+/// Three segments and two datagrams with wrong checksums.
+fn raw(to: &Container) -> String {
+    format!(
+        r#"python3 -c '
+import socket, struct
+tcp = struct.pack("!HHIIBBHHH", 5000, {0}, 1, 0, 0x50, 2, 1000, 0xbad, 0)
+udp = struct.pack("!HHHH", 5000, {0}, 8, 0xbad)
+for protocol, packet, count in (6, tcp, 3), (17, udp, 2):
+    s = socket.socket(socket.AF_INET, socket.SOCK_RAW, protocol)
+    for _ in range(count): s.sendto(packet, ("{HOST}", 0))
+'"#,
+        to.port
+    )
+}
+
+/// Four packets that end before their ports.
+fn raw_stump() -> String {
+    format!(
+        r#"python3 -c '
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_RAW, 17)
+for _ in range(4): s.sendto(b"xy", ("{OUTSIDE}", 0))
+'"#
+    )
+}
+
 #[test]
 fn connections_and_counters_are_those_of_the_container_alone() {
     if skip() {
@@ -60,6 +86,14 @@ fn connections_and_counters_are_those_of_the_container_alone() {
         .tcp_rtt_micros
         .expect("open connections have a round trip time");
     assert!(times.p50 > 0.0 && times.p50 <= times.p99, "{times:?}");
+    // Broken on the wire (a checksum), and on the way out (no ports).
+    inside_ok(&world.outside, &raw(&one));
+    inside_ok(&one.netns, &raw_stump());
+    datapath.measure_stacks().unwrap();
+    let usage = datapath.usage_all().unwrap();
+    let errors = |one: &Container| (usage[&one.id].rx.errors, usage[&one.id].tx.errors);
+    assert_eq!(errors(&one), (Some(3 + 2), Some(4)));
+    assert_eq!(errors(&two), (Some(0), Some(0)));
     drop(open);
     drop(listener);
     // What is known of one that is gone is forgotten, and its namespace is let go.

@@ -15,6 +15,8 @@ const TCPDIAG_GETSOCK: u16 = 18;
 const REQUEST_BYTES: usize = 60;
 const INET_DIAG_INFO: u16 = 2;
 const INET_DIAG_CGROUP_ID: u16 = 21;
+/// tcpi_max_pacing_rate in struct tcp_info.
+const MAX_PACING_RATE: usize = 112;
 
 /// TCP_* of include/net/tcp_states.h.
 pub const ESTABLISHED: u8 = 1;
@@ -30,6 +32,10 @@ pub struct TcpConnection {
     /// Smoothed; 0: not known yet.
     pub rtt_micros: u32,
     pub retransmits: u32,
+    /// Written to it and not yet sent for the first time.
+    pub unsent_bytes: u32,
+    /// Bytes a second that it is told not to exceed (SO_MAX_PACING_RATE).
+    pub pace: Option<u64>,
 }
 
 /// A socket that stays in the namespace it was opened in.
@@ -96,6 +102,12 @@ fn connection(body: &[u8]) -> Option<TcpConnection> {
             INET_DIAG_INFO => {
                 found.rtt_micros = word(15).map_or(0, u32::from_ne_bytes);
                 found.retransmits = word(23).map_or(0, u32::from_ne_bytes);
+                found.unsent_bytes = word(34).map_or(0, u32::from_ne_bytes);
+                let pace = value.get(MAX_PACING_RATE..).and_then(<[u8]>::first_chunk);
+                // All bits set: as fast as it likes.
+                found.pace = pace
+                    .map(|rate| u64::from_ne_bytes(*rate))
+                    .filter(|rate| *rate < u64::from(u32::MAX));
             }
             INET_DIAG_CGROUP_ID => found.group = value.first_chunk().map(|id| u64::from_ne_bytes(*id)),
             _ => {}
@@ -108,6 +120,7 @@ fn connection(body: &[u8]) -> Option<TcpConnection> {
 mod tests {
     use std::io::{Read as _, Write as _};
     use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsRawFd as _;
 
     use super::*;
 
@@ -122,6 +135,22 @@ mod tests {
         client.write_all(b"hello").unwrap();
         server.read_exact(&mut [0; 5]).unwrap();
         let local = client.local_addr().unwrap().port();
+        let pace = 100_000_u32;
+        // SAFETY: the socket is open, and the value lives longer than the call.
+        let told = unsafe {
+            let value = std::ptr::from_ref(&pace).cast();
+            let size = size_of::<u32>() as libc::socklen_t;
+            libc::setsockopt(
+                client.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_MAX_PACING_RATE,
+                value,
+                size,
+            )
+        };
+        assert_eq!(told, 0);
+        client.set_nonblocking(true).unwrap();
+        while client.write(&[0; 65536]).is_ok() {}
         let mut seen = Vec::new();
         let visited = diag.visit(&[ESTABLISHED, LISTEN], |one| seen.push(one));
         // A kernel without CONFIG_INET_TCP_DIAG.
@@ -136,6 +165,9 @@ mod tests {
         let connection = of(local, ESTABLISHED).expect("our connection");
         assert!(connection.rtt_micros > 0, "{connection:?}");
         assert!(connection.group.is_some(), "{connection:?}");
+        assert_eq!(connection.pace, Some(u64::from(pace)));
+        assert!(connection.unsent_bytes > 0, "{connection:?}");
+        assert_eq!(of(port, ESTABLISHED).unwrap().pace, None);
         assert!(
             of(port, ESTABLISHED).is_some(),
             "the server's end, by another family"
