@@ -104,6 +104,12 @@ pub enum OpenError {
         #[source]
         source: io::Error,
     },
+    /// Of a log with this replica only. Nothing was changed.
+    #[error(
+        "log replica: {path} is damaged, and this log has no other replica that has what is lost; bring back a copy of the directory, or \
+         see what can be kept with `bulkhead log salvage --directory {path}`"
+    )]
+    Alone { path: PathBuf },
     #[error("log replica: {0}")]
     Worker(String),
 }
@@ -127,6 +133,9 @@ pub enum LogError {
         seconds: u64,
         replicas: String,
     },
-    #[error("position {0} can't be read here and no other replica had it in time: read from another one")]
+    #[error(
+        "position {0} can't be read here and no other replica had it in time: read from another one, or if this log has one replica \
+         only, stop it and see what can be kept with `bulkhead log salvage`"
+    )]
     Unreadable(Position),
 }

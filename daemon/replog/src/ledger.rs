@@ -12,7 +12,7 @@ use crate::codec;
 use crate::directory::{Directory, File};
 use crate::error::StoreError;
 use crate::piece::Piece;
-use crate::store::{Options, Recovered, Store};
+use crate::store::{Damage, Options, Recovered, Store};
 
 /// The flag of a value that is agreed.
 const AGREED: u8 = 1;
@@ -206,6 +206,21 @@ impl<D: Directory> Ledger<D> {
         Self::on(store, details)
     }
 
+    /// Voids what is from `cut` on, writes the damaged segments anew with what can be read of them, and goes on as `state` says.
+    pub(crate) fn cut(self, damage: &[Damage], state: State, cut: Position) -> Result<Self, StoreError> {
+        let (store, details) = self.store.repair(damage, &codec::encode_meta(&state), cut.0)?;
+        Self::on(store, details).map(|(ledger, _)| ledger)
+    }
+
+    /// As the disk says.
+    pub(crate) fn is_agreed(&self, position: Position) -> bool {
+        self.store.flags(position.0) == Some(AGREED)
+    }
+
+    pub(crate) fn is_readable(&self, position: Position) -> bool {
+        read(&self.store, position).is_ok()
+    }
+
     pub fn state(&self) -> &State {
         &self.state
     }
@@ -219,23 +234,45 @@ impl<D: Directory> Ledger<D> {
     }
 }
 
+/// What ended a piece before its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// Its bytes are not as they were written.
+    Rot(Position),
+    /// They are, and this program does not understand them.
+    Unknown(Position),
+    /// There are none, although there are agreed ones behind.
+    Missing(Position),
+}
+
 /// The values of a piece, and the position that ended it because its bytes are not as they were written.
 pub fn values_of<F: File>(piece: &Piece<F>) -> (Vec<Value>, Option<Position>) {
+    match values_until(piece) {
+        (values, Some(Stop::Rot(at))) => (values, Some(at)),
+        (values, _) => (values, None),
+    }
+}
+
+/// The values of a piece, and what ended it.
+pub fn values_until<F: File>(piece: &Piece<F>) -> (Vec<Value>, Option<Stop>) {
     let mut values = Vec::new();
-    let mut broken = None;
+    let mut stop = None;
     piece.read(|at, found| {
         let position = Position(at);
         match found.and_then(|bytes| decoded(position, bytes)) {
             Ok(value) => values.push(value),
             Err(error) => {
                 tracing::error!("log: {error}");
-                broken = error.is_rot().then_some(position);
+                stop = Some(match error.is_rot() {
+                    true => Stop::Rot(position),
+                    false => Stop::Unknown(position),
+                });
                 return false;
             }
         }
         true
     });
-    (values, broken)
+    (values, stop)
 }
 
 /// Checksummed and yet no meta record: written by a program with an error, or a newer one.

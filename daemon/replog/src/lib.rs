@@ -18,6 +18,7 @@ mod piece;
 mod reading;
 mod replica;
 mod roll;
+pub mod salvage;
 pub mod scan;
 mod scrub;
 pub mod sector;

@@ -2,14 +2,14 @@
 //! another replica, where it is agreed too, and written anew.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use net::queue::{OneshotSender, oneshot};
 use replog_core::{Envelope, Fetched, Input, Member, Message, Position, ReplicaId, Value};
 
 use crate::error::{LogError, StoreError};
-use crate::ledger::values_of;
+use crate::ledger::{Stop, values_of, values_until};
 use crate::replica::{Replica, locked};
 
 /// Bytes of values in one answer.
@@ -49,22 +49,33 @@ type Stored = (Vec<Value>, Option<Position>);
 /// Peers that are read ahead for.
 const AHEAD_MAX: usize = 4;
 
-/// What was read for peers before they asked.
+/// What was read for peers before they asked; the oldest first.
 #[derive(Default)]
-pub struct ReadAhead(RefCell<HashMap<Member, (Position, net::Task<Stored>)>>);
+pub struct ReadAhead(RefCell<VecDeque<Ahead>>);
+
+struct Ahead {
+    peer: Member,
+    first: Position,
+    task: net::Task<Stored>,
+}
 
 impl ReadAhead {
     /// What was read for this peer from exactly there.
     fn take(&self, peer: Member, first: Position) -> Option<net::Task<Stored>> {
-        let (at, task) = self.0.borrow_mut().remove(&peer)?;
-        (at == first).then_some(task)
+        let mut all = self.0.borrow_mut();
+        let at = all.iter().position(|ahead| ahead.peer == peer)?;
+        let ahead = all.remove(at)?;
+        (ahead.first == first).then_some(ahead.task)
     }
 
     fn put(&self, peer: Member, first: Position, task: net::Task<Stored>) {
         let mut all = self.0.borrow_mut();
-        if all.len() < AHEAD_MAX || all.contains_key(&peer) {
-            all.insert(peer, (first, task));
+        all.retain(|ahead| ahead.peer != peer);
+        // A peer that went away in the middle never asks for its own.
+        while all.len() >= AHEAD_MAX {
+            all.pop_front();
         }
+        all.push_back(Ahead { peer, first, task });
     }
 
     /// A replica that has stopped holds nothing, and nothing holds it.
@@ -120,18 +131,22 @@ impl Replica {
         read.map_err(|error| LogError::Halted(error.to_string()))
     }
 
-    /// How many values can be read from `first` on, of so many bytes, and the position that ended them because it is broken.
+    /// How many values can be read from `first` on, of so many bytes, and what ended them. Nothing of either: `first` is not
+    /// marked as agreed on the disk.
     pub(crate) async fn look(
         &self,
         first: Position,
         last: Position,
         bytes_max: usize,
-    ) -> Option<(usize, Option<Position>)> {
+    ) -> Option<(usize, Option<Stop>)> {
         let ledger = self.0.ledger.clone();
         let look = move || {
             let piece = locked(&ledger).piece(first, last, bytes_max);
-            let (values, broken) = values_of(&piece);
-            (values.len(), broken)
+            let (values, stop) = values_until(&piece);
+            if values.is_empty() && stop.is_none() && locked(&ledger).is_agreed(last) {
+                return (0, Some(Stop::Missing(first)));
+            }
+            (values.len(), stop)
         };
         self.0.helper.run(look).await.ok()
     }
@@ -258,5 +273,35 @@ impl Replica {
             }
             Err(error) => Err(LogError::Halted(error.to_string())),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn peers_that_never_ask_again_make_room_for_others() {
+        net::run(net::Config::default(), async {
+            let ahead = ReadAhead::default();
+            let peer = |number: u64| Member {
+                replica: ReplicaId(number),
+                incarnation: replog_core::Incarnation(number),
+            };
+            let read = || net::spawn(async { Stored::default() });
+            for number in 1..=AHEAD_MAX as u64 + 3 {
+                ahead.put(peer(number), Position(number), read());
+            }
+            assert_eq!(ahead.0.borrow().len(), AHEAD_MAX);
+            assert!(ahead.take(peer(3), Position(3)).is_none(), "the oldest have gone");
+            let last = AHEAD_MAX as u64 + 3;
+            assert!(ahead.take(peer(last), Position(last)).is_some());
+            assert!(ahead.take(peer(last), Position(last)).is_none(), "once");
+            // It asks for something else: what was read for it is of no use.
+            assert!(ahead.take(peer(last - 1), Position(1)).is_none());
+            ahead.put(peer(last - 2), Position(50), read());
+            assert!(ahead.take(peer(last - 2), Position(50)).is_some());
+        })
+        .unwrap();
     }
 }

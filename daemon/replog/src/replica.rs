@@ -24,6 +24,7 @@ use crate::ledger::Ledger;
 use crate::peers::Peers;
 use crate::reading::{Mending, ReadAhead};
 use crate::roll::SpareMaker;
+use crate::salvage;
 use crate::scrub::{self, Scrubbing};
 use crate::store::Options;
 use crate::writing::{self, Pace};
@@ -118,6 +119,15 @@ impl Replica {
         let (ledger, found) = Ledger::open(directory, options)?;
         if found.details.torn {
             tracing::info!("log: a write that was not finished when this replica stopped was cut off");
+        }
+        // Anew it would ask the others for ever.
+        if found
+            .state
+            .as_ref()
+            .is_some_and(|state| salvage::is_reborn(state) || found.damaged && salvage::is_alone(state))
+        {
+            let path = config.directory.clone();
+            return Err(OpenError::Alone { path });
         }
         let mut settings = config.settings.clone();
         settings.bounds.fit(ledger.store().batch_bytes_max());

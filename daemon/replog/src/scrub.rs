@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use replog_core::Position;
 
+use crate::ledger::Stop;
 use crate::replica::{Inner, Replica};
 
 /// Bytes of values that are read at once.
@@ -88,11 +89,25 @@ async fn read_on(replica: &Replica, first: Position, last: Position) -> Option<P
     if first > last {
         return None;
     }
-    let (count, broken) = replica.look(first, last, PIECE_BYTES).await?;
+    let (count, stop) = replica.look(first, last, PIECE_BYTES).await?;
     let next = first.plus(count);
-    let Some(at) = broken else {
+    let at = match stop {
+        Some(Stop::Rot(at)) => at,
+        Some(Stop::Unknown(at)) => {
+            tracing::error!(
+                "log: position {at} is as it was written, and this program can't read it: use the one that wrote it; \
+                 what is behind it is looked at all the same"
+            );
+            return Some(at.next());
+        }
+        Some(Stop::Missing(at)) => {
+            tracing::error!(
+                "log: position {at} is not on the disk, and agreed ones behind it are; start this replica again, so that it learns anew"
+            );
+            return Some(at.next());
+        }
         // What is agreed but not yet marked so on the disk was written a moment ago.
-        return (count > 0).then_some(next);
+        None => return (count > 0).then_some(next),
     };
     tracing::warn!("log: position {at} is damaged on the disk, found before anybody needed it");
     if replica.mend(at).await {

@@ -10,8 +10,12 @@ use std::time::Duration;
 
 use disk::Disk;
 use net::{ConnectionLimit, TcpListener};
-use replog::{Config, Directory as _, Ledger, LogError, Options, Replica};
-use replog_core::{Ballot, Epoch, Incarnation, Member, Position, Record, ReplicaId, Settings, Status, Value};
+use replog::{
+    Config, Directory as _, DiskDirectory, Entry, Ledger, LogError, Options, Replica, Store, salvage,
+};
+use replog_core::{
+    Ballot, Epoch, Incarnation, Member, Membership, Position, Record, ReplicaId, Settings, Status, Value,
+};
 
 const OPTIONS: Options = Options {
     segment_bytes: 16 << 10,
@@ -390,6 +394,197 @@ fn rot_that_nobody_reads_is_found_and_mended_while_others_have_it() {
         cluster.stop(3);
         assert!(all(&reader).await.unwrap() == expected);
     });
+}
+
+#[test]
+fn a_value_that_is_not_understood_hides_nothing_that_is_behind_it() {
+    run(async {
+        let mut cluster = Cluster::of(3, numbered);
+        let writer = cluster.replica(1);
+        elected(&writer).await;
+        let expected: Vec<_> = (0..300).map(entry).collect();
+        for together in expected.chunks(50) {
+            let asked = together.iter().map(|bytes| writer.append(bytes.clone()));
+            futures::future::try_join_all(asked).await.unwrap();
+        }
+        let reader = cluster.replica(2);
+        until("the reader has all", || {
+            reader.status().learned >= writer.status().learned
+        })
+        .await;
+        cluster.stop(2);
+        drop(reader);
+        let directory = numbered(cluster.directory.path(), 2);
+        // As by a newer program.
+        {
+            let disk = reopened(&directory).await;
+            let (mut store, _) = Store::open(disk, OPTIONS).unwrap();
+            let newer = Entry::Value {
+                position: 5,
+                flags: 1,
+                bytes: b"of another time",
+            };
+            store.append(&[newer]).unwrap();
+            store.close();
+        }
+        let reader = Replica::open(cluster.config(2, directory.clone())).unwrap();
+        let address = cluster.addresses[&ReplicaId(2)].parse().unwrap();
+        let server = replog::serve(
+            reader.clone(),
+            TcpListener::bind(address).unwrap(),
+            ConnectionLimit::new(64),
+        );
+        let task = net::spawn(async move { drop(server.await) });
+        cluster.running.insert(2, (reader.clone(), task));
+        rot(&directory);
+        reader.pace_scrubbing(Duration::from_millis(1));
+        let before = reader.scrubs();
+        until("all was read twice", || reader.scrubs() >= before + 2).await;
+        cluster.stop(1);
+        cluster.stop(3);
+        let last = reader.status().learned;
+        let mut next = Position(6);
+        while next <= last {
+            let values = reader.read(next, last).await.unwrap();
+            assert!(!values.is_empty(), "nothing at {next}");
+            next = next.plus(values.len());
+        }
+    });
+}
+
+/// The directory, once the replica that had it has let go of it.
+async fn reopened(path: &Path) -> DiskDirectory {
+    for _ in 0..500 {
+        match DiskDirectory::open(path) {
+            Ok(disk) => return disk,
+            Err(_) => net::sleep(Duration::from_millis(20)).await,
+        }
+    }
+    panic!("{} is not let go of within 10 s", path.display());
+}
+
+/// A log with one replica, stopped, that has so many entries.
+async fn alone(entries: u64) -> Cluster {
+    let mut cluster = Cluster::of(1, numbered);
+    let only = cluster.replica(1);
+    elected(&only).await;
+    for number in 0..entries {
+        only.append(entry(number)).await.unwrap();
+    }
+    drop(only);
+    cluster.stop(1);
+    drop(reopened(&numbered(cluster.directory.path(), 1)).await);
+    cluster
+}
+
+#[test]
+fn the_only_replica_of_a_log_loses_nothing_that_nobody_gave_up() {
+    run(async {
+        let cluster = alone(400).await;
+        let directory = numbered(cluster.directory.path(), 1);
+        rot(&directory);
+        // Read whole at the next start.
+        let _ = std::fs::remove_file(directory.join("0000000000000001.index"));
+        let open = || Replica::open(cluster.config(1, directory.clone()));
+        for _ in 0..2 {
+            let told = open().map(|_| ()).unwrap_err().to_string();
+            assert!(told.contains("bulkhead log salvage --directory"), "{told}");
+        }
+        let opened = async || {
+            let disk = reopened(&directory).await;
+            Ledger::open(
+                disk,
+                Options {
+                    segment_bytes: 1 << 20,
+                    new_id: 0,
+                },
+            )
+            .unwrap()
+        };
+        let (ledger, found) = opened().await;
+        let loss = salvage::loss(&ledger, &found).unwrap();
+        assert!(!loss.is_none() && loss.kept < loss.known, "{loss:?}");
+        assert!(loss.kept.0 > 20 && loss.known.0 >= 400, "{loss:?}");
+        drop(ledger);
+        assert!(open().is_err(), "to look changes nothing");
+        let (ledger, _) = opened().await;
+        drop(salvage::accept(ledger, &loss).unwrap());
+        let only = open().unwrap();
+        elected(&only).await;
+        let before = all(&only).await.unwrap();
+        assert!(before.len() as u64 > 20 && before.len() as u64 <= loss.kept.0);
+        assert!(
+            before
+                .iter()
+                .zip(0..)
+                .all(|(bytes, number)| *bytes == entry(number))
+        );
+        only.append(entry(9999)).await.unwrap();
+        assert_eq!(all(&only).await.unwrap().last(), Some(&entry(9999)));
+        only.stop();
+        drop(only);
+        let (ledger, found) = opened().await;
+        assert!(salvage::loss(&ledger, &found).unwrap().is_none());
+    });
+}
+
+#[test]
+fn a_value_that_rotted_unseen_can_be_given_up_too() {
+    run(async {
+        let cluster = alone(600).await;
+        let directory = numbered(cluster.directory.path(), 1);
+        rot(&directory);
+        // The segment has an index: the start does not look at its values.
+        let only = Replica::open(cluster.config(1, directory.clone())).unwrap();
+        elected(&only).await;
+        let told = all(&only).await.unwrap_err().to_string();
+        assert!(told.contains("bulkhead log salvage"), "{told}");
+        only.stop();
+        drop(only);
+        let opened = async || {
+            let disk = reopened(&directory).await;
+            Ledger::open(
+                disk,
+                Options {
+                    segment_bytes: 1 << 20,
+                    new_id: 0,
+                },
+            )
+            .unwrap()
+        };
+        let (ledger, found) = opened().await;
+        let loss = salvage::loss(&ledger, &found).unwrap();
+        assert!(!found.damaged && loss.kept < loss.known, "{loss:?}");
+        drop(salvage::accept(ledger, &loss).unwrap());
+        let only = Replica::open(cluster.config(1, directory.clone())).unwrap();
+        elected(&only).await;
+        assert!(!all(&only).await.unwrap().is_empty());
+        only.stop();
+    });
+}
+
+#[test]
+fn a_replica_that_has_others_is_not_to_be_cut() {
+    let disk = written();
+    let (mut ledger, _) = Ledger::open(disk.clone(), OPTIONS).unwrap();
+    let membership = |count: u64| Membership {
+        log: replog_core::LogId(1),
+        since: Position(0),
+        ballot: Ballot::default(),
+        members: (1..=count)
+            .map(|id| Member {
+                replica: ReplicaId(id),
+                incarnation: Incarnation(1),
+            })
+            .collect(),
+    };
+    ledger
+        .persist(&[Record::Membership(membership(3).into())])
+        .unwrap();
+    drop(ledger);
+    let (ledger, found) = Ledger::open(disk, OPTIONS).unwrap();
+    let told = salvage::loss(&ledger, &found).unwrap_err().to_string();
+    assert!(told.contains("3 members"), "{told}");
 }
 
 #[test]

@@ -23,6 +23,7 @@ Examples:
   bulkhead log read --at 127.0.0.1:5062
   bulkhead log add 4 --at 127.0.0.1:5061
   bulkhead log verify --directory /var/lib/log1
+  bulkhead log salvage --directory /var/lib/bulkhead-master/replicated_log    a log with one replica
 
 Replicas and tools with --tls-ca, --tls-certificate and --tls-key speak TLS 1.3 and let in only who has a certificate of that
 authority. Without them, other addresses than loopback need --insecure.";
@@ -56,6 +57,8 @@ enum Verb {
     Replace(ReplaceArgs),
     /// Read every byte of a stopped replica's directory.
     Verify(DirectoryArgs),
+    /// Tell what a stopped log with one replica has lost, and let it go on without that.
+    Salvage(SalvageArgs),
     /// Append as fast as possible and tell how fast that is.
     Bench(bench::BenchArgs),
 }
@@ -178,6 +181,15 @@ struct DirectoryArgs {
 }
 
 #[derive(Debug, Args)]
+struct SalvageArgs {
+    #[command(flatten)]
+    place: DirectoryArgs,
+    /// Give up what is behind the first loss, for ever.
+    #[arg(long)]
+    accept_loss: bool,
+}
+
+#[derive(Debug, Args)]
 struct ReplicaArgs {
     /// This replica's number.
     #[arg(long)]
@@ -240,6 +252,7 @@ pub fn main(matches: &ArgMatches) -> ExitCode {
     let outcome = match tool.verb {
         Verb::Replica(args) => run(args),
         Verb::Verify(args) => stopped::verify(&args.directory),
+        Verb::Salvage(args) => stopped::salvage(&args.place.directory, args.accept_loss),
         verb => net::run(net::Config::default(), remote::obey(verb))
             .unwrap_or_else(|error| Err(error.to_string())),
     };

@@ -43,7 +43,7 @@ pub async fn obey(verb: Verb) -> Result<()> {
             .await
         }
         Verb::Bench(args) => super::bench::run(args).await,
-        Verb::Replica(_) | Verb::Verify(_) => Ok(()),
+        Verb::Replica(_) | Verb::Verify(_) | Verb::Salvage(_) => Ok(()),
     }
 }
 
