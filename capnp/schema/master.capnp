@@ -52,7 +52,7 @@ struct TaskReport {
   id @0 :Text;
   name @1 :Text;                # empty = none
   need @2 :Need;
-  sequence @3 :UInt64;          # grows with each status of the task
+  sequence @3 :UInt64;          # grows with each status of the task, and with each change of its need
   status @4 :TaskStatus;
 }
 
@@ -84,6 +84,9 @@ interface Orders {
   # What a person at the agent has: for looking at one task's output and figures.
   release @5 (term :UInt64) -> (fault :Value.Fault);
   # The session is over: register again.
+  update @6 (term :UInt64, id :Text, limits :Value.Limits, need :Need) -> (fault :Value.Fault, report :TaskReport);
+  # Other limits for a running task; what is not named stays. Refused if the task would take more than `need` then. The report
+  # tells what it takes, and is told again as a status is: an answer that gets lost is no loss.
 }
 
 struct TaskRecord {
@@ -144,4 +147,6 @@ interface Operator {
   markGone @7 (agent :Text) -> (fault :Value.Fault);
   setActive @8 (agent :Text, active :Bool) -> (fault :Value.Fault);
   drain @9 (agent :Text, graceMs :UInt64, hasGrace :Bool, markGone :Bool) -> (fault :Value.Fault);
+  update @10 (id :Text, limits :Value.Limits) -> (fault :Value.Fault, task :TaskView);
+  # Answered when its agent has done it.
 }

@@ -70,14 +70,14 @@ pub fn decode_refusal(value: Result<schema::Refusal, capnp::NotInSchema>) -> Res
     refusal_from_wire("refusal", value)
 }
 
-fn encode_need(need: Need, mut builder: schema::need::Builder<'_>) {
+pub fn encode_need(need: Need, mut builder: schema::need::Builder<'_>) {
     builder.set_cpus(need.cpus.milli());
     builder.set_mem(need.mem.milli());
     builder.set_disk(need.disk.milli());
     builder.set_ports(need.ports);
 }
 
-fn decode_need(reader: schema::need::Reader<'_>) -> Need {
+pub fn decode_need(reader: schema::need::Reader<'_>) -> Need {
     Need {
         cpus: Scalar::from_milli(reader.get_cpus()),
         mem: Scalar::from_milli(reader.get_mem()),

@@ -45,6 +45,16 @@ pub enum TaskEvent {
         id: TaskId,
         status: TaskStatus,
     },
+    /// It may take so much soon: a change of its limits is under way.
+    Resizing {
+        id: TaskId,
+        need: Need,
+    },
+    /// What it takes, whoever has changed its limits. Also when a change came to nothing.
+    Resized {
+        id: TaskId,
+        need: Need,
+    },
     /// The journal has its record up to that sequence.
     Written {
         id: TaskId,
@@ -82,9 +92,24 @@ struct Entry {
     again: Option<(Millis, Millis)>,
     /// Whoever ordered it has gone since, and hears no answer.
     parted: bool,
+    /// What it may take when a change under way is done.
+    promised: Option<Need>,
 }
 
 impl Entry {
+    /// What a master has to reckon with: never less than what it takes.
+    fn need(&self) -> Need {
+        let need = self.record.need;
+        self.promised.map_or(need, |promised| need.max(promised))
+    }
+
+    fn report(&self) -> TaskReport {
+        TaskReport {
+            need: self.need(),
+            ..self.record.report()
+        }
+    }
+
     /// The sequence of the oldest untold status.
     fn first_untold(&self) -> Option<u64> {
         let count = self.record.untold.len() as u64;
@@ -101,6 +126,14 @@ impl Entry {
         self.record.untold.drain(..count as usize);
         self.again = None;
         count > 0
+    }
+}
+
+fn push_untold(record: &mut TaskRecord, status: TaskStatus) {
+    record.sequence += 1;
+    record.untold.push(status);
+    if record.untold.len() > UNTOLD_MAX {
+        record.untold.remove(0);
     }
 }
 
@@ -134,8 +167,20 @@ impl TaskBook {
         self.tasks
             .values()
             .filter(|entry| entry.written.is_some())
-            .map(|entry| entry.record.report())
+            .map(Entry::report)
             .collect()
+    }
+
+    /// One of them, as it is now.
+    pub fn report(&self, id: &TaskId) -> Option<TaskReport> {
+        self.tasks.get(id).map(Entry::report)
+    }
+
+    /// The journal has its record up to that sequence, or has no use for it any more.
+    pub fn is_written(&self, id: &TaskId, sequence: u64) -> bool {
+        self.tasks
+            .get(id)
+            .is_none_or(|entry| entry.written >= Some(sequence))
     }
 
     pub fn record(&self, id: &TaskId) -> Option<&TaskRecord> {
@@ -179,6 +224,7 @@ impl TaskBook {
                     written: None,
                     again: None,
                     parted: false,
+                    promised: None,
                 };
                 self.tasks.entry(id).or_insert(entry);
             }
@@ -187,6 +233,12 @@ impl TaskBook {
                 let unheard = self.tasks.get(&id).is_some_and(|entry| entry.parted);
                 self.observe(&id, status, unheard);
             }
+            TaskEvent::Resizing { id, need } => {
+                if let Some(entry) = self.tasks.get_mut(&id) {
+                    entry.promised = Some(need);
+                }
+            }
+            TaskEvent::Resized { id, need } => self.resize(&id, need),
             TaskEvent::Written { id, sequence } => {
                 if let Some(entry) = self.tasks.get_mut(&id) {
                     entry.written = entry.written.max(Some(sequence));
@@ -219,6 +271,7 @@ impl TaskBook {
             record,
             again: None,
             parted: true,
+            promised: None,
         };
         self.tasks.insert(id, entry);
         self.forget_oldest();
@@ -233,14 +286,11 @@ impl TaskBook {
         if record.last.state.is_terminal() || record.last.state == status.state {
             return;
         }
-        record.sequence += 1;
         record.last = status.clone();
         if tell {
-            record.untold.push(status);
-            if record.untold.len() > UNTOLD_MAX {
-                record.untold.remove(0);
-            }
+            push_untold(record, status);
         } else {
+            record.sequence += 1;
             record.untold.clear();
             entry.again = None;
             self.ended.push_back(id.clone());
@@ -248,6 +298,24 @@ impl TaskBook {
         let record = Box::new(entry.record.clone());
         self.wishes.push_back(TaskWish::Write(record));
         self.forget_oldest();
+    }
+
+    /// Told as a status is: the last one again, with the need of now.
+    fn resize(&mut self, id: &TaskId, need: Need) {
+        let Some(entry) = self.tasks.get_mut(id) else {
+            return;
+        };
+        // A change that came to nothing is told as well: somebody may have been told what was promised.
+        let was_promised = entry.promised.take().is_some();
+        let record = &mut entry.record;
+        if record.last.state.is_terminal() || (record.need == need && !was_promised) {
+            return;
+        }
+        record.need = need;
+        let status = record.last.clone();
+        push_untold(record, status);
+        let record = Box::new(entry.record.clone());
+        self.wishes.push_back(TaskWish::Write(record));
     }
 
     /// The oldest status that is not acknowledged, if it is written down and was not told to this master.
@@ -268,7 +336,10 @@ impl TaskBook {
     fn say(&mut self, id: &TaskId, sequence: u64) {
         let Some(entry) = self.tasks.get(id) else { return };
         if let Some(status) = entry.record.untold.first().cloned() {
-            let report = entry.record.report_of(status, sequence);
+            let report = TaskReport {
+                need: entry.need(),
+                ..entry.record.report_of(status, sequence)
+            };
             self.wishes.push_back(TaskWish::Tell(report));
         }
     }
@@ -337,169 +408,4 @@ impl TaskBook {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn id() -> TaskId {
-        "task-1".parse().unwrap()
-    }
-
-    fn status(state: TaskState) -> TaskStatus {
-        TaskStatus {
-            state,
-            message: String::new(),
-            at_ms: 1,
-            exit_status: None,
-        }
-    }
-
-    fn wishes(book: &mut TaskBook) -> Vec<TaskWish> {
-        std::iter::from_fn(|| book.poll()).collect()
-    }
-
-    fn told(book: &mut TaskBook) -> Vec<(u64, TaskState)> {
-        let tells = wishes(book).into_iter().filter_map(|wish| match wish {
-            TaskWish::Tell(report) => Some((report.sequence, report.status.state)),
-            _ => None,
-        });
-        tells.collect()
-    }
-
-    fn written(book: &mut TaskBook, sequence: u64) {
-        book.handle(Millis(0), TaskEvent::Written { id: id(), sequence });
-    }
-
-    fn observed(book: &mut TaskBook, state: TaskState) {
-        let status = status(state);
-        book.handle(Millis(0), TaskEvent::Observed { id: id(), status });
-    }
-
-    fn begun() -> TaskBook {
-        let mut book = TaskBook::default();
-        book.handle(
-            Millis(0),
-            TaskEvent::Ordered {
-                id: id(),
-                name: None,
-                need: Need::default(),
-                boot_id: "b".into(),
-                at_ms: 1,
-            },
-        );
-        assert!(book.reports().is_empty(), "what is not written does not exist");
-        written(&mut book, 0);
-        book.handle(Millis(0), TaskEvent::Welcomed { told: Vec::new() });
-        wishes(&mut book);
-        book
-    }
-
-    #[test]
-    fn a_refusal_is_told_once_whoever_is_there_to_hear_it() {
-        let refused = |book: &mut TaskBook| {
-            let status = status(TaskState::Error);
-            book.handle(Millis(0), TaskEvent::Refused { id: id(), status });
-            written(book, 1);
-        };
-        let mut book = begun();
-        refused(&mut book);
-        assert!(told(&mut book).is_empty(), "it is the answer");
-        // The answer goes over a connection that is gone, and the next master was told that it is being begun.
-        let mut book = begun();
-        book.handle(Millis(0), TaskEvent::Parted);
-        book.handle(
-            Millis(0),
-            TaskEvent::Welcomed {
-                told: vec![(id(), 0)],
-            },
-        );
-        refused(&mut book);
-        assert_eq!(told(&mut book), [(1, TaskState::Error)]);
-    }
-
-    #[test]
-    fn nothing_is_told_before_it_is_written_nor_out_of_order() {
-        let mut book = begun();
-        observed(&mut book, TaskState::Running);
-        assert!(told(&mut book).is_empty());
-        observed(&mut book, TaskState::Finished);
-        written(&mut book, 1);
-        assert_eq!(told(&mut book), [(1, TaskState::Running)]);
-        written(&mut book, 2);
-        assert!(told(&mut book).is_empty(), "one at a time");
-        book.handle(
-            Millis(0),
-            TaskEvent::Acknowledged {
-                id: id(),
-                sequence: 1,
-            },
-        );
-        assert_eq!(told(&mut book), [(2, TaskState::Finished)]);
-        observed(&mut book, TaskState::Failed);
-        assert!(wishes(&mut book).is_empty(), "an end is for ever");
-    }
-
-    #[test]
-    fn it_is_told_again_after_10_s_and_twice_as_long_each_time_up_to_10_min() {
-        let mut book = begun();
-        observed(&mut book, TaskState::Running);
-        written(&mut book, 1);
-        wishes(&mut book);
-        let mut pauses = Vec::new();
-        let mut last = 0;
-        for _ in 0..9 {
-            let at = book.deadline().unwrap();
-            book.handle(at, TaskEvent::Tick);
-            assert_eq!(told(&mut book), [(1, TaskState::Running)]);
-            pauses.push((at.0 - last) / 1000);
-            last = at.0;
-        }
-        assert_eq!(pauses, [10, 20, 40, 80, 160, 320, 600, 600, 600]);
-        book.handle(
-            Millis(last),
-            TaskEvent::Acknowledged {
-                id: id(),
-                sequence: 1,
-            },
-        );
-        assert_eq!(book.deadline(), None);
-    }
-
-    #[test]
-    fn a_new_master_is_told_everything_by_the_registration() {
-        let mut book = begun();
-        book.handle(Millis(0), TaskEvent::Parted);
-        observed(&mut book, TaskState::Running);
-        written(&mut book, 1);
-        assert!(told(&mut book).is_empty(), "nobody hears");
-        let reports = book.reports();
-        assert_eq!(
-            (reports[0].sequence, reports[0].status.state),
-            (1, TaskState::Running)
-        );
-        // What happens on the way is told afterwards.
-        observed(&mut book, TaskState::Finished);
-        written(&mut book, 2);
-        let told_then = vec![(id(), 1)];
-        book.handle(Millis(0), TaskEvent::Welcomed { told: told_then });
-        assert_eq!(told(&mut book), [(2, TaskState::Finished)]);
-    }
-
-    #[test]
-    fn ended_ones_are_remembered_up_to_a_number() {
-        let mut book = TaskBook::default();
-        for number in 0..=ENDED_MAX {
-            let mut record = begun().record(&id()).unwrap().clone();
-            record.id = format!("t{number}").parse().unwrap();
-            record.last = status(TaskState::Finished);
-            book.handle(
-                Millis(0),
-                TaskEvent::Loaded {
-                    record: Box::new(record),
-                },
-            );
-        }
-        let first = "t0".parse().unwrap();
-        assert_eq!(wishes(&mut book), [TaskWish::Forget { id: first }]);
-        assert_eq!(book.reports().len(), ENDED_MAX);
-    }
-}
+mod tests;

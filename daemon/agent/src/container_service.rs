@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use agent_core::{Answer, Input};
 use capnp::capability::Rc as CapRc;
-use model::{ContainerId, Fault, FaultKind, Millis, TerminalSize};
+use model::{ContainerId, Fault, FaultKind, Limits, Millis, TerminalSize};
 use wire::agent_capnp::{container, process};
 
 use crate::exec::ExecProcess;
@@ -21,6 +21,20 @@ pub struct ContainerService {
 
 fn out_of_place() -> Fault {
     Fault::failed("the agent gave an answer out of place")
+}
+
+/// Other limits for a running container; what the change does not name stays. All that are then in force.
+pub async fn update_limits(shell: &Rc<Shell>, id: &ContainerId, mut change: Limits) -> Result<Limits, Fault> {
+    let spec = shell.core().spec(id).cloned();
+    let mut spec = spec.ok_or_else(|| crate::launch::unknown(id))?;
+    shell.bandwidth.follow(&spec.limits, &mut change);
+    spec.limits = spec.limits.merged(&change);
+    shell.isolators.admit(&spec)?;
+    let (id, change) = (id.clone(), Box::new(change));
+    match shell.ask(|ticket| Input::Update { ticket, id, change }).await? {
+        Answer::Updated(limits) => Ok(*limits),
+        _ => Err(out_of_place()),
+    }
 }
 
 impl ContainerService {
@@ -116,31 +130,9 @@ impl container::Server for ContainerService {
         mut results: container::UpdateResults,
     ) -> Result<(), capnp::Error> {
         self.shell.metrics.calls.increment();
-        let mut change = attempt!(results, wire::limits::decode(params.get()?.get_limits()?));
-        let mut spec = attempt!(
-            results,
-            self.shell
-                .core()
-                .spec(&self.id)
-                .cloned()
-                .ok_or_else(|| crate::launch::unknown(&self.id))
-        );
-        self.shell.bandwidth.follow(&spec.limits, &mut change);
-        spec.limits = spec.limits.merged(&change);
-        attempt!(results, self.shell.isolators.admit(&spec));
-        let id = self.id.clone();
-        let asked = self
-            .shell
-            .ask(|ticket| Input::Update {
-                ticket,
-                id,
-                change: Box::new(change),
-            })
-            .await;
-        match attempt!(results, asked) {
-            Answer::Updated(limits) => wire::limits::encode(&limits, results.get().init_limits()),
-            _ => attempt!(results, Err(out_of_place())),
-        }
+        let change = attempt!(results, wire::limits::decode(params.get()?.get_limits()?));
+        let limits = attempt!(results, update_limits(&self.shell, &self.id, change).await);
+        wire::limits::encode(&limits, results.get().init_limits());
         Ok(())
     }
 

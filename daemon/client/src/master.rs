@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use model::registry::AgentId;
 use model::task::{AgentView, LeaderView, TaskId, TaskView};
-use model::{Credential, Fault, FaultKind, LaunchSpec, Millis};
+use model::{Credential, Fault, FaultKind, LaunchSpec, Limits, Millis};
 use net::scram::{Client as Scram, ScramError};
 use wire::master_capnp::{gate, hall, operator};
 
 use crate::agent::{Agent, CALL_DEADLINE, LAUNCH_DEADLINE};
 use crate::connection::{self, Connection};
 use crate::endpoint::Endpoint;
-use crate::error::Peer;
+use crate::error::{self, Peer};
 
 /// Names the master that a command talks to.
 pub const MASTER_VARIABLE: &str = "BULKHEAD_MASTER";
@@ -118,7 +118,13 @@ impl Master {
             if let Some(scram) = &scram {
                 request.get().set_scram(scram.first());
             }
-            let answer = connection.answer_soon(request.send(), CALL_DEADLINE).await?;
+            let answer = match connection.answer_soon(request.send(), CALL_DEADLINE).await {
+                // Nothing that a master does when it is asked for the first time.
+                Err(fault) if fault == connection.gone() => {
+                    return Err(error::strange(&connection.peer, access.tls.is_some()));
+                }
+                answer => answer?,
+            };
             let result = answer.get().map_err(|error| connection.unreadable(error))?;
             if let Err(fault) = wire::fault::check(result.get_fault()) {
                 let leader = result.get_leader().ok().and_then(|text| text.to_str().ok());
@@ -235,6 +241,20 @@ impl Master {
         }
         wire::launch::encode(spec, params.init_spec());
         let answer = connection.answer_soon(request.send(), LAUNCH_DEADLINE).await?;
+        let result = answer.get().map_err(|error| connection.unreadable(error))?;
+        wire::fault::check(result.get_fault())?;
+        let task = result.get_task().map_err(|error| connection.unreadable(error))?;
+        wire::master::decode_task(task).map_err(|fault| connection.unreadable(fault))
+    }
+
+    /// Other limits for a running task; what is not named stays. Resolves when they are in force. Safe to ask again.
+    pub async fn update(&self, id_or_name: &str, limits: &Limits) -> Result<TaskView, Fault> {
+        let connection = &self.connection;
+        let mut request = self.client.update_request();
+        let mut params = request.get();
+        params.set_id(id_or_name);
+        wire::limits::encode(limits, params.init_limits());
+        let answer = connection.answer_soon(request.send(), CALL_DEADLINE).await?;
         let result = answer.get().map_err(|error| connection.unreadable(error))?;
         wire::fault::check(result.get_fault())?;
         let task = result.get_task().map_err(|error| connection.unreadable(error))?;

@@ -128,6 +128,7 @@ impl Master {
         }
         if let Some(old) = old {
             self.links.remove(&old);
+            self.resizes_unanswered(&id);
             self.wish(Wish::Close { link: old });
         }
         match edit {

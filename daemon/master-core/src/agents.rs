@@ -39,6 +39,8 @@ pub(crate) struct Agent {
     pub pending: bool,
     /// Sum of its tasks that have not ended.
     pub used: Need,
+    /// What they may take besides when the changes under way are done.
+    pub promised: Need,
     pub offered: Need,
     /// Those that have not ended.
     pub tasks: BTreeSet<TaskId>,
@@ -75,6 +77,7 @@ impl Agent {
             link: None,
             pending: false,
             used: Need::default(),
+            promised: Need::default(),
             tasks: BTreeSet::new(),
             alarm: None,
             pinged: false,
@@ -106,7 +109,7 @@ impl Agent {
     }
 
     pub fn free(&self) -> Need {
-        self.offered.minus(self.used)
+        self.offered.minus(self.used).minus(self.promised)
     }
 
     pub fn view(&self, id: &AgentId) -> AgentView {

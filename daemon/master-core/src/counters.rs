@@ -17,6 +17,8 @@ pub struct Counters {
     pub gone: u64,
     pub launches: u64,
     pub kills: u64,
+    /// Orders to change a task's limits.
+    pub resizes: u64,
     pub updates: u64,
     pub invalid_updates: u64,
     /// Ended tasks by how.

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use model::registry::{AgentId, Edit};
-use model::task::{Hello, Refusal, TaskId, TaskReport, TaskRequest, Welcome};
-use model::{Fault, LaunchSpec, Millis};
+use model::task::{Hello, Need, Refusal, TaskId, TaskReport, TaskRequest, Welcome};
+use model::{Fault, LaunchSpec, Limits, Millis};
 
 pub use crate::registrar::{NotApplied, Token};
 
@@ -66,6 +66,18 @@ pub enum Input {
         id: TaskId,
         result: Result<(), Fault>,
     },
+    /// Other limits for a task that runs. Answered when its agent has them in force, and safe to ask again.
+    Resize {
+        ticket: Ticket,
+        id: TaskId,
+        change: Box<Limits>,
+    },
+    /// What the agent said to `Resize`; the report tells what the task takes now.
+    Resized {
+        link: Link,
+        id: TaskId,
+        result: Result<TaskReport, Fault>,
+    },
     Kill {
         ticket: Ticket,
         id: TaskId,
@@ -116,6 +128,13 @@ pub enum Wish {
         link: Link,
         id: TaskId,
         spec: Arc<LaunchSpec>,
+    },
+    /// So that the task takes at most that need. Answer: `Resized`, or `LinkLost`.
+    Resize {
+        link: Link,
+        id: TaskId,
+        change: Box<Limits>,
+        need: Need,
     },
     /// Nobody waits for an answer: the task's status tells.
     Kill {

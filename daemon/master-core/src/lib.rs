@@ -20,7 +20,9 @@ mod placement;
 mod planted;
 pub mod registrar;
 pub mod registry;
+mod resizing;
 mod settings;
+mod standing;
 mod tasks;
 
 pub use counters::Counters;

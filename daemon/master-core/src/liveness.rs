@@ -30,6 +30,10 @@ impl Master {
             return;
         };
         agent.link = None;
+        self.resizes_unanswered(id);
+        let Some(agent) = self.agents.get_mut(id) else {
+            return;
+        };
         if matches!(agent.phase, Phase::Unreachable { .. } | Phase::Recovered) && agent.pending {
             return;
         }
@@ -251,6 +255,7 @@ impl Master {
         let tasks: Vec<TaskId> = agent.tasks.iter().cloned().collect();
         self.counters.unreachable_completed += 1;
         for task in tasks {
+            self.resize_unanswered(&task);
             let status = Self::status(now, TaskState::Unreachable, "its agent can't be reached");
             self.set_state(&task, status);
             let launching = self.tasks.get_mut(&task).and_then(|task| task.launching.take());

@@ -42,6 +42,7 @@ impl Master {
             sequence: 0,
             kill: None,
             launching: Some(ticket),
+            resizing: None,
         };
         self.tasks.insert(request.id.clone(), task);
         if let Some(holder) = self.agents.get_mut(&agent) {
@@ -192,7 +193,7 @@ fn unknown_agent(text: &str) -> Fault {
     fault.remedy("list them: bulkhead agents")
 }
 
-fn shown(need: Need) -> String {
+pub(crate) fn shown(need: Need) -> String {
     let mut text = format!("{} cpus, {} MB mem", need.cpus, need.mem);
     if !need.disk.is_zero() {
         text.push_str(&format!(", {} MB disk", need.disk));

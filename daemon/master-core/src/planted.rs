@@ -20,6 +20,10 @@ pub enum PlantedBug {
     MissingStays,
     /// What an agent says of a task is acknowledged, and nothing else.
     AcknowledgeUnread,
+    /// What an agent says that a task takes now is not read.
+    NeedUnread,
+    /// The room for a change that is over stays taken.
+    KeepPromise,
 }
 
 impl PlantedBug {
@@ -32,6 +36,8 @@ impl PlantedBug {
         Self::KeepCharge,
         Self::MissingStays,
         Self::AcknowledgeUnread,
+        Self::NeedUnread,
+        Self::KeepPromise,
     ];
 }
 

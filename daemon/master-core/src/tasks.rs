@@ -4,9 +4,11 @@ use model::registry::AgentId;
 use model::task::{Need, TaskId, TaskReport, TaskState, TaskStatus, TaskView};
 use model::{ContainerName, Fault, FaultKind, Millis};
 
+use crate::agents::Agent;
 use crate::input::{Now, Ticket, Wish};
 use crate::master::Master;
 use crate::planted::PlantedBug;
+use crate::resizing::Resizing;
 
 /// Bytes of an id's beginning that may stand for it.
 const PREFIX_MIN: usize = 4;
@@ -24,6 +26,8 @@ pub(crate) struct Task {
     pub kill: Option<Option<Millis>>,
     /// Whoever waits for the agent to take it.
     pub launching: Option<Ticket>,
+    /// A change of its limits that its agent was told of.
+    pub resizing: Option<Resizing>,
 }
 
 impl Task {
@@ -74,6 +78,10 @@ impl Master {
         if !terminal {
             return;
         }
+        self.resize_over(id);
+        let Some(task) = self.tasks.get_mut(id) else {
+            return;
+        };
         let (agent, need, state) = (task.agent.clone(), task.need, task.state());
         let launching = task.launching.take();
         self.launching -= usize::from(launching.is_some());
@@ -125,6 +133,8 @@ impl Master {
             return;
         }
         let kill = task.kill;
+        let killing = task.state() == TaskState::Killing;
+        self.set_need(&report.id, report.need);
         if let Some(task) = self.tasks.get_mut(&report.id) {
             task.sequence = report.sequence;
             // It has it: whoever waits for that may go, even if the answer itself got lost.
@@ -138,6 +148,10 @@ impl Master {
             }
         }
         let killed_early = kill.is_some() && report.status.state == TaskState::Running;
+        if killed_early && killing {
+            // Only its need is news.
+            return;
+        }
         self.set_state(&report.id, report.status);
         if killed_early {
             self.set_state(&report.id, Self::status(now, TaskState::Killing, ""));
@@ -155,6 +169,7 @@ impl Master {
             sequence: report.sequence,
             kill: None,
             launching: None,
+            resizing: None,
         };
         if terminal {
             self.forget_oldest(report.id.clone());
@@ -176,6 +191,11 @@ impl Master {
         }
         for report in reports {
             missing.remove(&report.id);
+            if holds(self.agents.get(agent), &report.id) {
+                // Whatever was under way when the last session ended: this is said after it.
+                self.resize_over(&report.id);
+                self.set_need(&report.id, report.need);
+            }
             self.advance(now, agent, report);
         }
         for id in missing {
@@ -291,6 +311,10 @@ impl Master {
             statuses: task.statuses.clone(),
         }
     }
+}
+
+pub(crate) fn holds(agent: Option<&Agent>, id: &TaskId) -> bool {
+    agent.is_some_and(|agent| agent.tasks.contains(id))
 }
 
 pub(crate) fn unknown(text: &str) -> Fault {

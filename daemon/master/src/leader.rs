@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use coordination::Tenure;
 use master_core::{Input, Link, Master, Now, Ticket, Wish};
 use model::registry::Edit;
-use model::task::{Hello, LeaderView, Refusal, Welcome};
+use model::task::{Hello, LeaderView, Refusal, TaskReport, Welcome};
 use model::{Fault, FaultKind};
 use net::Notify;
 use net::queue::{OneshotSender, oneshot};
@@ -167,6 +167,12 @@ impl Leader {
                 }
             }
             Wish::Launch { link, id, spec } => self.order_launch(link, id, &spec),
+            Wish::Resize {
+                link,
+                id,
+                change,
+                need,
+            } => self.order_update(link, id, &change, need),
             Wish::Kill { link, id, grace } => {
                 let Some(orders) = self.orders(link) else { return };
                 let mut request = orders.kill_request();
@@ -257,6 +263,36 @@ impl Leader {
         });
     }
 
+    fn order_update(
+        self: &Rc<Self>,
+        link: Link,
+        id: model::ContainerId,
+        change: &model::Limits,
+        need: model::task::Need,
+    ) {
+        let Some(orders) = self.orders(link) else { return };
+        let mut request = orders.update_request();
+        let mut params = request.get();
+        params.set_term(self.view.term);
+        params.set_id(id.as_str());
+        wire::limits::encode(change, params.reborrow().init_limits());
+        wire::master::encode_need(need, params.init_need());
+        let leader = self.clone();
+        self.tasks.spawn(async move {
+            let result = match request.send().promise.await {
+                Ok(answer) => updated(answer.get()),
+                // The end of the session tells whoever waits.
+                Err(error) if error.kind == capnp::ErrorKind::Disconnected => return,
+                Err(error) if error.kind == capnp::ErrorKind::Unimplemented => {
+                    let message = "the task's agent is of an older version and does not know updates";
+                    Err(Fault::unsupported("task", message).remedy("start the newer program there"))
+                }
+                Err(error) => Err(Fault::failed(format!("the task's agent has failed: {error}"))),
+            };
+            leader.input(Input::Resized { link, id, result });
+        });
+    }
+
     fn answer_entry(&self, link: Link, entry: Entry) {
         let sender = self
             .sessions
@@ -307,6 +343,12 @@ impl Leader {
         let link = self.core.borrow().link_of(id)?;
         self.orders(link)
     }
+}
+
+fn updated(answer: capnp::Result<orders::update_results::Reader<'_>>) -> Result<TaskReport, Fault> {
+    wire::fault::check(answer.clone().and_then(|result| result.get_fault()))?;
+    let report = answer.and_then(|result| result.get_report());
+    wire::master::decode_report(report.map_err(|error| Fault::failed(error.to_string()))?)
 }
 
 fn gone() -> Fault {

@@ -57,6 +57,28 @@ impl operator::Server for OperatorService {
         Ok(())
     }
 
+    async fn update(
+        self: CapRc<Self>,
+        params: operator::UpdateParams,
+        mut results: operator::UpdateResults,
+    ) -> Result<(), capnp::Error> {
+        let params = params.get()?;
+        let leader = attempt!(results, self.leading());
+        let name = attempt!(results, text("id", params.get_id()));
+        let id = attempt!(results, leader.core().find_task(&name));
+        let change = Box::new(attempt!(results, wire::limits::decode(params.get_limits()?)));
+        let asked = leader.ask(|ticket| Input::Resize {
+            ticket,
+            id: id.clone(),
+            change,
+        });
+        attempt!(results, asked.await);
+        let forgotten = || Fault::failed("the task has ended, and is forgotten already");
+        let view = attempt!(results, leader.core().task(&id).ok_or_else(forgotten));
+        wire::master::encode_task(&view, results.get().init_task());
+        Ok(())
+    }
+
     async fn kill(
         self: CapRc<Self>,
         params: operator::KillParams,

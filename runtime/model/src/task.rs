@@ -8,6 +8,7 @@ use crate::container::{Reason, Termination};
 use crate::fault::{Fault, FaultKind};
 use crate::ids::{ContainerId, ContainerName};
 use crate::launch::LaunchSpec;
+use crate::limits::Limits;
 use crate::registry::{AgentId, AgentRecord};
 use crate::resources::{Resources, Scalar};
 
@@ -129,17 +130,46 @@ pub struct Need {
 impl Need {
     /// Of a task: its limits are what it is promised.
     pub fn of(spec: &LaunchSpec) -> Self {
+        Self {
+            ports: spec.ports.as_ref().map_or(0, crate::PortRequest::count),
+            ..Self::of_limits(&spec.limits)
+        }
+    }
+
+    /// Ports are not among them.
+    pub fn of_limits(limits: &Limits) -> Self {
         let megabytes = |limit: Option<crate::Limit<crate::Bytes>>| {
             let bytes = limit.and_then(crate::Limit::value).map_or(0, crate::Bytes::get);
             // Rounded up: what is promised is there.
             Scalar::from_milli(bytes.div_ceil(1 << 20).saturating_mul(1000))
         };
-        let cpus = spec.limits.cpus.or(spec.limits.cpu_ceiling());
+        let cpus = limits.cpus.or(limits.cpu_ceiling());
         Self {
             cpus: Scalar::from_milli(cpus.map_or(0, |cpus| u64::from(cpus.milli()))),
-            mem: megabytes(spec.limits.mem),
-            disk: megabytes(spec.limits.disk),
-            ports: spec.ports.as_ref().map_or(0, crate::PortRequest::count),
+            mem: megabytes(limits.mem),
+            disk: megabytes(limits.disk),
+            ports: 0,
+        }
+    }
+
+    /// With a change of the limits. A ceiling of CPU alone is none of the share.
+    pub fn changed(self, change: &Limits) -> Self {
+        let new = Self::of_limits(change);
+        Self {
+            cpus: change.cpus.map_or(self.cpus, |_| new.cpus),
+            mem: change.mem.map_or(self.mem, |_| new.mem),
+            disk: change.disk.map_or(self.disk, |_| new.disk),
+            ports: self.ports,
+        }
+    }
+
+    /// Of each the greater one.
+    pub fn max(self, other: Self) -> Self {
+        Self {
+            cpus: self.cpus.max(other.cpus),
+            mem: self.mem.max(other.mem),
+            disk: self.disk.max(other.disk),
+            ports: self.ports.max(other.ports),
         }
     }
 

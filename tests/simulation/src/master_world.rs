@@ -14,7 +14,7 @@ pub use master_core::PlantedBug;
 use master_core::{Link, Ticket};
 use model::Fault;
 use model::registry::{Edit, Registry};
-use model::task::{Hello, Refusal, TaskId, TaskReport, TaskState, Welcome};
+use model::task::{Hello, Need, Refusal, TaskId, TaskReport, TaskState, Welcome};
 
 use crate::random::Random;
 use agent::AgentSim;
@@ -41,7 +41,14 @@ pub(crate) type Conn = u64;
 #[derive(Debug, Clone)]
 pub(crate) enum ToMaster {
     Register(Box<Hello>),
-    Launched { id: TaskId, result: Result<(), Fault> },
+    Launched {
+        id: TaskId,
+        result: Result<(), Fault>,
+    },
+    Resized {
+        id: TaskId,
+        result: Result<TaskReport, Fault>,
+    },
     Pong,
     Update(TaskReport),
 }
@@ -52,6 +59,7 @@ pub(crate) enum ToAgent {
     Refuse(Refusal),
     Launch { term: u64, id: TaskId },
     Kill { term: u64, id: TaskId },
+    Resize { term: u64, id: TaskId, need: Need },
     Ping,
     Shutdown,
     Release,
@@ -114,6 +122,13 @@ pub(crate) enum Event {
         life: u64,
         id: TaskId,
         refused: bool,
+    },
+    /// The kernel has other limits for a container, or refuses.
+    Resized {
+        agent: usize,
+        life: u64,
+        id: TaskId,
+        need: Need,
     },
     Ended {
         agent: usize,
@@ -291,6 +306,12 @@ impl World {
         self.at(after, Event::ToAgent { conn, agent, message });
     }
 
+    /// It stands, and nothing is on its way.
+    pub(crate) fn quiet(&self, conn: Conn) -> bool {
+        let last = |up: bool| self.arrivals.get(&(conn, up)).copied().unwrap_or(0);
+        !self.broken.contains(&conn) && last(true).max(last(false)) < self.now
+    }
+
     fn arrival(&mut self, conn: Conn, up: bool) -> u64 {
         let wanted = self.now + self.delay();
         let last = self.arrivals.entry((conn, up)).or_insert(0);
@@ -355,6 +376,12 @@ impl World {
                 id,
                 refused,
             } => self.started(agent, life, id, refused),
+            Event::Resized {
+                agent,
+                life,
+                id,
+                need,
+            } => self.limits_changed(agent, life, &id, need),
             Event::Ended { agent, id, state } => self.ended(agent, &id, state),
             Event::AgentUp { agent } => self.agent_up(agent),
             Event::Cut { agent } => self.cut(agent),
@@ -390,7 +417,7 @@ impl World {
         let pause = 100 + self.random.below(4000);
         self.at(pause, Event::Whim);
         let agent = self.random.below(AGENTS as u64) as usize;
-        match self.random.below(24) {
+        match self.random.below(30) {
             0..=9 => self.ask_launch(),
             10..=12 => self.ask_kill(),
             13 | 14 => self.cut(agent),
@@ -399,6 +426,8 @@ impl World {
             17 if self.random.one_in(2) => self.end_leadership(),
             18 if self.random.one_in(25) => self.ask_gone(agent),
             19 => self.lose_leader_of_one(agent),
+            20..=24 => self.ask_resize(),
+            25 => self.shrink_one(agent),
             _ => {}
         }
     }

@@ -47,6 +47,7 @@ enum End {
 }
 
 pub async fn keep_registered(cluster: Rc<Cluster>, place: Place) {
+    let shown = place.to_string();
     let mut detector = Detector::start(place, coordination::Settings::default());
     let mut pause = PAUSE_FIRST;
     let mut elsewhere = None;
@@ -55,7 +56,7 @@ pub async fn keep_registered(cluster: Rc<Cluster>, place: Place) {
     loop {
         let Some(leader) = detector.leader() else {
             if net::timeout(SPREAD, detector.changed()).await.is_err() {
-                tracing::info!("no master leads; tasks run on");
+                tracing::info!(place = shown, "no master leads; tasks run on");
                 detector.changed().await;
             }
             elsewhere = None;
@@ -174,8 +175,20 @@ async fn attend(cluster: &Rc<Cluster>, line: &Rc<Line>, address: SocketAddr, ter
         },
         Either::Left((end, _)) => end,
         Either::Right((net::rpc::CloseReason::Stream(error), _)) => End::Failed(untrusted(address, &error)),
+        Either::Right((net::rpc::CloseReason::PeerClosed, _)) if line.term.get().is_none() => {
+            End::Failed(strange(address, flags))
+        }
         Either::Right((reason, _)) => End::Failed(Fault::failed(format!("the connection ended: {reason}"))),
     }
+}
+
+/// Whoever is there has closed the connection before it said a word.
+fn strange(address: SocketAddr, flags: &ClusterFlags) -> Fault {
+    let fault = Fault::failed(format!("{address} has closed the connection without an answer"));
+    fault.remedy(match flags.tls {
+        Some(_) => "see that it is a master's port, and that master's log",
+        None => "see that it is a master's port, and whether that master wants TLS (--tls=DIR)",
+    })
 }
 
 fn untrusted(address: SocketAddr, error: &std::io::Error) -> Fault {
@@ -216,6 +229,16 @@ async fn converse(cluster: &Rc<Cluster>, line: &Rc<Line>, gate: gate::Client, te
 }
 
 fn lost(error: capnp::Error) -> End {
+    if error.kind == capnp::ErrorKind::Unimplemented {
+        let message = format!(
+            "the master does not know what this agent, of version {}, asks for",
+            crate::about::VERSION
+        );
+        let fault = Fault::new(FaultKind::Unsupported, message);
+        return End::Failed(
+            fault.remedy("use the same version of bulkhead on both; masters are renewed first"),
+        );
+    }
     End::Failed(Fault::failed(error.to_string()))
 }
 

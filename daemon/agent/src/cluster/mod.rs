@@ -7,9 +7,10 @@ mod journal;
 mod link;
 mod offer;
 mod orders;
+mod update;
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 
 use agent_core::{Input, TaskBook, TaskEvent, TaskWish};
@@ -33,6 +34,8 @@ pub struct Cluster {
     journal: Rc<Journal>,
     /// Launches on their way to the core, and what is to become of them when they are there.
     beginning: RefCell<HashMap<TaskId, Option<Option<Millis>>>>,
+    /// Tasks whose limits are being changed by a master's order.
+    updating: RefCell<HashSet<TaskId>>,
     session: RefCell<Option<session::Client>>,
     changed: Changed,
 }
@@ -52,6 +55,7 @@ pub async fn start(shell: &Rc<Shell>) -> Result<(), Fault> {
         busy: Cell::new(false),
         journal: Rc::default(),
         beginning: RefCell::default(),
+        updating: RefCell::default(),
         session: RefCell::new(None),
         changed: Changed::default(),
     });
@@ -201,6 +205,13 @@ impl Cluster {
                 id: id.clone(),
                 status,
             });
+        }
+        // Whoever has changed its limits.
+        if !self.updating.borrow().contains(id)
+            && let Some(need) = self.need(id)
+        {
+            let id = id.clone();
+            self.event(TaskEvent::Resized { id, need });
         }
     }
 

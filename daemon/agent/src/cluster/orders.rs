@@ -85,6 +85,21 @@ impl orders::Server for OrdersService {
         Ok(())
     }
 
+    async fn update(
+        self: CapRc<Self>,
+        params: orders::UpdateParams,
+        mut results: orders::UpdateResults,
+    ) -> Result<(), capnp::Error> {
+        let params = params.get()?;
+        attempt!(results, self.0.admit(params.get_term()).await);
+        let id = attempt!(results, wire::master::decode_id(params.get_id()));
+        let change = attempt!(results, wire::limits::decode(params.get_limits()?));
+        let may = wire::master::decode_need(params.get_need()?);
+        let report = attempt!(results, self.0.cluster.update(id, change, may).await);
+        wire::master::encode_report(&report, results.get().init_report());
+        Ok(())
+    }
+
     async fn ping(
         self: CapRc<Self>,
         params: orders::PingParams,

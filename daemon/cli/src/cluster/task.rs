@@ -3,12 +3,15 @@
 use clap::{Args, Subcommand};
 use client::{Agent, Master};
 use model::task::TaskId;
-use model::{Fault, Millis};
+use model::{Fault, Limits, Millis};
 
 use super::At;
 use super::run::{RunTaskArgs, run};
+use super::tasks::table;
 use crate::args::Format;
 use crate::failure::{About, Failure, Outcome};
+use crate::limit_args::LimitArgs;
+use crate::output::{print_json_line, print_table};
 use crate::{attach, exec, inspect, logs, stats, wait};
 
 /// Launch a task, or reach one through the master
@@ -18,6 +21,7 @@ Examples:
   bulkhead task run --cpus 0.5 --mem 64MB -- ./work     on the first agent with room, in the foreground
   bulkhead task run -d --name web --agent node7 -- ./server
   bulkhead task logs -f web
+  bulkhead task update --cpus 2 --mem 256MB web
   bulkhead task kill web")]
 pub(crate) struct TaskArgs {
     #[command(subcommand)]
@@ -29,6 +33,10 @@ enum TaskVerb {
     Run(Box<RunTaskArgs>),
     /// End tasks: SIGTERM, a grace period, then everything at once
     Kill(KillArgs),
+    /// Change the limits of running tasks
+    ///
+    /// What is not named stays. Where a task takes more by then, its agent has to have room for it. Asking again is safe.
+    Update(UpdateArgs),
     Logs(Through<logs::LogsArgs>),
     Stats(Through<stats::StatsArgs>),
     Exec(Through<exec::ExecArgs>),
@@ -58,12 +66,24 @@ struct KillArgs {
     tasks: Vec<String>,
 }
 
+#[derive(Debug, Args)]
+struct UpdateArgs {
+    #[command(flatten)]
+    at: At,
+    #[command(flatten)]
+    limits: LimitArgs,
+    /// Ids, beginnings of ids, or names
+    #[arg(value_name = "TASK", required = true)]
+    tasks: Vec<String>,
+}
+
 impl TaskArgs {
     /// For messages.
     pub fn name(&self) -> &'static str {
         match &self.verb {
             TaskVerb::Run(_) => "task run",
             TaskVerb::Kill(_) => "task kill",
+            TaskVerb::Update(_) => "task update",
             TaskVerb::Logs(_) => "task logs",
             TaskVerb::Stats(_) => "task stats",
             TaskVerb::Exec(_) => "task exec",
@@ -77,6 +97,7 @@ impl TaskArgs {
         match &self.verb {
             TaskVerb::Run(args) => &args.at,
             TaskVerb::Kill(args) => &args.at,
+            TaskVerb::Update(args) => &args.at,
             TaskVerb::Logs(through) => &through.at,
             TaskVerb::Stats(through) => &through.at,
             TaskVerb::Exec(through) => &through.at,
@@ -93,6 +114,7 @@ pub(crate) async fn task(args: TaskArgs) -> Outcome {
     match args.verb {
         TaskVerb::Run(args) => run(&master, format, *args).await,
         TaskVerb::Kill(args) => kill(&master, &args).await,
+        TaskVerb::Update(args) => update(&master, format, args).await,
         TaskVerb::Logs(Through { mut args, .. }) => {
             let agent = reach(&master, &mut args.container).await?;
             logs::logs(&agent, args).await
@@ -147,6 +169,36 @@ async fn kill(master: &Master, args: &KillArgs) -> Outcome {
         if let Err(failure) = master.kill(name, args.grace).await.about(name) {
             failures.push(failure);
         }
+    }
+    match failures.is_empty() {
+        true => Ok(0),
+        false => Err(Failure::Several(failures)),
+    }
+}
+
+async fn update(master: &Master, format: Format, args: UpdateArgs) -> Outcome {
+    let limits = args.limits.into_limits();
+    if limits == Limits::default() {
+        return Err(Fault::invalid("limits", "none is given")
+            .remedy("name at least one, like --mem 128MB")
+            .into());
+    }
+    let (mut updated, mut failures) = (Vec::new(), Vec::new());
+    for name in &args.tasks {
+        // One without room does not keep the others as they are.
+        match master.update(name, &limits).await.about(name) {
+            Ok(task) => updated.push(task),
+            Err(failure) => failures.push(failure),
+        }
+    }
+    match format {
+        Format::Json => {
+            for task in &updated {
+                print_json_line(&api::client_json::Task::from(task))?;
+            }
+        }
+        Format::Table if updated.is_empty() => {}
+        Format::Table => print_table(&table(&updated, net::wall_ms()))?,
     }
     match failures.is_empty() {
         true => Ok(0),

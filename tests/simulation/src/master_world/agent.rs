@@ -28,12 +28,18 @@ pub(crate) struct AgentSim {
     // In the kernel: outlives the program, not the host.
     pub boot: u64,
     pub containers: BTreeMap<TaskId, TaskState>,
+    /// By the limits that are in force.
+    pub needs: BTreeMap<TaskId, Need>,
     // In memory.
     pub book: TaskBook,
     pub line: Option<Line>,
     pub kills: BTreeSet<TaskId>,
     /// Ordered over this connection and not answered yet.
     asked: BTreeMap<TaskId, Conn>,
+    /// Changes of limits under way, by whose order.
+    pub resizing: BTreeMap<TaskId, Conn>,
+    /// Done, and the answer waits for the journal: who asked, and the sequence.
+    told_when_written: BTreeMap<TaskId, (Conn, u64)>,
     tick_at: Option<u64>,
 }
 
@@ -140,6 +146,11 @@ impl World {
             ToAgent::Kill { term, id } => {
                 if term >= self.agents[agent].term {
                     self.order_kill(agent, &id);
+                }
+            }
+            ToAgent::Resize { term, id, need } => {
+                if term >= self.agents[agent].term {
+                    self.order_resize(agent, conn, id, need);
                 }
             }
             ToAgent::Ping => self.send_to_master(leader, conn, agent, ToMaster::Pong),
@@ -279,6 +290,13 @@ impl World {
                 sequence,
             },
         );
+        let waits = self.agents[agent].told_when_written.get(&id).copied();
+        if let Some((conn, _)) = waits.filter(|(_, until)| *until <= sequence) {
+            self.agents[agent].told_when_written.remove(&id);
+            if let Some(report) = self.agents[agent].book.report(&id) {
+                self.answer_resize(agent, conn, id.clone(), Ok(report));
+            }
+        }
         if sequence == 0 {
             let refused = self.random.one_in(12);
             let after = self.delay();
@@ -314,9 +332,9 @@ impl World {
             );
         } else {
             self.books.start(agent, &id);
-            self.agents[agent]
-                .containers
-                .insert(id.clone(), TaskState::Running);
+            let here = &mut self.agents[agent];
+            here.containers.insert(id.clone(), TaskState::Running);
+            here.needs.insert(id.clone(), super::checks::need());
             let status = self.status(TaskState::Running);
             self.book(
                 agent,
@@ -349,6 +367,97 @@ impl World {
         if let Some((leader, conn)) = line.map(|line| (line.leader, line.conn)) {
             self.send_to_master(leader, conn, agent, ToMaster::Launched { id, result });
         }
+    }
+
+    fn order_resize(&mut self, agent: usize, conn: Conn, id: TaskId, need: Need) {
+        let here = &mut self.agents[agent];
+        let runs = here.containers.get(&id) == Some(&TaskState::Running);
+        if !runs || here.book.record(&id).is_none() || here.resizing.contains_key(&id) {
+            let fault = Fault::new(FaultKind::State, "not now");
+            return self.answer_resize(agent, conn, id, Err(fault));
+        }
+        here.resizing.insert(id.clone(), conn);
+        let life = here.life;
+        self.book(agent, TaskEvent::Resizing { id: id.clone(), need });
+        let after = self.delay();
+        self.at(
+            after,
+            Event::Resized {
+                agent,
+                life,
+                id,
+                need,
+            },
+        );
+    }
+
+    /// An agent that dies before this has changed nothing: what it had begun is taken back.
+    pub(crate) fn limits_changed(&mut self, agent: usize, life: u64, id: &TaskId, need: Need) {
+        let refused = self.random.one_in(8);
+        let here = &mut self.agents[agent];
+        if here.life != life {
+            return;
+        }
+        let conn = here.resizing.remove(id);
+        let runs = here.containers.get(id) == Some(&TaskState::Running);
+        if runs && !refused {
+            here.needs.insert(id.clone(), need);
+        }
+        let now = here.needs.get(id).copied().unwrap_or_default();
+        self.book(
+            agent,
+            TaskEvent::Resized {
+                id: id.clone(),
+                need: now,
+            },
+        );
+        let Some(conn) = conn else { return };
+        if !runs || refused {
+            let fault = Fault::new(FaultKind::Unsupported, "not here");
+            return self.answer_resize(agent, conn, id.clone(), Err(fault));
+        }
+        let here = &mut self.agents[agent];
+        if let Some(record) = here.book.record(id) {
+            here.told_when_written.insert(id.clone(), (conn, record.sequence));
+        }
+    }
+
+    fn answer_resize(
+        &mut self,
+        agent: usize,
+        conn: Conn,
+        id: TaskId,
+        result: Result<model::task::TaskReport, Fault>,
+    ) {
+        let line = self.agents[agent].line.as_ref();
+        if let Some(leader) = line.filter(|line| line.conn == conn).map(|line| line.leader) {
+            self.send_to_master(leader, conn, agent, ToMaster::Resized { id, result });
+        }
+    }
+
+    fn observe_need(&mut self, agent: usize, id: &TaskId) {
+        let here = &self.agents[agent];
+        let runs = here.containers.get(id) == Some(&TaskState::Running);
+        if let Some(need) = here.needs.get(id).copied().filter(|_| runs) {
+            let id = id.clone();
+            self.book(agent, TaskEvent::Resized { id, need });
+        }
+    }
+
+    /// Somebody at the agent gives a task less, and asks no master.
+    pub(crate) fn shrink_one(&mut self, agent: usize) {
+        let here = &mut self.agents[agent];
+        let running = |id: &&TaskId| here.containers.get(*id) == Some(&TaskState::Running);
+        let Some(id) = here.needs.keys().rfind(running).cloned() else {
+            return;
+        };
+        if !here.up || here.resizing.contains_key(&id) {
+            return;
+        }
+        if let Some(need) = here.needs.get_mut(&id) {
+            need.cpus = need.cpus.min(model::resources::Scalar::from_milli(50));
+        }
+        self.observe_need(agent, &id);
     }
 
     pub(crate) fn ended(&mut self, agent: usize, id: &TaskId, state: TaskState) {
@@ -387,10 +496,13 @@ impl World {
         here.book = TaskBook::default();
         here.kills.clear();
         here.asked.clear();
+        here.resizing.clear();
+        here.told_when_written.clear();
         here.tick_at = None;
         if reboot {
             here.boot += 1;
             here.containers.clear();
+            here.needs.clear();
         }
         if let Some(line) = here.line.take()
             && self.broken.insert(line.conn)
@@ -435,7 +547,14 @@ impl World {
                 (None, _, _) => TaskState::Lost,
             };
             let status = self.status(now);
-            self.book(agent, TaskEvent::Observed { id, status });
+            self.book(
+                agent,
+                TaskEvent::Observed {
+                    id: id.clone(),
+                    status,
+                },
+            );
+            self.observe_need(agent, &id);
         }
         let life = self.agents[agent].life;
         self.at(10, Event::Connect { agent, life });

@@ -6,6 +6,7 @@ use model::resources::Scalar;
 use model::task::{AgentState, Need, TaskId, TaskState, Welcome};
 
 use super::World;
+use super::agent::AgentSim;
 
 /// What was seen so far, by everybody.
 #[derive(Default)]
@@ -106,7 +107,41 @@ impl World {
                 ));
             }
         }
+        problems.extend(self.needs_differ());
         problems.into_iter().for_each(|problem| self.fail(problem));
+    }
+
+    /// Of a task about which nothing is on its way the master knows what it takes.
+    fn needs_differ(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        let Some(term) = self.leader() else {
+            return problems;
+        };
+        let leader = &self.leaders[&term];
+        let settled = |agent: &AgentSim| {
+            let line = agent
+                .line
+                .as_ref()
+                .filter(|line| line.welcomed && line.leader == term)?;
+            (self.now >= leader.frozen && self.quiet(line.conn)).then_some(())
+        };
+        for agent in self.agents.iter().filter(|agent| settled(agent).is_some()) {
+            for (task, need) in &agent.needs {
+                let runs = agent.containers.get(task) == Some(&TaskState::Running);
+                let told = agent
+                    .book
+                    .record(task)
+                    .is_some_and(|record| record.untold.is_empty());
+                if !runs || !told || agent.resizing.contains_key(task) {
+                    continue;
+                }
+                let known = leader.core.task(task).map(|view| view.need);
+                if known.is_some_and(|known| known != *need) {
+                    problems.push(format!("task {task} takes {need:?}, and {known:?} at the master"));
+                }
+            }
+        }
+        problems
     }
 
     /// Nothing has broken for a long time: all agree.
@@ -127,6 +162,10 @@ impl World {
                     problems.push(format!("agent {number} is gone, and tasks run on it"));
                 }
                 continue;
+            }
+            let promised = leader.core.promised(id).unwrap_or_default();
+            if promised != Need::default() {
+                problems.push(format!("agent {number} keeps {promised:?} for nobody"));
             }
             let state = leader.core.agent(id).map(|view| view.state);
             if state != Some(AgentState::Active) {

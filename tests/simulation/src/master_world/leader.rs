@@ -126,6 +126,13 @@ impl World {
                     result,
                 });
             }
+            ToMaster::Resized { id, result } => {
+                self.leader_input(term, |_| Input::Resized {
+                    link: Link(conn),
+                    id,
+                    result,
+                });
+            }
             ToMaster::Pong => self.leader_input(term, |_| Input::Ponged { link: Link(conn) }),
             ToMaster::Update(report) => {
                 let ticket = self.ticket();
@@ -196,6 +203,7 @@ impl World {
                 self.check_order(term, &id);
                 order(self, link, ToAgent::Launch { term, id });
             }
+            Wish::Resize { link, id, need, .. } => order(self, link, ToAgent::Resize { term, id, need }),
             Wish::Kill { link, id, .. } => order(self, link, ToAgent::Kill { term, id }),
             Wish::Ping { link } => order(self, link, ToAgent::Ping),
             Wish::Shutdown { link, .. } => order(self, link, ToAgent::Shutdown),
@@ -273,6 +281,29 @@ impl World {
             ticket,
             id,
             grace: Some(Millis(0)),
+        });
+    }
+
+    pub(crate) fn ask_resize(&mut self) {
+        let Some(term) = self.leader() else { return };
+        // Mostly one that may run still.
+        let back = self.random.below(20);
+        let number = self.next_task.saturating_sub(back).max(1);
+        let Ok(id) = format!("task-{number}").parse::<TaskId>() else {
+            return;
+        };
+        let mut change = Limits::default();
+        if !self.random.one_in(3) {
+            change.cpus = Some(Cpus::from_milli(100 * (1 + self.random.below(12) as u32)));
+        }
+        if change.cpus.is_none() || self.random.one_in(2) {
+            change.mem = Some(Limit::Value(Bytes::mib(16 * (1 + self.random.below(12)))));
+        }
+        let ticket = self.ticket();
+        self.leader_input(term, |_| Input::Resize {
+            ticket,
+            id,
+            change: Box::new(change),
         });
     }
 
