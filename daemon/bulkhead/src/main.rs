@@ -28,6 +28,6 @@ fn main() -> ExitCode {
             },
             _ => cli::main(&matches, command),
         },
-        Err(error) => cli::usage_error(&error, &args),
+        Err(error) => cli::usage_error(error, &args),
     }
 }

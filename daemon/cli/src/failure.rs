@@ -85,6 +85,11 @@ impl Failure {
         )))
     }
 
+    #[cfg(test)]
+    pub fn line_of(&self, verb: &str) -> String {
+        self.line(verb).unwrap_or_default()
+    }
+
     /// The same for programs.
     fn json_line(&self, verb: &str) -> Option<String> {
         let Self::Fault { what, fault } = self else {

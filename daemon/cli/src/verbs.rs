@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::io;
 use std::process::ExitCode;
 
-use clap::error::ContextKind;
+use clap::error::{ContextKind, ContextValue};
 use clap::{ArgMatches, Command, FromArgMatches, ValueEnum};
 use client::{Agent, Endpoint, EndpointError};
 use model::{Fault, FaultKind};
@@ -30,7 +30,7 @@ pub fn main(matches: &ArgMatches, whole: Command) -> ExitCode {
     });
     let (verb, global) = match parsed {
         Ok(parsed) => parsed,
-        Err(error) => return usage_error(&error, &[]),
+        Err(error) => return usage_error(error, &[]),
     };
     let name = verb.name();
     let told = format(global.output).unwrap_or(Format::Table);
@@ -44,7 +44,9 @@ pub fn main(matches: &ArgMatches, whole: Command) -> ExitCode {
 }
 
 /// Tells what is wrong with a command line, or prints the help that was asked for.
-pub fn usage_error(error: &clap::Error, args: &[OsString]) -> ExitCode {
+pub fn usage_error(mut error: clap::Error, args: &[OsString]) -> ExitCode {
+    hide_passwords(&mut error);
+    let error = &error;
     let verb = verb_of(args);
     match format(format_of(args)) {
         Ok(Format::Json) if error.use_stderr() => {
@@ -67,6 +69,33 @@ pub fn usage_error(error: &clap::Error, args: &[OsString]) -> ExitCode {
         _ if !error.use_stderr() => ExitCode::SUCCESS,
         Some(verb) if runs_a_command(verb) => ExitCode::from(STATUS_BULKHEAD),
         _ => ExitCode::from(STATUS_USAGE),
+    }
+}
+
+/// clap quotes a value that is wrong whole; one that says where masters are may hold the password for ZooKeeper, and messages
+/// end up in logs.
+fn hide_passwords(error: &mut clap::Error) {
+    let is_place = error.get(ContextKind::InvalidArg).is_some_and(|argument| {
+        ["--zk", "--master"]
+            .iter()
+            .any(|name| argument.to_string().contains(name))
+    });
+    let hidden = |text: &String| match text.contains('@') && (is_place || text.contains("://")) {
+        true => coordination::without_password(text),
+        false => text.clone(),
+    };
+    let quoted: Vec<_> = error
+        .context()
+        .filter_map(|(kind, value)| match value {
+            ContextValue::String(text) => Some((kind, ContextValue::String(hidden(text)))),
+            ContextValue::Strings(texts) => {
+                Some((kind, ContextValue::Strings(texts.iter().map(hidden).collect())))
+            }
+            _ => None,
+        })
+        .collect();
+    for (kind, value) in quoted {
+        error.insert(kind, value);
     }
 }
 
@@ -141,5 +170,34 @@ pub(crate) fn format(flag: Option<Format>) -> Result<Format, Fault> {
         (None, Ok(text)) if !text.is_empty() => Format::from_str(&text, true)
             .map_err(|_| Fault::invalid(OUTPUT_VARIABLE, format!("{text:?} is neither table nor json"))),
         (None, _) => Ok(Format::Table),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_password_is_quoted_back() {
+        let wrong = |word: &str| {
+            let place = |text: &str| {
+                text.parse::<coordination::Place>()
+                    .map_err(|error| error.to_string())
+            };
+            let command = Command::new("master").arg(clap::Arg::new("zk").long("zk").value_parser(place));
+            let mut error = command.try_get_matches_from(["master", word]).unwrap_err();
+            hide_passwords(&mut error);
+            (error.render().to_string(), usage_fault(&error).line_of("master"))
+        };
+        for word in [
+            "--zk=zk://ann:secret@h1",
+            "--zk=ann:secret@h1/m",
+            "--zk=http://ann:secret@h1/m",
+            "zk://ann:secret@h1:2181/m",
+        ] {
+            let (text, line) = wrong(word);
+            assert!(!text.contains("secret") && !line.contains("secret"), "{text}");
+            assert!(text.contains("ann:...@h1"), "{text}");
+        }
     }
 }

@@ -50,6 +50,15 @@ pub(crate) fn call_failed(peer: &Peer, error: &capnp::Error) -> Fault {
     }
 }
 
+/// Whoever is there has closed the connection before it said a word.
+pub(crate) fn strange(peer: &Peer, with_tls: bool) -> Fault {
+    let message = format!("the {peer} has closed the connection without an answer");
+    Fault::new(FaultKind::Unavailable, message).remedy(match with_tls {
+        true => "see that this is its port, and its log",
+        false => "see that this is its port, and whether it wants TLS (--tls DIR)",
+    })
+}
+
 /// The agent or the connection ended while something was under way.
 pub(crate) fn gone(peer: &Peer) -> Fault {
     Fault::new(FaultKind::Unavailable, format!("the {peer} went away"))

@@ -23,7 +23,7 @@ mod zookeeper;
 
 pub use contender::{Candidacy, Contender};
 pub use detector::Detector;
-pub use place::{HostPort, Place, PlaceError, ZkUrl};
+pub use place::{HostPort, Place, PlaceError, ZkUrl, without_password};
 pub use replicas::Replicas;
 pub use settings::Settings;
 pub use tenure::Tenure;

@@ -91,7 +91,7 @@ impl FromStr for Place {
             return Ok(Self::File(path.into()));
         }
         let wrong = || PlaceError::Form {
-            text: text.to_owned(),
+            text: without_password(text),
         };
         if text.contains("://") {
             return Err(wrong());
@@ -169,17 +169,18 @@ fn path_of(url: &str, path: &str) -> Result<String, PlaceError> {
     Ok(path.to_owned())
 }
 
-fn without_password(url: &str) -> String {
-    let Some((front, back)) = url.rsplit_once('@') else {
-        return url.to_owned();
+/// What somebody has written instead of a place, to be shown to him: the part before an @ may hold a password.
+pub fn without_password(text: &str) -> String {
+    let Some((front, back)) = text.rsplit_once('@') else {
+        return text.to_owned();
     };
-    let user = front
-        .strip_prefix("zk://")
-        .unwrap_or(front)
-        .split(':')
-        .next()
-        .unwrap_or_default();
-    format!("zk://{user}:...@{back}")
+    // Of `--zk=zk://…` and the like, too.
+    let (before, rest) = match front.find("://") {
+        Some(at) => front.split_at(at + 3),
+        None => ("", front),
+    };
+    let user = rest.split(':').next().unwrap_or_default();
+    format!("{before}{user}:...@{back}")
 }
 
 impl HostPort {
@@ -313,9 +314,13 @@ mod tests {
             "zk://u:secret@h1:x/m",
             "zk://u:secret@/m",
             "zk://u:secret@h1//",
+            "http://u:secret@h1/m",
+            "u:secret@h1/m",
+            "zk://u:secret@h1:x,h2/m",
         ] {
-            let error = zk(text).unwrap_err();
-            assert!(!format!("{error} {error:?}").contains("secret"), "{error}");
+            for error in [zk(text).unwrap_err(), text.parse::<Place>().unwrap_err()] {
+                assert!(!format!("{error} {error:?}").contains("secret"), "{error}");
+            }
         }
     }
 }

@@ -23,6 +23,9 @@ static OWNED: [Acl; 2] = [
 ];
 static OPEN: [Acl; 1] = [Acl::new_const(Permission::ALL, "world", "anyone")];
 
+/// For looking whether a server's name has an address.
+const RESOLVE: Duration = Duration::from_secs(1);
+
 /// What ZooKeeper did not do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{operation} {path} at ZooKeeper {servers}")]
@@ -41,6 +44,8 @@ pub enum Cause {
         "no server has answered for {0:?}; see that the addresses are right and that a majority of the servers runs"
     )]
     Silence(Duration),
+    #[error("no server has answered for {silent:?}, and of their names some have no address: {names}")]
+    Unresolved { silent: Duration, names: String },
     #[error("connection lost")]
     Lost,
     #[error("session expired")]
@@ -113,7 +118,7 @@ impl Session {
                     operation: "open a session for",
                     path: base,
                     servers,
-                    cause: Cause::Silence(timeout),
+                    cause: why_silent(zk, timeout).await,
                 });
             }
             Ok(Err(error)) => {
@@ -270,6 +275,23 @@ async fn on_this_loop<F: Future>(future: F) -> F::Output {
         future.as_mut().poll(cx)
     })
     .await
+}
+
+/// Why nobody answers: the client tries names that have no address like servers that are down.
+async fn why_silent(zk: &ZkUrl, silent: Duration) -> Cause {
+    let mut names = Vec::new();
+    for server in zk.servers() {
+        if let Ok(Err(error)) = net::timeout(RESOLVE, net::resolve(&server.host, server.port)).await {
+            names.push(format!("{} ({error})", server.host));
+        }
+    }
+    match names.is_empty() {
+        true => Cause::Silence(silent),
+        false => Cause::Unresolved {
+            silent,
+            names: names.join(", "),
+        },
+    }
 }
 
 fn cause(error: Error) -> Cause {

@@ -191,6 +191,17 @@ impl Config {
             let message = format!("{} is every address, and agents need one to reach", flags.ip);
             return Err(Fault::invalid("--ip", message).remedy("give the one that agents use"));
         }
+        if flags.port == 0 {
+            return Err(Fault::invalid("--port", "0 is no port that agents could be told")
+                .remedy("give one from 1 to 65535"));
+        }
+        let session = Duration::from_millis(100)..=Duration::from_secs(3600);
+        if !session.contains(&flags.zk_session_timeout) {
+            return Err(Fault::invalid(
+                "--zk_session_timeout",
+                "has to be from 100ms to 1h",
+            ));
+        }
         let second = Duration::from_secs(1);
         let quarter = Duration::from_secs(900);
         if !(second..=quarter).contains(&flags.agent_ping_timeout) {
@@ -336,6 +347,11 @@ mod tests {
             (&[zk, "--quorum=2", "--registry=local"][..], "--registry"),
             (&[zk, "--quorum=2", "--log_replicas=127.0.0.1:1"], "means 3"),
             (&["--agent_ping_timeout=1h"], "--agent_ping_timeout"),
+            (&["--port=0"], "--port"),
+            (
+                &[zk, "--quorum=1", "--zk_session_timeout=0s"],
+                "--zk_session_timeout",
+            ),
             (&["--zk=zk://127.0.0.1:2181", "--quorum=1"], "path"),
         ] {
             let line: Vec<String> = line.iter().map(|word| word.replace("_", "-")).collect();

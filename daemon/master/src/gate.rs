@@ -148,18 +148,24 @@ impl hall::Server for HallService {
         let leader = attempt!(results, self.leader());
         let hello = attempt!(results, wire::master::decode_hello(params.get_hello()?));
         let (hostname, known) = (hello.record.hostname.clone(), hello.id.clone());
+        let version = hello.record.version.clone();
         let (entry, guard) = leader.register(hello, params.get_orders()?).await;
         match entry {
             Ok(welcome) => {
                 let again = known.is_some();
-                tracing::info!(agent = %welcome.id.0, hostname, again, "agent registered");
+                tracing::info!(agent = %welcome.id.0, hostname, again, version, "agent registered");
                 wire::master::encode_welcome(&welcome, results.get().init_welcome());
                 results
                     .get()
                     .set_session(capnp_rpc::new_client(SessionService { guard }));
             }
             Err((refusal, fault)) => {
-                tracing::warn!(agent = known.map(|id| id.0), hostname, "agent refused: {fault}");
+                tracing::warn!(
+                    agent = known.map(|id| id.0),
+                    hostname,
+                    version,
+                    "agent refused: {fault}"
+                );
                 results.get().set_refusal(wire::master::encode_refusal(refusal));
                 wire::fault::encode(&fault, results.get().init_fault());
             }

@@ -30,7 +30,10 @@ pub fn tls(config: &Config) -> Result<Option<net::Tls>, Fault> {
     let files = net::TlsFiles::in_directory(directory);
     let tls =
         net::Tls::load(&files).map_err(|error| Fault::from_error(FaultKind::Invalid, &error).field("--tls"));
-    tls.map(Some)
+    tls.map(|tls| {
+        tls.watch_own();
+        Some(tls)
+    })
 }
 
 pub fn load(config: &Config) -> Result<Keys, Fault> {

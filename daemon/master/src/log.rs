@@ -100,10 +100,21 @@ pub async fn open(config: &Config) -> Result<Log, Fault> {
         let error = serving.await;
         tracing::error!("the log's socket is broken: {error}; restart this master");
     });
+    let own: BTreeSet<String> = members.iter().map(SocketAddr::to_string).collect();
     let membership = net::spawn(async move {
         loop {
-            let members = replicas.changed().await;
-            tracing::info!(?members, "log replicas in ZooKeeper");
+            let joined = replicas.changed().await;
+            tracing::info!(members = ?joined, "log replicas in ZooKeeper");
+            // A master with another --quorum has a log of its own, and would lead with a registry that knows none of the agents.
+            let strangers: Vec<_> = joined.difference(&own).collect();
+            if !strangers.is_empty() {
+                tracing::error!(
+                    ?strangers,
+                    log = ?own,
+                    "masters with other log replicas than this one's contend here, and would lead with a registry of their own: start all \
+                     with the same --quorum, and the same --log_replicas if it is given; one that was added since belongs into log_members"
+                );
+            }
         }
     });
     Ok(Log {
@@ -131,6 +142,15 @@ async fn members(config: &Config, replicas: &mut Replicas, wanted: usize) -> Res
             .map(str::parse)
             .collect::<Result<_, _>>()
             .map_err(wrong)?;
+        if kept.len() != wanted {
+            tracing::warn!(
+                file = %file.display(),
+                replicas = kept.len(),
+                "--quorum means {wanted} replicas of the log, and it has others since its first start: its own members count; \
+                 give --quorum={}, or change them with `bulkhead log add` or `remove`",
+                kept.len() / 2 + 1
+            );
+        }
         return Ok(kept);
     }
     let mut members: BTreeSet<SocketAddr> = config.flags.log_replicas.iter().copied().collect();

@@ -2,7 +2,9 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::SigSet;
 pub use nix::sys::signal::Signal;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -84,25 +86,45 @@ pub enum ExitInfo {
 }
 
 /// Waits until the process behind the pidfd has ended, and reaps it if it is our child.
+///
+/// A child that somebody traces is his to reap first (ptrace(2)), and when he has done so or is gone, kernels since
+/// 6.15 do not report it again: it is asked after until it is ours.
 pub async fn wait_pidfd(pidfd: &Source<OwnedFd>) -> io::Result<ExitInfo> {
-    pidfd.read_with(reap).await
+    let mut pause = TRACED_PAUSE;
+    loop {
+        if let Some(info) = pidfd.read_with(reap).await? {
+            return Ok(info);
+        }
+        crate::sleep(pause).await;
+        pause = (pause * 2).min(TRACED_PAUSE_MAX);
+    }
 }
 
-fn reap(pidfd: &OwnedFd) -> io::Result<ExitInfo> {
+const TRACED_PAUSE: Duration = Duration::from_millis(1);
+const TRACED_PAUSE_MAX: Duration = Duration::from_millis(500);
+
+/// `None`: it has ended, and can not be reaped yet.
+fn reap(pidfd: &OwnedFd) -> io::Result<Option<ExitInfo>> {
     match waitid(
         WaitId::PidFd(pidfd.as_fd()),
         WaitIdOptions::EXITED | WaitIdOptions::NOHANG,
     ) {
-        Ok(Some(status)) => Ok(match (status.exit_status(), status.terminating_signal()) {
+        Ok(Some(status)) => Ok(Some(match (status.exit_status(), status.terminating_signal()) {
             (Some(code), _) => ExitInfo::Exited(code),
             (None, Some(signal)) => ExitInfo::Signaled {
                 signal,
                 core_dumped: status.dumped(),
             },
             (None, None) => ExitInfo::Unknown,
-        }),
-        Ok(None) => Err(io::ErrorKind::WouldBlock.into()),
-        Err(Errno::CHILD) => Ok(ExitInfo::Unknown),
+        })),
+        Ok(None) => {
+            let mut ended = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut ended, PollTimeout::ZERO)? {
+                0 => Err(io::ErrorKind::WouldBlock.into()),
+                _ => Ok(None),
+            }
+        }
+        Err(Errno::CHILD) => Ok(Some(ExitInfo::Unknown)),
         Err(errno) => Err(errno.into()),
     }
 }

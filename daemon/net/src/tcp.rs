@@ -3,14 +3,19 @@
 
 use std::future::poll_fn;
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener as StdListener, TcpStream as StdStream};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::net::{
+    Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener as StdListener, TcpStream as StdStream,
+};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::io::{AsyncRead, AsyncWrite};
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, setsockopt, socket, sockopt,
+};
 
 use crate::limit::Listener;
 use crate::source::{Interest, Source};
@@ -75,7 +80,25 @@ pub struct TcpStream {
 impl TcpStream {
     /// Connects. Put a [`crate::timeout`] around it: the kernel's own is minutes.
     pub async fn connect(address: SocketAddr) -> io::Result<Self> {
-        let stream = Self::prepared(StdStream::from(mio::net::TcpStream::connect(address)?), false)?;
+        Self::established(StdStream::from(mio::net::TcpStream::connect(address)?)).await
+    }
+
+    /// Connects from one of the host's own addresses, for those who play many hosts.
+    pub async fn connect_from(source: Ipv4Addr, address: SocketAddrV4) -> io::Result<Self> {
+        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+        let socket = socket(AddressFamily::Inet, SockType::Stream, flags, None)?;
+        bind(
+            socket.as_raw_fd(),
+            &SockaddrIn::from(SocketAddrV4::new(source, 0)),
+        )?;
+        match connect(socket.as_raw_fd(), &SockaddrIn::from(address)) {
+            Ok(()) | Err(Errno::EINPROGRESS) => Self::established(StdStream::from(socket)).await,
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    async fn established(connecting: StdStream) -> io::Result<Self> {
+        let stream = Self::prepared(connecting, false)?;
         stream.source.writable().await?;
         if let Some(error) = stream.source.get_ref().take_error()? {
             return Err(error);

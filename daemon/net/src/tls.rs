@@ -188,7 +188,9 @@ impl Shared {
             && let Some(wrong) = &found
         {
             let file = self.files.certificate.display();
-            tracing::warn!("the own certificate, {file}: {wrong}; replace it in time: that is noticed within seconds");
+            tracing::warn!(
+                "the own certificate, {file}: {wrong}; replace it in time: that is noticed within seconds"
+            );
         }
         state.told = found.is_some();
     }

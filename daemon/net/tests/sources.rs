@@ -68,6 +68,62 @@ fn a_child_that_somebody_else_reaped_is_over_all_the_same() {
     });
 }
 
+/// Kernels since 6.15 report the end of a traced child once, when it can not be reaped yet.
+#[test]
+#[allow(clippy::zombie_processes)] // reaped through the pidfd
+fn a_child_that_somebody_traces_is_reaped_when_he_lets_go_of_it() {
+    let state = |pid: u32, key: &str| {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix(key));
+        line.unwrap_or_default().trim().to_owned()
+    };
+    let until = |what: &str, met: &dyn Fn() -> bool| {
+        for _ in 0..1000 {
+            if met() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("{what}");
+    };
+    let signal =
+        |pid: u32, signal| nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), signal).unwrap();
+    let child = Command::new("sleep").arg("1000").spawn().unwrap();
+    let traced = child.id();
+    let mut tracer = match Command::new("strace")
+        .args(["-qq", "-o", "/dev/null", "-p", &traced.to_string()])
+        .spawn()
+    {
+        Ok(tracer) => tracer,
+        Err(error) => {
+            signal(traced, Signal::SIGKILL);
+            eprintln!("SKIPPED: strace: {error}");
+            return;
+        }
+    };
+    until("it is traced", &|| {
+        state(traced, "TracerPid:") == tracer.id().to_string()
+    });
+    signal(tracer.id(), Signal::SIGSTOP);
+    until("the tracer has stopped", &|| {
+        state(tracer.id(), "State:").starts_with('T')
+    });
+    on_loop(async move {
+        let pidfd = pidfd_of(traced);
+        signal(traced, Signal::SIGKILL);
+        let early = timeout(Duration::from_millis(100), wait_pidfd(&pidfd)).await;
+        assert!(early.is_err(), "{early:?}");
+        signal(tracer.id(), Signal::SIGCONT);
+        let ended = timeout(Duration::from_secs(10), wait_pidfd(&pidfd)).await;
+        let expected = ExitInfo::Signaled {
+            signal: 9,
+            core_dumped: false,
+        };
+        assert_eq!(ended.unwrap().unwrap(), expected);
+        tracer.wait().unwrap();
+    });
+}
+
 #[test]
 fn signals_come_as_events() {
     on_loop(async {

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use cluster_tests::{Cluster, skip, until};
@@ -95,36 +95,66 @@ fn harm(cluster: &Cluster, books: &Mutex<Books>, until_when: Instant) {
     }
 }
 
-/// Launches evenly over the time; writes of itself what the command does.
+/// How many launches are asked for at once: while nobody leads each of them waits for up to half a minute.
+const SUBMITTERS: u64 = 4;
+
+/// Launches evenly over the time; writes of itself what the command does. What is behind because nobody led is made up for.
 fn launch(cluster: &Cluster, books: &Mutex<Books>, written: &Path, seconds: u64, until_when: Instant) {
     let count = ((SHORT + LONG) * seconds / 900).max(20);
-    let pause = Duration::from_secs(seconds) / u32::try_from(count).unwrap();
-    let volume = format!("--volume={0}:{0}", written.display());
-    let mut number = 0_u64;
-    while Instant::now() < until_when {
-        let began = Instant::now();
-        let sleep = if number.is_multiple_of(SHORT / LONG + 1) {
-            3600.0
-        } else {
-            (number % 7) as f64 / 2.0
-        };
-        let token = format!("task{number}");
-        let file = written.join(&token);
-        let script = format!(
-            "echo start >> {0}; sleep {sleep}; echo end >> {0}",
-            file.display()
-        );
-        let launched = cluster.launch(&[&volume, &format!("--name={token}")], &["sh", "-c", &script]);
-        let mut books = books.lock().unwrap();
-        match launched {
-            Ok(id) => {
-                books.accepted.insert(id, token);
-            }
-            Err(_) => books.unanswered += 1,
+    let began = Instant::now();
+    // Nothing has to be launched in the last moments for all to have been.
+    let pause = Duration::from_secs(seconds).mul_f64(0.95) / u32::try_from(count).unwrap();
+    let next = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..SUBMITTERS {
+            scope.spawn(|| {
+                loop {
+                    let number = next.fetch_add(1, Ordering::SeqCst);
+                    let due = began + pause * u32::try_from(number).unwrap();
+                    if number >= count || due >= until_when {
+                        return;
+                    }
+                    std::thread::sleep(due.saturating_duration_since(Instant::now()));
+                    if Instant::now() >= until_when {
+                        return;
+                    }
+                    // A launch without a yes is made up for by another one.
+                    for again in 0.. {
+                        let token = format!("task{number}.{again}");
+                        if launch_one(cluster, books, written, number, token) || Instant::now() >= until_when
+                        {
+                            break;
+                        }
+                        std::thread::sleep(Duration::from_millis(200));
+                    }
+                }
+            });
         }
-        drop(books);
-        number += 1;
-        std::thread::sleep(pause.saturating_sub(began.elapsed()));
+    });
+    std::thread::sleep(until_when.saturating_duration_since(Instant::now()));
+}
+
+/// Whether it was accepted.
+fn launch_one(cluster: &Cluster, books: &Mutex<Books>, written: &Path, number: u64, token: String) -> bool {
+    let sleep = if number.is_multiple_of(SHORT / LONG + 1) {
+        3600.0
+    } else {
+        (number % 7) as f64 / 2.0
+    };
+    let file = written.join(&token);
+    let script = format!(
+        "echo start >> {0}; sleep {sleep}; echo end >> {0}",
+        file.display()
+    );
+    let volume = format!("--volume={0}:{0}", written.display());
+    let launched = cluster.launch(&[&volume, &format!("--name={token}")], &["sh", "-c", &script]);
+    let mut books = books.lock().unwrap();
+    match launched {
+        Ok(id) => books.accepted.insert(id, token).is_none(),
+        Err(_) => {
+            books.unanswered += 1;
+            false
+        }
     }
 }
 

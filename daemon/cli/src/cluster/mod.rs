@@ -65,12 +65,13 @@ impl At {
                 .map(Masters::At)
                 .map_err(|error| Fault::from_error(FaultKind::Invalid, &error).field(field));
         }
-        let wrong = |part: &str, error: client::EndpointError| {
-            let fault = Fault::invalid(field, format!("{part:?}: {error}"));
-            fault.remedy(format!("for example: {MASTER_DEFAULT}"))
+        let wrong = || {
+            let shown = coordination::without_password(&text);
+            Fault::invalid(field, format!("{shown:?} names no master"))
+                .remedy("give HOST:PORT,… of masters, zk://[USER:PASSWORD@]HOST:PORT,…/PATH, or file:///PATH")
         };
         text.split(',')
-            .map(|part| part.trim().parse().map_err(|error| wrong(part, error)))
+            .map(|part| part.trim().parse().map_err(|_| wrong()))
             .collect::<Result<_, _>>()
             .map(Masters::Named)
     }
@@ -187,7 +188,7 @@ pub fn is_verb(name: &str) -> bool {
 pub fn main(matches: &ArgMatches) -> ExitCode {
     let verb = match ClusterVerb::from_arg_matches(matches) {
         Ok(verb) => verb,
-        Err(error) => return crate::verbs::usage_error(&error, &[]),
+        Err(error) => return crate::verbs::usage_error(error, &[]),
     };
     let (name, at) = match &verb {
         ClusterVerb::Agents(args) => ("agents", args.at().clone()),
