@@ -197,7 +197,7 @@ impl Operation for LaunchAnyway {
             "other: the agent died with its {}",
             self.what
         );
-        let found = stage.container(name);
+        let mut found = stage.container(name);
         if answer.status == 0 {
             assert!(found.is_some(), "lost: {name} was acknowledged and is gone");
         } else {
@@ -205,8 +205,13 @@ impl Operation for LaunchAnyway {
                 answer.stderr.contains("bulkhead:"),
                 "other: no clear fault: {answer:?}"
             );
-            let ended = found.as_ref().is_none_or(|c| c["state"] == "destroyed");
-            assert!(ended, "other: a failed launch left {found:?}");
+            // The answer need not wait for the last of its cleaning up.
+            let what = format!("other: a failed launch is over: {found:?}");
+            found = eventually(&what, || {
+                let now = stage.container(name);
+                let over = now.as_ref().is_none_or(|c| c["state"] == "destroyed");
+                over.then_some(now)
+            });
         }
         assert_once(stage, name);
         stage.end(name);

@@ -16,9 +16,9 @@ use support::{Agent, Answer, patience};
 use crate::tracer::Tracer;
 
 /// How long a client may take after the successor serves.
-const CLIENT_PATIENCE: u64 = 20;
+const CLIENT_PATIENCE: u64 = 40;
 /// How long the agent may take to put everything in order.
-const ORDER_PATIENCE: u64 = 8;
+const ORDER_PATIENCE: u64 = 30;
 
 pub struct Stage {
     pub agent: Agent,

@@ -18,7 +18,7 @@ use crate::calls;
 /// Nothing for so long, and the traced process has nothing more to do.
 const QUIET: Duration = Duration::from_millis(8);
 /// One operation under a tracer on a loaded machine.
-const PATIENCE: u64 = 20;
+const PATIENCE: u64 = 40;
 
 /// A place in the execution of the victim: before or after a system call.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,6 +64,8 @@ pub struct Tracer {
     counting: bool,
     /// Where the victim was killed.
     pub killed: Option<Place>,
+    /// Nobody is followed any more.
+    over: bool,
 }
 
 impl Tracer {
@@ -85,6 +87,7 @@ impl Tracer {
             target,
             counting: true,
             killed: None,
+            over: false,
         };
         for thread in threads_of(process) {
             ptrace::seize(thread, options | Options::PTRACE_O_TRACESYSGOOD).expect("seize a thread");
@@ -106,6 +109,7 @@ impl Tracer {
             target,
             counting: false,
             killed: None,
+            over: false,
         };
         let options =
             Options::PTRACE_O_TRACESYSGOOD | Options::PTRACE_O_TRACECLONE | Options::PTRACE_O_TRACEEXEC;
@@ -190,6 +194,7 @@ impl Tracer {
 
     /// Detaches from what is still alive: it has to be stopped for that.
     fn let_go(&mut self) {
+        self.over = true;
         let left: Vec<Pid> = self.threads.keys().copied().collect();
         for thread in left {
             let _ = ptrace::interrupt(thread);
@@ -207,6 +212,15 @@ impl Tracer {
             }
             self.threads.remove(&thread);
         }
+        // Whoever the victim cloned last is attached by the kernel, stopped, and perhaps not heard of yet: left like that,
+        // it would stay stopped for as long as this thread lives.
+        let deadline = Instant::now() + support::patience(PATIENCE);
+        while has_tracees() {
+            assert!(Instant::now() < deadline, "a tracee does not stop");
+            if !self.step() {
+                std::thread::sleep(Duration::from_micros(50));
+            }
+        }
     }
 
     /// One event, if there is one.
@@ -223,6 +237,7 @@ impl Tracer {
 
     fn handle(&mut self, status: WaitStatus) {
         match status {
+            WaitStatus::PtraceSyscall(thread) if self.over => self.go_on(thread, None),
             WaitStatus::PtraceSyscall(thread) => self.system_call(thread),
             WaitStatus::PtraceEvent(thread, _, libc::PTRACE_EVENT_STOP) => {
                 self.adopt(thread);
@@ -265,6 +280,7 @@ impl Tracer {
     fn go_on(&mut self, thread: Pid, signal: Option<Signal>) {
         // It may have been killed meanwhile; its end is told next.
         let _ = match (self.threads.get(&thread), self.victim) {
+            _ if self.over => ptrace::detach(thread, signal),
             (Some(Role::Victim), _) => ptrace::syscall(thread, signal),
             // The launcher of a traced agent: a process of its own.
             (_, Victim::Process(_)) => {
@@ -322,6 +338,19 @@ fn threads_of(process: Pid) -> Vec<Pid> {
         .filter_map(|e| e.file_name().to_str()?.parse().ok())
         .map(Pid::from_raw)
         .collect()
+}
+
+/// Whether this thread traces anyone.
+fn has_tracees() -> bool {
+    let own = format!("TracerPid:\t{}\n", nix::unistd::gettid());
+    std::fs::read_dir("/proc")
+        .expect("a list of processes")
+        .flatten()
+        .filter(|entry| entry.file_name().as_encoded_bytes()[0].is_ascii_digit())
+        .any(|entry| {
+            let status = std::fs::read_to_string(entry.path().join("status")).unwrap_or_default();
+            status.contains(&own)
+        })
 }
 
 fn group_of(thread: Pid) -> Option<Pid> {
