@@ -159,6 +159,7 @@ impl TakenDown {
 async fn take_down(shell: &Rc<Shell>, id: &ContainerId, remove: bool) -> TakenDown {
     let resources = shell.resources(id);
     if let Some(resources) = &resources {
+        resources.memory_watch.borrow_mut().take();
         resources.watch.borrow_mut().take();
         resources.disk.stop();
         resources.usage.borrow_mut().take();

@@ -7,6 +7,7 @@ use api::mesos;
 use model::{ContainerId, ContainerStatus, Fault, Pressure, Usage};
 use net::http::{Method, Request, Response, StatusCode};
 
+use crate::launch::failed;
 use crate::shell::Shell;
 
 const JSON: &str = "application/json";
@@ -75,8 +76,8 @@ pub(crate) async fn handle(shell: Rc<Shell>, request: Request) -> Response {
         Page::Health => net::http::text(StatusCode::OK, TEXT, String::new()),
         Page::Version => json(Ok(mesos::version(&crate::about::info(&shell)))),
         Page::Snapshot => json(Ok(mesos::metrics_snapshot(&crate::metrics::snapshot(&shell)))),
-        Page::Statistics => json(statistics(&shell).await),
-        Page::Containers => json(containers(&shell).await),
+        Page::Statistics => of_all(&shell, jsonp, statistics).await,
+        Page::Containers => of_all(&shell, jsonp, containers).await,
         Page::State => {
             let hostname = kernel::system::host_name();
             json(Ok(mesos::state(
@@ -116,47 +117,80 @@ fn broken(fault: &Fault) -> Response {
     net::http::text(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{fault}\n"))
 }
 
-/// Running containers with their samples, in the order of their ids.
-async fn measured(shell: &Rc<Shell>) -> Result<Vec<(ContainerStatus, Option<Usage>)>, Fault> {
+/// A running container with its sample.
+type Measured = (ContainerStatus, Option<Usage>);
+
+/// Containers looked up between two turns of the loop.
+const LOOKED_UP: usize = 128;
+
+/// Running containers in the order of their ids.
+async fn measured(shell: &Rc<Shell>) -> Result<Vec<Measured>, Fault> {
     let mut samples: std::collections::HashMap<ContainerId, Usage> =
         crate::statistics::sample(shell, &[]).await?.into_iter().collect();
-    let core = shell.core();
-    let measured = core
-        .list(false)
-        .map(|status| (status.clone(), samples.remove(&status.id)));
-    // Where nothing limits a container, Mesos tells what the host has.
-    let told = measured.map(|(status, usage)| {
-        let usage = usage.map(|mut usage| {
-            usage.cpus_limit.get_or_insert(f64::from(shell.host.cpus));
-            usage.mem_limit_bytes.get_or_insert(shell.host.memory.get());
-            usage
-        });
-        (status, usage)
-    });
-    Ok(told.collect())
+    let ids: Vec<ContainerId> = shell.core().list(false).map(|status| status.id.clone()).collect();
+    let mut told = Vec::with_capacity(ids.len());
+    for ids in ids.chunks(LOOKED_UP) {
+        for id in ids {
+            let Some(status) = shell.core().status(id).cloned() else {
+                continue;
+            };
+            // Where nothing limits a container, Mesos tells what the host has.
+            let usage = samples.remove(id).map(|mut usage| {
+                usage.cpus_limit.get_or_insert(f64::from(shell.host.cpus));
+                usage.mem_limit_bytes.get_or_insert(shell.host.memory.get());
+                usage
+            });
+            told.push((status, usage));
+        }
+        net::yield_now().await;
+    }
+    Ok(told)
 }
 
-async fn statistics(shell: &Rc<Shell>) -> Result<serde_json::Value, Fault> {
-    let all = measured(shell).await?;
+/// A page of all containers. Of a thousand it takes tens of milliseconds to write: a worker does.
+async fn of_all(
+    shell: &Rc<Shell>,
+    jsonp: Option<&str>,
+    shape: fn(&[Measured]) -> serde_json::Value,
+) -> Response {
+    let jsonp = jsonp.map(str::to_owned);
+    let written = match measured(shell).await {
+        Ok(all) => {
+            shell
+                .pool
+                .run(move || answer(Ok(shape(&all)), jsonp.as_deref()))
+                .await
+        }
+        Err(fault) => return broken(&fault),
+    };
+    written.unwrap_or_else(|error| broken(&failed(&error)))
+}
+
+fn statistics(all: &[Measured]) -> serde_json::Value {
     // A container whose statistics failed wholly is left out, as in Mesos.
-    Ok(all
+    let told = all
         .iter()
-        .filter_map(|(status, usage)| Some(mesos::statistics(status, usage.as_ref()?)))
-        .collect())
+        .filter_map(|(status, usage)| Some((status, usage.as_ref()?)));
+    told.map(|(status, usage)| mesos::statistics(status, usage))
+        .collect()
 }
 
-async fn containers(shell: &Rc<Shell>) -> Result<serde_json::Value, Fault> {
-    let all = measured(shell).await?;
-    Ok(all
-        .iter()
-        .map(|(status, usage)| mesos::container(status, usage.as_ref()))
-        .collect())
+fn containers(all: &[Measured]) -> serde_json::Value {
+    let told = all.iter();
+    told.map(|(status, usage)| mesos::container(status, usage.as_ref()))
+        .collect()
 }
 
 async fn prometheus(shell: &Rc<Shell>) -> Result<String, Fault> {
     let all = measured(shell).await?;
+    let own = crate::metrics::snapshot(shell);
+    let written = shell.pool.run(move || prometheus_text(own, &all)).await;
+    written.map_err(|error| failed(&error))
+}
+
+fn prometheus_text(own: Vec<(String, f64)>, all: &[Measured]) -> String {
     let mut text = String::with_capacity(4096 + all.len() * 2048);
-    for (name, value) in crate::metrics::snapshot(shell) {
+    for (name, value) in own {
         let name = name.replace(['/', '.'], "_");
         let name = if name.starts_with("bulkhead_") {
             name
@@ -167,7 +201,7 @@ async fn prometheus(shell: &Rc<Shell>) -> Result<String, Fault> {
     }
     for (name, kind, read) in SERIES {
         let _ = writeln!(text, "# TYPE bulkhead_container_{name} {kind}");
-        for (status, usage) in &all {
+        for (status, usage) in all {
             let Some(value) = usage.as_ref().and_then(read) else {
                 continue;
             };
@@ -180,7 +214,7 @@ async fn prometheus(shell: &Rc<Shell>) -> Result<String, Fault> {
             );
         }
     }
-    Ok(text)
+    text
 }
 
 type Series = (&'static str, &'static str, fn(&Usage) -> Option<f64>);
@@ -239,6 +273,9 @@ const SERIES: &[Series] = &[
     ("network_receive_packets_total", "counter", |u| {
         u.net_rx_packets.map(|v| v as f64)
     }),
+    ("network_receive_errors_total", "counter", |u| {
+        u.net_rx_errors.map(|v| v as f64)
+    }),
     ("network_receive_dropped_total", "counter", |u| {
         u.net_rx_dropped.map(|v| v as f64)
     }),
@@ -247,6 +284,9 @@ const SERIES: &[Series] = &[
     }),
     ("network_transmit_packets_total", "counter", |u| {
         u.net_tx_packets.map(|v| v as f64)
+    }),
+    ("network_transmit_errors_total", "counter", |u| {
+        u.net_tx_errors.map(|v| v as f64)
     }),
     ("network_transmit_dropped_total", "counter", |u| {
         u.net_tx_dropped.map(|v| v as f64)

@@ -28,6 +28,7 @@ pub async fn survey(shell: &Rc<Shell>) -> Result<(), Fault> {
             age: Millis(now.saturating_sub(found.changed_ms)),
             wanted: found.wanted,
         });
+        net::yield_now().await;
     }
     Ok(())
 }

@@ -64,7 +64,7 @@ async fn make_ready(shell: &Shell, id: &ContainerId, spec: Box<LaunchSpec>) -> R
     let (directories, isolators) = (shell.directories.clone(), shell.isolators.clone());
     let (host, launcher, disk) = (shell.host.clone(), shell.launcher.clone(), shell.disk.clone());
     let network = shell.network.clone();
-    let (newborn, slot) = blocking(shell, move || {
+    let (newborn, slot, watch) = blocking(shell, move || {
         let id = &context.id;
         failpoint::pass("launch.directories")?;
         let status = directories
@@ -78,9 +78,12 @@ async fn make_ready(shell: &Shell, id: &ContainerId, spec: Box<LaunchSpec>) -> R
         let plan = plan::launch_plan(&spec, &host, &context)?;
         let (netns, slot) = connect(&network, id, &spec, netns, groups.cgroup.as_ref())?;
         let newborn = clone_init(&launcher, &host.boot_id, &spec, &plan, status, groups, netns)?;
-        Ok((newborn, slot))
+        // Opening files of a control group waits for whoever makes or removes one.
+        let watch = isolators.watch(id);
+        Ok((newborn, slot, watch))
     })
     .await?;
+    *resources.memory_watch.borrow_mut() = Some(watch);
     *resources.newborn.borrow_mut() = Some(newborn);
     resources.network_slot.set(slot);
     shell.set_sandbox(id);
@@ -282,7 +285,8 @@ fn adopt_terminal(resources: &Resources, master: OwnedFd) -> io::Result<()> {
 }
 
 fn watch_memory(shell: &Rc<Shell>, id: &ContainerId, resources: &Resources) {
-    let watch = match shell.isolators.watch(id) {
+    let prepared = resources.memory_watch.borrow_mut().take();
+    let watch = match prepared.unwrap_or_else(|| shell.isolators.watch(id)) {
         Ok(Some(watch)) => watch,
         Ok(None) => return,
         Err(error) => {

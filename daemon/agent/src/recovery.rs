@@ -87,6 +87,7 @@ pub async fn recover(shell: &Rc<Shell>) -> Result<(), Fault> {
     }
     for ended in survey.ended {
         remember(shell, ended);
+        net::yield_now().await;
     }
     adopt_networks(shell, &survey.found).await;
     let (mut adopted, mut ended) = (0, 0);
@@ -97,6 +98,7 @@ pub async fn recover(shell: &Rc<Shell>) -> Result<(), Fault> {
             ended += 1
         }
         adopt(shell, found);
+        net::yield_now().await;
     }
     if adopted + ended > 0 {
         tracing::info!(adopted, ended, "containers of an earlier agent");

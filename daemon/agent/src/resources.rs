@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use isolators::UsageReader;
+use isolators::{OomWatch, UsageReader, WatchError};
 use model::{LaunchSpec, ProcessIdentity, Usage};
 
 use crate::launch::Pipes;
@@ -36,6 +36,8 @@ pub struct Resources {
     pub checkpoints: Turns,
     /// Its end is written down, and has to be taken away when it is forgotten.
     pub end_recorded: Cell<bool>,
+    /// What that needs, opened by the worker that made the groups. None of an adopted container.
+    pub memory_watch: RefCell<Option<Result<Option<OomWatch>, WatchError>>>,
     /// Watches the memory ceiling; dropped, and so cancelled, before the cgroups go.
     pub watch: RefCell<Option<net::Task<()>>>,
     pub disk: crate::disk::DiskWatch,
@@ -107,6 +109,7 @@ impl Resources {
             last_usage: RefCell::new(None),
             checkpoints: Turns::default(),
             end_recorded: Cell::new(false),
+            memory_watch: RefCell::new(None),
             watch: RefCell::new(None),
             disk: crate::disk::DiskWatch::default(),
             network_slot: Cell::new(None),

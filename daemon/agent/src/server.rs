@@ -50,7 +50,12 @@ pub fn run(config: Config) -> ExitCode {
     if let Err(fault) = crate::privileges::reduce(&config.allow_capabilities) {
         return refuse(&fault);
     }
-    match net::run(net::Config::default(), serve(config)) {
+    // Before the loop runs: what asks the kernel what it can do takes its time.
+    let ready = match set_up(config) {
+        Ok(ready) => ready,
+        Err(fault) => return refuse(&fault),
+    };
+    match net::run(net::Config::default(), serve(ready)) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(fault)) => refuse(&fault),
         Err(error) => refuse(&Fault::failed(format!("start the event loop: {error}"))),
@@ -62,7 +67,15 @@ fn refuse(fault: &Fault) -> ExitCode {
     ExitCode::from(125)
 }
 
-async fn serve(config: Config) -> Result<(), Fault> {
+/// What an agent holds before it looks at anything that an earlier one left. Fields go in this order.
+struct Ready {
+    shell: Rc<Shell>,
+    _roots: RootGroups,
+    _instance: Vec<std::fs::File>,
+    _locks: [std::fs::File; 2],
+}
+
+fn set_up(config: Config) -> Result<Ready, Fault> {
     let mut host = kernel::host::probe().map_err(|e| failed(&e))?;
     // Before anything is made.
     let ports = config.ports.pool(&crate::port_flags::host_ports()?)?;
@@ -70,15 +83,15 @@ async fn serve(config: Config) -> Result<(), Fault> {
     let bandwidth = config.bandwidth.defaults(host.cpus, link)?;
     let descriptors = kernel::system::raise_descriptors()
         .map_err(|e| Fault::failed(format!("raise the limit of open files: {e}")))?;
-    let (directories, _locks) =
+    let (directories, locks) =
         Directories::open(&config.work_dir, &config.runtime_dir).map_err(|e| failed(&e))?;
     crate::cgroup_place::take(&config, &directories, &mut host)?;
     // First of all processes, while this one is small and has one thread.
     let launcher = LauncherLink::start(&config.instance).map_err(|e| failed(&e))?;
     let isolators = IsolatorSet::new(&host, &config.cgroup_root()).map_err(|e| failed(&e))?;
     let isolators = Arc::new(isolators);
-    let _instance = lock_instance(&isolators, &config)?;
-    let _roots = RootGroups(isolators.clone());
+    let instance = lock_instance(&isolators, &config)?;
+    let roots = RootGroups(isolators.clone());
     let pool = net::Pool::new(config.workers, WORKER_QUEUE)
         .map_err(|e| Fault::failed(format!("start the worker threads: {e}")))?;
     let ids = IdPool::look(config.userns_range);
@@ -118,6 +131,23 @@ async fn serve(config: Config) -> Result<(), Fault> {
         bandwidth,
         core,
     });
+    Ok(Ready {
+        shell,
+        _roots: roots,
+        _instance: instance,
+        _locks: locks,
+    })
+}
+
+/// The loop's turn at a processor; the workers have the kernel's own, some milliseconds.
+const TURN: Duration = Duration::from_micros(200);
+
+async fn serve(ready: Ready) -> Result<(), Fault> {
+    let shell = ready.shell.clone();
+    // After the workers were started, so that none of them has it: who asks is not to wait for them.
+    if let Err(error) = kernel::schedule::prefer_short_turns(TURN) {
+        tracing::debug!("ask for short turns at the processors: {error}");
+    }
     crate::recovery::recover(&shell).await?;
     crate::gc::survey(&shell).await?;
     crate::port_watch::take_stock(&shell).await;

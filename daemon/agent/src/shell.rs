@@ -219,6 +219,8 @@ impl Shell {
                     let now = moment().monotonic;
                     if at <= now {
                         self.input(Input::Tick);
+                        // More may be due at once, and others want to be served in between.
+                        net::yield_now().await;
                         continue;
                     }
                     let span = model::Millis(at.0 - now.0).duration();

@@ -24,6 +24,7 @@ pub mod pty;
 pub mod quota;
 pub mod removal;
 pub mod rlimit;
+pub mod schedule;
 pub mod seccomp;
 pub mod shared_memory;
 pub mod signal;
