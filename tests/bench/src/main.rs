@@ -64,6 +64,9 @@ enum What {
         /// Only this part of it.
         #[arg(long)]
         only: Option<net::Part>,
+        /// Of "ceilings", this one only.
+        #[arg(long, value_name = "MBITS")]
+        ceiling: Option<u64>,
     },
     /// Appends to the replicated log, against etcd, ZooKeeper and a bare quorum write.
     Log {
@@ -126,7 +129,9 @@ fn main() -> ExitCode {
         }
         What::Stats { how } => reported("stats", &how, |report| stats::run(report, how.quick)),
         What::Recover { how } => reported("recover", &how, |report| recover::run(report, how.quick)),
-        What::Net { how, only } => reported("net", &how, |report| net::run(report, how.quick, only)),
+        What::Net { how, only, ceiling } => {
+            reported("net", &how, |report| net::run(report, how.quick, only, ceiling))
+        }
         What::Rpc { how } => reported("rpc", &how, |report| rpc::run(report, how.quick)),
         What::Log { how } => reported("log", &how, |report| log::run(report, how.quick)),
         What::Master { how } => reported("master", &how, |report| master::run(report, how.quick)),

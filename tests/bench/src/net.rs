@@ -36,7 +36,12 @@ pub enum Part {
 
 const THOUSAND: u16 = 1_000;
 
-pub fn run(report: &mut Report, quick: bool, only: Option<Part>) -> Result<(), Box<dyn Error>> {
+pub fn run(
+    report: &mut Report,
+    quick: bool,
+    only: Option<Part>,
+    ceiling: Option<u64>,
+) -> Result<(), Box<dyn Error>> {
     let asked = |part| only.is_none_or(|only| only == part);
     if asked(Part::Ways) {
         report.note("making the contestants");
@@ -53,10 +58,10 @@ pub fn run(report: &mut Report, quick: bool, only: Option<Part>) -> Result<(), B
         scale::run(report, Way::mapped(THOUSAND))?;
     }
     if asked(Part::Loop) {
-        agent_loop::run(report)?;
+        agent_loop::run(report, quick)?;
     }
     if asked(Part::Ceilings) {
-        shaping::run(report, quick)?;
+        shaping::run(report, quick, ceiling)?;
     }
     Ok(())
 }

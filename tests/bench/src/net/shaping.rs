@@ -50,6 +50,11 @@ const fn flow(direction: Direction, word: &'static str, options: &'static str) -
     }
 }
 
+/// What it tells of each run goes nowhere: nobody reads the pipe, and a full one stops it.
+fn server(port: u16) -> String {
+    format!("iperf3 -s -p {port} --logfile /dev/null")
+}
+
 struct Found {
     /// Of the ceiling, by the kernel's own count at the interface.
     error_percent: f64,
@@ -70,8 +75,8 @@ impl Scene {
         way.attach(0, &Bandwidth::default());
         way.attach(1, &Bandwidth::default());
         let servers = vec![
-            start(&way.world.outside, "iperf3 -s -p 5201"),
-            start(&way.members[0].netns, &format!("iperf3 -s -p {}", way.port)),
+            start(&way.world.outside, &server(5_201)),
+            start(&way.members[0].netns, &server(way.port)),
         ];
         std::thread::sleep(Duration::from_millis(200));
         Self {
@@ -171,7 +176,7 @@ fn eth0() -> u32 {
     link.ok().flatten().map_or(0, |link| link.index)
 }
 
-pub fn run(report: &mut Report, quick: bool) -> Result<(), Box<dyn Error>> {
+pub fn run(report: &mut Report, quick: bool, only: Option<u64>) -> Result<(), Box<dyn Error>> {
     let scene = Scene::new();
     let idle = {
         let ended = AtomicBool::new(false);
@@ -182,10 +187,10 @@ pub fn run(report: &mut Report, quick: bool) -> Result<(), Box<dyn Error>> {
             asking.join().map_err(|_| "a thread has panicked")?
         })?
     };
-    let rates: &[u64] = if quick {
-        &[10, 100, 1_000]
-    } else {
-        &[10, 100, 1_000, 5_000]
+    let rates: &[u64] = match only.as_ref() {
+        Some(rate) => std::slice::from_ref(rate),
+        None if quick => &[10, 100, 1_000],
+        None => &[10, 100, 1_000, 5_000],
     };
     report.note(&format!(
         "\nCeilings: error of the rate on the wire, retransmits, what a question of the container waits, and its neighbour's \

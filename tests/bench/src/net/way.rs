@@ -52,7 +52,10 @@ impl Way {
     }
 
     fn serve(mut self) -> Self {
-        let server = start(self.server(), &format!("iperf3 -s -p {}", self.port));
+        let server = start(
+            self.server(),
+            &format!("iperf3 -s -p {} --logfile /dev/null", self.port),
+        );
         self.servers.push(server);
         // It says nothing when it is ready.
         std::thread::sleep(Duration::from_millis(200));
