@@ -146,7 +146,7 @@ async fn crowd(count: usize, connections: usize) -> Result<Figures, Failure> {
 
     let master = Master::start(directory.path(), port)?;
     let door = Door::new(port, &master.credential());
-    drop(door.enter().await?);
+    drop(door.enter(0).await?);
     let (took, held) = timed(&master, &door, &agents, connections, 0, &mut notes).await?;
     let rate = count as f64 / took.as_secs_f64();
     notes.push((
@@ -159,7 +159,7 @@ async fn crowd(count: usize, connections: usize) -> Result<Figures, Failure> {
 
     let began = Instant::now();
     let master = Master::start(directory.path(), port)?;
-    drop(door.enter().await?);
+    drop(door.enter(0).await?);
     notes.push((
         "from the start of a successor to its gate open",
         format!("{:.2?}", began.elapsed()),

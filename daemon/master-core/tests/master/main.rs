@@ -1,6 +1,7 @@
 //! One leadership, fed with what agents and people say, at moments of the test's choosing.
 
 mod lost;
+mod resizing;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use master_core::registrar::{NotApplied, Token};
 use master_core::{Input, Link, Master, Now, Settings, Ticket, Wish};
 use model::registry::{AgentId, AgentRecord, Edit, MasterRecord, Registry};
+use model::resources::Scalar;
 use model::task::{AgentState, Hello, Need, Refusal, TaskId, TaskReport, TaskRequest, TaskState, TaskStatus};
 use model::{Bytes, Cpus, Fault, LaunchSpec, Limit, Limits};
 
