@@ -5,7 +5,7 @@ mod site;
 use std::io::{Read as _, Write as _};
 use std::process::{Command, Stdio};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use site::Site;
 use support::{bulkhead, eventually, skip_unless_root};
 
@@ -72,6 +72,33 @@ fn tasks_outlive_the_master_and_their_ends_are_told_to_the_next() {
     }
     let mut site = Site::start();
     let long = site.task("long", "sleep 1000");
+    site.until_task_is(&long, "running");
+    // Other limits, and no more than there is.
+    let update = [
+        "task", "update", "long", "--cpus", "0.3", "--mem", "48MB", "-o", "json",
+    ];
+    let task = site.cli(&update).success().json();
+    assert_eq!(
+        (&task["used"]["cpus"], &task["used"]["mem_bytes"]),
+        (&json!(0.3), &json!(48 << 20)),
+        "{task}"
+    );
+    let limits = |site: &Site| {
+        let agent = site.agent.as_ref()?;
+        Some(agent.container(&long)?["limits"]["mem_bytes"].clone())
+    };
+    assert_eq!(limits(&site), Some(json!(48 << 20)));
+    let answer = site.cli(&["task", "update", "long", "--cpus", "5000"]);
+    assert!(
+        answer.status != 0 && answer.stderr.contains("has no room for task"),
+        "{answer:?}"
+    );
+    // Also what somebody changes at the agent is in the master's books.
+    let agent = site.agent.as_ref().expect("the agent");
+    agent.cli(&["update", &long, "--cpus", "0.2"]).success();
+    let used = |site: &Site, cpus: f64| site.view(&long).filter(|task| task["used"]["cpus"] == cpus);
+    eventually("the master knows it", || used(&site, 0.2));
+
     let short = site.task("short", "sleep 2; exit 3");
     site.until_task_is(&short, "running");
     site.kill_master();
@@ -82,7 +109,12 @@ fn tasks_outlive_the_master_and_their_ends_are_told_to_the_next() {
     site.start_master();
     let task = site.until_task_is(&short, "failed");
     assert_eq!(task["exit_status"], 3, "{task}");
-    site.until_task_is(&long, "running");
+    let task = site.until_task_is(&long, "running");
+    assert_eq!(
+        (&task["used"]["cpus"], &task["used"]["mem_bytes"]),
+        (&json!(0.2), &json!(48 << 20)),
+        "{task}"
+    );
 }
 
 #[test]
