@@ -12,13 +12,7 @@ use model::{Bandwidth, PortRange, PortRanges};
 use network::{Datapath, Known, NetworkError, Origin, PacketQuestion, Transport, Verdict};
 
 fn known(container: &Container) -> Known {
-    Known {
-        id: container.id.clone(),
-        slot: container.attached.slot,
-        grant: container.grant.clone(),
-        bandwidth: Bandwidth::default(),
-        netns: Some(container.netns.try_clone().unwrap()),
-    }
+    container.known(Bandwidth::default())
 }
 
 fn connect(world: &World, port: u16) -> TcpStream {

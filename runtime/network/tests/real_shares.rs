@@ -17,10 +17,19 @@ const TCP_HEADERS: f64 = 1514.0 / 1448.0;
 const RATE: u64 = 100 * MBIT;
 
 fn sharing(world: &World) -> Config {
+    sharing_a_line(world, RATE)
+}
+
+fn sharing_a_line(world: &World, rate: u64) -> Config {
     Config {
-        uplink_rate: Some(BitsPerSecond(RATE)),
+        uplink_rate: Some(BitsPerSecond(rate)),
         ..world.config()
     }
+}
+
+/// A hundredth of a line that senders here can fill: those of an emulated machine make some 60 Mbit/s together.
+fn part() -> u64 {
+    MBIT / if support::owns_the_machine() { 10 } else { 1 }
 }
 
 fn open(config: Config) -> Datapath {
@@ -35,7 +44,15 @@ fn share(weight: u32, guarantee: Option<u64>) -> Bandwidth {
     }
 }
 
-/// What each sends to the outside while all of them do, in Mbit/s on the wire. `None`: the host.
+/// With a guarantee in hundredths of the line.
+fn share_of_line(weight: u32, guarantee: u64) -> Bandwidth {
+    Bandwidth {
+        egress_min: Some(BitsPerSecond(guarantee * part())),
+        ..share(weight, None)
+    }
+}
+
+/// What each sends to the outside while all of them do, in hundredths of the line on the wire. `None`: the host.
 fn together(world: &World, senders: &[(Option<&OwnedFd>, u32)]) -> Vec<f64> {
     thread::scope(|scope| {
         let running: Vec<_> = senders
@@ -64,7 +81,7 @@ fn transfer(netns: &OwnedFd, command: &str) -> f64 {
         let output = inside(netns, command);
         let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
         if let Some(bits) = answer["end"]["sum_received"]["bits_per_second"].as_f64() {
-            return bits / MBIT as f64 * TCP_HEADERS;
+            return bits / part() as f64 * TCP_HEADERS;
         }
         assert!(Instant::now() < deadline, "{command}: {}", text(&output));
         thread::sleep(Duration::from_millis(50));
@@ -73,13 +90,7 @@ fn transfer(netns: &OwnedFd, command: &str) -> f64 {
 
 /// Of a container with weight 100 and this guarantee, for a successor.
 fn known(one: &Container, mbit: u64) -> Known {
-    Known {
-        id: one.id.clone(),
-        slot: one.attached.slot,
-        grant: one.grant.clone(),
-        bandwidth: share(100, Some(mbit)),
-        netns: one.netns.try_clone().ok(),
-    }
+    one.known(share(100, Some(mbit)))
 }
 
 fn trouble(datapath: &Datapath) -> String {
@@ -107,7 +118,7 @@ fn a_full_uplink_is_shared_by_weight_and_what_one_leaves_is_the_others() {
         return;
     }
     let world = World::new();
-    let datapath = open(sharing(&world));
+    let datapath = open(sharing_a_line(&world, 100 * part()));
     let light = attach_with(&datapath, 1, &share(100, None));
     let heavy = attach_with(&datapath, 2, &share(300, None));
     // More connections are no larger share.
@@ -144,17 +155,18 @@ fn a_guarantee_is_kept_beside_others_with_more_weight_and_can_not_be_sold_twice(
         return;
     }
     let world = World::new();
-    let datapath = open(sharing(&world));
-    let promised = attach_with(&datapath, 1, &share(1, Some(60)));
+    let datapath = open(sharing_a_line(&world, 100 * part()));
+    let promised = attach_with(&datapath, 1, &share_of_line(1, 60));
     let heavy = attach_with(&datapath, 2, &share(1_000, None));
     let both = together(&world, &[(Some(&promised.netns), 1), (Some(&heavy.netns), 4)]);
     eprintln!("60 of 100 guaranteed: {both:.1?}");
     assert!(both[0] > 57.0 && both[1] > 30.0, "{both:?}");
 
-    let error = datapath.update(&heavy.id, &share(1_000, Some(21))).unwrap_err();
+    let error = datapath.update(&heavy.id, &share_of_line(1_000, 21)).unwrap_err();
     assert!(matches!(error, NetworkError::Oversold { .. }), "{error}");
-    assert!(error.to_string().contains("60Mbit"), "{error}");
-    datapath.update(&heavy.id, &share(1_000, Some(20))).unwrap();
+    let sold = BitsPerSecond(60 * part()).to_string();
+    assert!(error.to_string().contains(&sold), "{error}");
+    datapath.update(&heavy.id, &share_of_line(1_000, 20)).unwrap();
     let ingress = Bandwidth {
         ingress_min: Some(BitsPerSecond(MBIT)),
         ..Bandwidth::default()
@@ -163,7 +175,7 @@ fn a_guarantee_is_kept_beside_others_with_more_weight_and_can_not_be_sold_twice(
     assert!(matches!(error, NetworkError::Unenforceable { .. }), "{error}");
     // What a container had is free when it is gone.
     datapath.detach(&promised.id).unwrap();
-    datapath.update(&heavy.id, &share(1, Some(80))).unwrap();
+    datapath.update(&heavy.id, &share_of_line(1, 80)).unwrap();
     datapath.close(false).unwrap();
 }
 
@@ -340,10 +352,7 @@ fn one_uplink_that_can_not_be_written_keeps_no_other_from_its_rates_and_is_made_
         ..sharing(&world)
     });
     assert!(on_host_ok("tc filter show dev up0").contains("bpf"));
-    let of = |one: &Container, weight| Known {
-        bandwidth: share(weight, None),
-        ..known(one, 1)
-    };
+    let of = |one: &Container, weight| one.known(share(weight, None));
     datapath.adopt(vec![of(&light, 100), of(&heavy, 300)]).unwrap();
     assert_eq!(trouble(&datapath), "");
     // The first one is gone; the second gets what changes.

@@ -15,7 +15,7 @@ use kernel::namespace;
 use kernel::netlink::namespace::{create, within};
 use kernel::process::NamespaceFlags;
 use model::{Bandwidth, ContainerId, PortGrant, PortRange, PortRanges};
-use network::{Attach, Attached, Config, Datapath};
+use network::{Attach, Attached, Config, Datapath, Known};
 
 pub const HOST: &str = "10.77.0.1";
 pub const OUTSIDE: &str = "10.77.0.2";
@@ -303,5 +303,18 @@ pub fn attach_with(datapath: &Datapath, n: u16, bandwidth: &Bandwidth) -> Contai
         grant,
         attached,
         port: 31000 + 10 * n,
+    }
+}
+
+impl Container {
+    /// For a successor of the agent.
+    pub fn known(&self, bandwidth: Bandwidth) -> Known {
+        Known {
+            id: self.id.clone(),
+            slot: self.attached.slot,
+            grant: self.grant.clone(),
+            bandwidth,
+            netns: self.netns.try_clone().ok(),
+        }
     }
 }

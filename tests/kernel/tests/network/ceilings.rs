@@ -1,5 +1,7 @@
 //! Ceilings of bandwidth: named, by default, changed, kept, refused.
 
+use std::collections::BTreeMap;
+
 use serde_json::Value;
 use support::network::{OUTSIDE, start};
 use support::{eventually, skip_unless_root};
@@ -21,6 +23,42 @@ impl Stage {
         });
         assert!(told > 0.0);
         told
+    }
+
+    /// Bytes that have left through each class of the uplink: by its minor number, as tc writes it.
+    fn sent(&self) -> BTreeMap<String, u64> {
+        let shown = support::network::run(&self.world.host, "tc -s class show dev uplink").stdout;
+        let shown = String::from_utf8_lossy(&shown).into_owned();
+        let class = |(head, counters): (&str, &str)| {
+            let minor = head.split_whitespace().nth(2)?.split_once(':')?.1;
+            let bytes = counters.trim().strip_prefix("Sent ")?.split(' ').next()?;
+            Some((minor.to_owned(), bytes.parse().ok()?))
+        };
+        shown
+            .lines()
+            .zip(shown.lines().skip(1))
+            .filter_map(class)
+            .collect()
+    }
+
+    /// What "light" (in the host's network) and "heavy" (mapped) send leaves through their own classes, and no others'.
+    fn sends_in_classes_of_their_own(&self) {
+        for (name, minor) in [("light", "1000"), ("heavy", "1")] {
+            let before = self.sent();
+            let rate = self.transfer(name, 1);
+            assert!(rate < 62e6, "{name}: {rate}");
+            let grown: BTreeMap<String, u64> = self
+                .sent()
+                .into_iter()
+                .map(|(minor, bytes)| (minor.clone(), bytes - before.get(&minor).unwrap_or(&0)))
+                .collect();
+            // All of it, in about a second, and by the class above as well.
+            let (own, all) = (grown[minor], grown["ffff"]);
+            assert!(
+                own as f64 * 8.0 > rate / 2.0 && own > all / 10 * 9,
+                "{name}: {grown:?}"
+            );
+        }
     }
 }
 
@@ -56,6 +94,14 @@ fn a_ceiling_in_the_hosts_network_is_held_changed_and_kept() {
     let told = stage.statistics("h");
     assert_eq!(told["net_tx_rate_limit"], 2_500_000, "{told}");
     assert!(told["net_tx_limited_bytes"].is_u64(), "{told}");
+    // What the kernel does not tell of one container in the host's network is not there.
+    assert!(
+        told["net_rx_errors"].is_null() && told["net_tx_errors"].is_null(),
+        "{told}"
+    );
+    eventually("somebody has looked at the connections", || {
+        stage.statistics("h")["net_tx_queue_delay_microsecs"].as_u64()
+    });
     stage.agent.cli(&["update", "--egress", "max", "h"]).success();
     assert!(stage.transfer("h", 1) > 160e6);
     stage.agent.cli(&["update", "--ingress", "10Mbit", "h"]).success();
@@ -145,8 +191,11 @@ fn both_networks_of_containers_have_classes_at_a_shared_uplink_and_over_a_restar
     };
     // The line's, the host's, one for each.
     assert_eq!(classes(&stage), 4);
+    let _server = start(&stage.world.outside, "iperf3 -s");
+    stage.sends_in_classes_of_their_own();
     stage.restart();
     assert_eq!(classes(&stage), 4);
+    stage.sends_in_classes_of_their_own();
     // Somebody's discipline ends no agent and keeps none from starting: who wants a guarantee is told.
     let other = "tc qdisc replace dev uplink root tbf rate 1gbit burst 100kb latency 10ms";
     assert!(support::network::run(&stage.world.host, other).status.success());
