@@ -2,6 +2,7 @@
 //! method's name begins with a letter, a message's table with the number of its segments, never as many as that, and TLS with
 //! 22, behind which it is one of the two.
 
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
@@ -92,10 +93,10 @@ async fn attend(
             let stream = Box::pin(net::timeout(GREETING, net::Prefixed::read(secured))).await;
             let stream = stream.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))?;
             let first = stream.first().unwrap_or_default();
-            serve(shell, stream, first, true, guard, http).await;
+            serve(shell, stream, first, true, peer, guard, http).await;
         }
         None if peer.ip().is_loopback() || insecure => {
-            serve(shell, stream, first[0], false, guard, http).await;
+            serve(shell, stream, first[0], false, peer, guard, http).await;
         }
         None => {
             tracing::warn!(%peer, "a connection was refused: it is not encrypted, and not from this host")
@@ -109,6 +110,7 @@ fn serve<S>(
     stream: S,
     first: u8,
     certified: bool,
+    peer: SocketAddr,
     guard: net::ConnectionGuard,
     http: Rc<net::http::HttpLimits>,
 ) -> Pin<Box<dyn Future<Output = ()>>>
@@ -124,6 +126,7 @@ where
         shell,
         connection: guard.handle(),
         certified,
+        peer,
     };
     let gate: wire::master_capnp::gate::Client = capnp_rpc::new_client(gate);
     let connection = net::rpc::serve_limited(stream, gate.client, &limits(), guard.handle());

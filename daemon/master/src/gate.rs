@@ -1,5 +1,6 @@
 //! The master's door: who comes, and what he gets. A stranger gets nothing but the gate.
 
+use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 
 use capnp::capability::Rc as CapRc;
@@ -32,6 +33,8 @@ pub struct GateService {
     pub connection: net::ConnectionHandle,
     /// It has a certificate of our authority.
     pub certified: bool,
+    /// For the log.
+    pub peer: SocketAddr,
 }
 
 impl gate::Server for GateService {
@@ -67,13 +70,15 @@ impl gate::Server for GateService {
         }
         let nonce = attempt!(results, crate::keys::random());
         let begun = shell.keys.scram.challenge(&scram, nonce);
-        let (challenge, exchange) = attempt!(results, begun.map_err(|error| denied(&client, &error)));
+        let (challenge, exchange) =
+            attempt!(results, begun.map_err(|error| denied(&client, self.peer, &error)));
         results.get().set_challenge(&challenge);
         results.get().set_login(capnp_rpc::new_client(LoginService {
             shell: self.shell.clone(),
             leader: Rc::downgrade(&leader),
             connection: self.connection.clone(),
             client,
+            peer: self.peer,
             exchange: std::cell::RefCell::new(Some(exchange)),
         }));
         Ok(())
@@ -86,9 +91,11 @@ fn hall_of(leader: &Rc<Leader>) -> hall::Client {
     })
 }
 
-fn denied(client: &str, error: &ScramError) -> Fault {
-    tracing::warn!(client, "not let in: {error}");
-    Fault::new(FaultKind::Denied, error.to_string()).field("credential")
+fn denied(client: &str, peer: SocketAddr, error: &ScramError) -> Fault {
+    tracing::warn!(client, %peer, "not let in: {error}");
+    Fault::new(FaultKind::Denied, error.to_string())
+        .field("credential")
+        .remedy("--credential names a file with a principal and a secret that are in the master's --credentials, or the one in its --work_dir")
 }
 
 /// One exchange of proofs, that has begun.
@@ -97,6 +104,7 @@ struct LoginService {
     leader: Weak<Leader>,
     connection: net::ConnectionHandle,
     client: String,
+    peer: SocketAddr,
     /// For one try.
     exchange: std::cell::RefCell<Option<Exchange>>,
 }
@@ -116,7 +124,10 @@ impl login::Server for LoginService {
             Some(exchange) => shell.keys.scram.verify(exchange, &last),
             None => Err(ScramError::Refused),
         };
-        let (verifier, principal) = attempt!(results, verified.map_err(|error| denied(&self.client, &error)));
+        let (verifier, principal) = attempt!(
+            results,
+            verified.map_err(|error| denied(&self.client, self.peer, &error))
+        );
         tracing::debug!(client = self.client, principal, "authenticated");
         // From here on it is not the first to go when connections run out.
         self.connection.protect();

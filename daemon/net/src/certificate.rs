@@ -64,6 +64,11 @@ fn of_peer(error: &Error) -> String {
         Error::InvalidCertificate(Wrong::UnknownIssuer) => {
             "the other side's certificate is of another authority than those of ours".to_owned()
         }
+        Error::InvalidCertificate(wrong @ Wrong::Other(_)) => {
+            format!(
+                "the other side's certificate is none that an authority has signed for a host or a person ({wrong:?})"
+            )
+        }
         Error::InvalidCertificate(wrong) => format!("the other side's certificate is not good: {wrong}"),
         Error::NoCertificatesPresented => "the other side has shown no certificate".to_owned(),
         Error::AlertReceived(AlertDescription::CertificateExpired) => {

@@ -169,7 +169,14 @@ impl Tls {
         let name = server_name(host)
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, format!("{host}: {error}")))?;
         let secured = within(self.roles().connector.connect(name, stream)).await;
-        let secured = secured.map_err(|error| self.told(error))?;
+        let secured = secured.map_err(|error| match error.kind() {
+            // In plain text it has been a message that makes no sense.
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the other side has ended the handshake without a word: it may not speak TLS here",
+            ),
+            _ => self.told(error),
+        })?;
         Ok(Secured::new(secured.into(), self.clone()))
     }
 
@@ -189,7 +196,7 @@ impl Shared {
         {
             let file = self.files.certificate.display();
             tracing::warn!(
-                "the own certificate, {file}: {wrong}; replace it in time: that is noticed within seconds"
+                "the own certificate, {file}: {wrong}; replace it: that is noticed within seconds"
             );
         }
         state.told = found.is_some();

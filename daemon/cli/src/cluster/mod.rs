@@ -26,6 +26,8 @@ use crate::verbs::format;
 const TLS_VARIABLE: &str = "BULKHEAD_TLS";
 /// Before a leader that does not lead yet is asked again.
 const PAUSE: Duration = Duration::from_millis(200);
+/// Nothing of ours is kept alive by it: a server that says nothing is soon left for another one.
+const SESSION: Duration = Duration::from_secs(4);
 /// While an election goes on nobody answers.
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -131,7 +133,10 @@ enum Masters {
 /// The leader that is announced at a place, as soon as there is one that lets us in.
 async fn elected(place: Place, access: &Access) -> Result<Master, Fault> {
     let shown = place.to_string();
-    let mut detector = Detector::start(place, Settings::default());
+    let settings = Settings {
+        session_timeout: SESSION,
+    };
+    let mut detector = Detector::start(place, settings);
     let deadline = net::now() + PATIENCE;
     let mut last = None;
     loop {

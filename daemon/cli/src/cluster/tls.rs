@@ -173,6 +173,75 @@ mod tests {
         }
     }
 
+    /// A certificate of an authority of its own, good between two years.
+    fn of_years(place: &Path, issuer: &(Issuer<'_, KeyPair>, String), years: (i32, i32)) -> net::Tls {
+        let directory = place.join(years.1.to_string());
+        let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+        params.not_before = rcgen::date_time_ymd(years.0, 1, 1);
+        params.not_after = rcgen::date_time_ymd(years.1, 1, 1);
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &issuer.0).unwrap();
+        for (name, text) in [
+            ("ca.pem", issuer.1.as_str()),
+            ("certificate.pem", &certificate.pem()),
+            ("key.pem", &key.serialize_pem()),
+        ] {
+            write(&directory, name, text, 0o600).unwrap();
+        }
+        net::Tls::load(&net::TlsFiles::in_directory(&directory)).unwrap()
+    }
+
+    /// What server and client say of a handshake, the client when it has tried to read.
+    async fn shake(server: &net::Tls, client: &net::Tls) -> (String, String) {
+        let listener = net::TcpListener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = listener.local_address();
+        let accept = async {
+            let stream = listener.accept().await.unwrap();
+            server.accept(stream).await.map(drop)
+        };
+        let connect = async {
+            let stream = net::TcpStream::connect(address).await.unwrap();
+            let mut secured = client.connect(stream, "127.0.0.1").await?;
+            futures::AsyncReadExt::read(&mut secured, &mut [0])
+                .await
+                .map(drop)
+        };
+        let told = |ended: io::Result<()>| ended.err().map(|error| error.to_string()).unwrap_or_default();
+        let (accepted, connected) = futures::future::join(accept, connect).await;
+        (told(accepted), told(connected))
+    }
+
+    #[test]
+    fn a_certificate_of_another_time_is_told_with_its_date_on_both_sides() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut authority = CertificateParams::default();
+        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let ca = authority.self_signed(&key).unwrap().pem();
+        let issuer = (Issuer::new(authority, key), ca);
+        let made = |years| of_years(directory.path(), &issuer, years);
+        let (good, expired, early) = (made((2001, 4000)), made((2000, 2001)), made((3000, 3001)));
+        assert_eq!(good.complaint(), None);
+        assert!(
+            expired
+                .complaint()
+                .unwrap()
+                .contains("until 2001-01-01 00:00 UTC")
+        );
+        assert!(early.complaint().unwrap().contains("from 3000-01-01 00:00 UTC"));
+        net::run(net::Config::default(), async {
+            for (wrong, date) in [(&expired, "until 2001-01-01"), (&early, "from 3000-01-01")] {
+                for (server, client) in [(&good, wrong), (wrong, &good)] {
+                    let (accepted, connected) = shake(server, client).await;
+                    assert!(accepted.contains(date), "{accepted}");
+                    assert!(connected.contains(date), "{connected}");
+                    assert!(accepted.contains("clock") && connected.contains("clock"));
+                }
+            }
+        })
+        .unwrap();
+    }
+
     #[test]
     fn what_is_made_lets_its_holders_talk_to_each_other() {
         let directory = tempfile::tempdir().unwrap();
