@@ -26,6 +26,8 @@
 
 #define SOL_SOCKET 1
 #define SO_MAX_PACING_RATE 47
+/* linux/tcp.h has no such level, bpf.h the options. */
+#define SOL_TCP 6
 
 /* What a program of a group's egress answers (__cgroup_bpf_run_filter_skb): bit 0 lets go, bit 1 tells of congestion. */
 #define PASS 1
@@ -66,6 +68,14 @@
 #define PARTS 1024
 /* No pace is lower: a connection hears of a better one only after its next segments have left, here within 100 ms. */
 #define LEAST_PACE (LEAST_SENT * 10)
+/*
+ * On short paths TCP offloads up to 64 kB at once whatever its pace (tcp_tso_autosize, net/ipv4/tcp_output.c, since 5.18), or
+ * half of its congestion window: with eight connections at 10 Mbit/s each would hear of its pace some three times a second only. So there,
+ * and only there, the window has a bound: what the pace sends in two round trips and 10 ms more.
+ */
+#define WINDOW_LEAST 4
+#define WINDOW_BOUNDED 40 /* segments: some 60 kB */
+#define WINDOW_FREE 0x7fffffff
 
 struct {
 	__uint(type, BPF_MAP_TYPE_CGROUP_STORAGE);
@@ -223,6 +233,49 @@ int bh_ceiling_in(struct __sk_buff *skb)
 	return PASS;
 }
 
+struct bh_window {
+	__u32 bound; /* 0: none */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct bh_window);
+} bh_window_1 SEC(".maps");
+
+/* Seldom: the option sets the slow start threshold as well. `pace` 0: as large as it likes. */
+static __always_inline void bound_window(struct bpf_sock_ops *ctx, __u64 pace)
+{
+	struct bpf_sock *sk = ctx->sk;
+	struct bh_window *window;
+	__u64 wanted = 0;
+	__u32 mss = ctx->mss_cache, apart;
+	int value;
+
+	if (!sk)
+		return;
+	if (pace && mss) {
+		/* srtt_us is eighths of microseconds. */
+		wanted = pace * ((__u64)ctx->srtt_us / 4 + 10000) / 1000000 / mss;
+		if (wanted < WINDOW_LEAST)
+			wanted = WINDOW_LEAST;
+		if (wanted > WINDOW_BOUNDED)
+			wanted = 0;
+	}
+	window = bpf_sk_storage_get(&bh_window_1, sk, 0, wanted ? BPF_SK_STORAGE_GET_F_CREATE : 0);
+	if (!window)
+		return;
+	apart = window->bound > wanted ? window->bound - wanted : wanted - window->bound;
+	if (wanted && apart * 4 <= window->bound)
+		return;
+	if (window->bound == wanted)
+		return;
+	value = wanted ? wanted : WINDOW_FREE;
+	if (!bpf_setsockopt(ctx, SOL_TCP, TCP_BPF_SNDCWND_CLAMP, &value, sizeof(value)))
+		window->bound = wanted;
+}
+
 static __always_inline void apply(struct bpf_sock_ops *ctx, struct bh_ceiling *state)
 {
 	/* All bits set: as fast as it likes (sk_setsockopt, net/core/sock.c). */
@@ -236,6 +289,7 @@ static __always_inline void apply(struct bpf_sock_ops *ctx, struct bh_ceiling *s
 		pace = wanted < 0xffffffff ? wanted : 0xfffffffe;
 	}
 	bpf_setsockopt(ctx, SOL_SOCKET, SO_MAX_PACING_RATE, &pace, sizeof(pace));
+	bound_window(ctx, state->rate ? pace : 0);
 }
 
 /* A program may have one storage of each type (bpf_cgroup_storage_assign, kernel/bpf/local_storage.c). */

@@ -235,6 +235,8 @@ fn survey() {
     for megabits in rates.split(' ').map(|text| text.parse::<u64>().unwrap()) {
         programs.set(group.as_fd(), megabits * 1_000_000 / 8, 0).unwrap();
         for (kind, arguments, share) in [
+            ("cubic", "-C cubic", GOODPUT),
+            ("cubic x 8", "-C cubic -P 8", GOODPUT),
             ("tcp", "", GOODPUT),
             ("tcp x 8", "-P 8", GOODPUT),
             ("udp", "-u -l 1400 -b 2XM", 1400.0 / 1442.0),
@@ -246,7 +248,7 @@ fn survey() {
                 .spawn()
                 .unwrap();
             let before = programs.of(group.as_fd()).unwrap().unwrap().read().unwrap();
-            let (rate, lost) = world.iperf(&format!("-t {seconds} {arguments}"));
+            let (rate, lost) = world.iperf(&format!("-O 1 -t {seconds} {arguments}"));
             let _ = ping.wait();
             let mut text = String::new();
             use std::io::Read as _;
@@ -254,7 +256,8 @@ fn survey() {
             let after = programs.of(group.as_fd()).unwrap().unwrap().read().unwrap();
             let error = (rate / share / (megabits as f64 * 1e6) - 1.0) * 100.0;
             println!(
-                "{megabits:>5} Mbit {kind:<8} {error:>6.2} % of the wire, {lost:.2} permille again, dropped {}, pace {} kbit, {}",
+                "{megabits:>5} Mbit {kind:<9} {error:>6.2} % of the wire, {lost:.2} permille again, counted {} kB, dropped {}, pace {} kbit, {}",
+                (after.bytes - before.bytes) / 1000,
                 after.dropped_packets - before.dropped_packets,
                 after.pace * 8 / 1000,
                 text.lines().last().unwrap_or_default()
