@@ -26,7 +26,7 @@
 
 #define SOL_SOCKET 1
 #define SO_MAX_PACING_RATE 47
-/* linux/tcp.h has no such level, bpf.h the options. */
+/* The level of the options TCP_BPF_* of linux/bpf.h. */
 #define SOL_TCP 6
 
 /* What a program of a group's egress answers (__cgroup_bpf_run_filter_skb): bit 0 lets go, bit 1 tells of congestion. */
