@@ -36,7 +36,7 @@ enum TaskVerb {
     /// Change the limits of running tasks
     ///
     /// What is not named stays. Where a task takes more by then, its agent has to have room for it. Asking again is safe.
-    Update(UpdateArgs),
+    Update(Box<UpdateArgs>),
     Logs(Through<logs::LogsArgs>),
     Stats(Through<stats::StatsArgs>),
     Exec(Through<exec::ExecArgs>),
@@ -114,7 +114,7 @@ pub(crate) async fn task(args: TaskArgs) -> Outcome {
     match args.verb {
         TaskVerb::Run(args) => run(&master, format, *args).await,
         TaskVerb::Kill(args) => kill(&master, &args).await,
-        TaskVerb::Update(args) => update(&master, format, args).await,
+        TaskVerb::Update(args) => update(&master, format, *args).await,
         TaskVerb::Logs(Through { mut args, .. }) => {
             let agent = reach(&master, &mut args.container).await?;
             logs::logs(&agent, args).await
