@@ -192,7 +192,7 @@ impl Master {
         for report in reports {
             missing.remove(&report.id);
             if holds(self.agents.get(agent), &report.id) {
-                // Whatever was under way when the session before ended: this is said after it.
+                // Whatever was under way when the earlier connection ended: this is said after it.
                 self.resize_over(&report.id);
                 self.set_need(&report.id, report.need);
             }
