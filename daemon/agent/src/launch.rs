@@ -3,13 +3,16 @@
 use std::io::{self, Read as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
+use std::time::Duration;
 
 use agent_core::{EndReport, Input};
 use container::channel::{self, Report};
 use container::plan::{self, ChildPlan, PlanContext};
 use container::{ChildFds, CloneKind, CloneRequest, Namespaces};
 use isolators::network::NetworkIsolator;
-use model::{ContainerId, Fault, FaultKind, LaunchSpec, Limits, Network, ProcessIdentity, UserNamespace};
+use model::{
+    ContainerId, Fault, FaultKind, LaunchSpec, Limitation, Limits, Network, ProcessIdentity, UserNamespace,
+};
 
 use crate::failpoint;
 use crate::launcher_link::LauncherLink;
@@ -316,6 +319,27 @@ async fn follow_memory(shell: &Rc<Shell>, id: &ContainerId, watch: isolators::Oo
             isolators::WatchKind::Readable => drop(source.read_with(|mut fd| fd.read(&mut [0; 8])).await?),
             isolators::WatchKind::Priority => source.priority().await,
         }
+        // In v2 the event comes after what it tells.
+        let looks = match kind {
+            isolators::WatchKind::Readable => KILL_LOOKS,
+            isolators::WatchKind::Priority => 1,
+        };
+        if let Some(limitation) = hit(shell, id, looks).await? {
+            shell.limit_hit(id.clone(), limitation);
+            return Ok(());
+        }
+    }
+}
+
+/// How long after an event its kill is looked for, and how often.
+const KILL_PATIENCE: Duration = Duration::from_millis(2);
+const KILL_LOOKS: u32 = 10;
+
+/// Whether the ceiling ended a process. cgroup v1 tells that memory is short before the kernel chooses whom to kill
+/// (mem_cgroup_oom() in mm/memcontrol-v1.c), and it may tell that once: who looks at once sees nothing yet.
+async fn hit(shell: &Rc<Shell>, id: &ContainerId, looks: u32) -> io::Result<Option<Limitation>> {
+    let mut pause = KILL_PATIENCE;
+    for look in 1..=looks {
         let (isolators, job_id) = (shell.isolators.clone(), id.clone());
         let limits = shell.core().limits(id).cloned().unwrap_or_default();
         let found = shell
@@ -323,15 +347,15 @@ async fn follow_memory(shell: &Rc<Shell>, id: &ContainerId, watch: isolators::Oo
             .run(move || isolators.limitation(&job_id, &limits))
             .await;
         match found {
-            Ok(Ok(Some(limitation))) => {
-                shell.limit_hit(id.clone(), limitation);
-                return Ok(());
-            }
+            Ok(Ok(Some(limitation))) => return Ok(Some(limitation)),
+            Ok(Ok(None)) if look < looks => net::sleep(pause).await,
             Ok(Ok(None)) => {}
             Ok(Err(error)) => return Err(io::Error::other(error)),
             Err(error) => return Err(io::Error::other(error)),
         }
+        pause *= 2;
     }
+    Ok(None)
 }
 
 /// What the init wrote before it ended.

@@ -127,7 +127,8 @@ fn a_worker_killed_for_memory_ends_the_whole_container() {
         return;
     }
     let agent = Agent::start();
-    let script = "sh -c 'head -c 200000000 /dev/zero | tail -c 200000000 > /dev/null'; sleep 100";
+    // Longer than a test may take: the end must not come from the script.
+    let script = "sh -c 'head -c 200000000 /dev/zero | tail -c 200000000 > /dev/null'; sleep 1000";
     let answer = agent.cli(&["run", "--mem", "32MB", "--", "sh", "-c", script]);
     assert_eq!(answer.status, 137, "{answer:?}");
 }
