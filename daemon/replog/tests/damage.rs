@@ -11,7 +11,7 @@ use std::time::Duration;
 use disk::Disk;
 use net::{ConnectionLimit, TcpListener};
 use replog::{
-    Config, Directory as _, DiskDirectory, Entry, Ledger, LogError, Options, Replica, Store, salvage,
+    Config, Directory as _, DiskDirectory, Entry, Found, Ledger, LogError, Options, Replica, Store, salvage,
 };
 use replog_core::{
     Ballot, Epoch, Incarnation, Member, Membership, Position, Record, ReplicaId, Settings, Status, Value,
@@ -463,6 +463,15 @@ async fn reopened(path: &Path) -> DiskDirectory {
     panic!("{} is not let go of within 10 s", path.display());
 }
 
+/// As a stopped replica left it.
+async fn ledger_in(path: &Path) -> (Ledger<DiskDirectory>, Found) {
+    let options = Options {
+        segment_bytes: 1 << 20,
+        new_id: 0,
+    };
+    Ledger::open(reopened(path).await, options).unwrap()
+}
+
 /// A log with one replica, stopped, that has so many entries.
 async fn alone(entries: u64) -> Cluster {
     let mut cluster = Cluster::of(1, numbered);
@@ -490,24 +499,13 @@ fn the_only_replica_of_a_log_loses_nothing_that_nobody_gave_up() {
             let told = open().map(|_| ()).unwrap_err().to_string();
             assert!(told.contains("bulkhead log salvage --directory"), "{told}");
         }
-        let opened = async || {
-            let disk = reopened(&directory).await;
-            Ledger::open(
-                disk,
-                Options {
-                    segment_bytes: 1 << 20,
-                    new_id: 0,
-                },
-            )
-            .unwrap()
-        };
-        let (ledger, found) = opened().await;
+        let (ledger, found) = ledger_in(&directory).await;
         let loss = salvage::loss(&ledger, &found).unwrap();
         assert!(!loss.is_none() && loss.kept < loss.known, "{loss:?}");
         assert!(loss.kept.0 > 20 && loss.known.0 >= 400, "{loss:?}");
         drop(ledger);
         assert!(open().is_err(), "to look changes nothing");
-        let (ledger, _) = opened().await;
+        let (ledger, _) = ledger_in(&directory).await;
         drop(salvage::accept(ledger, &loss).unwrap());
         let only = open().unwrap();
         elected(&only).await;
@@ -523,7 +521,7 @@ fn the_only_replica_of_a_log_loses_nothing_that_nobody_gave_up() {
         assert_eq!(all(&only).await.unwrap().last(), Some(&entry(9999)));
         only.stop();
         drop(only);
-        let (ledger, found) = opened().await;
+        let (ledger, found) = ledger_in(&directory).await;
         assert!(salvage::loss(&ledger, &found).unwrap().is_none());
     });
 }
@@ -541,18 +539,7 @@ fn a_value_that_rotted_unseen_can_be_given_up_too() {
         assert!(told.contains("bulkhead log salvage"), "{told}");
         only.stop();
         drop(only);
-        let opened = async || {
-            let disk = reopened(&directory).await;
-            Ledger::open(
-                disk,
-                Options {
-                    segment_bytes: 1 << 20,
-                    new_id: 0,
-                },
-            )
-            .unwrap()
-        };
-        let (ledger, found) = opened().await;
+        let (ledger, found) = ledger_in(&directory).await;
         let loss = salvage::loss(&ledger, &found).unwrap();
         assert!(!found.damaged && loss.kept < loss.known, "{loss:?}");
         drop(salvage::accept(ledger, &loss).unwrap());
