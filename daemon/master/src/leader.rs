@@ -150,7 +150,14 @@ impl Leader {
                 let leader = self.clone();
                 self.tasks.spawn(async move {
                     if leader.holds() {
+                        let lost = match &edit {
+                            Edit::MarkUnreachable { id, .. } => Some(id.clone()),
+                            _ => None,
+                        };
                         let result = leader.registrar.apply(edit).await;
+                        if let (Some(id), Ok(_)) = (lost, &result) {
+                            tracing::warn!(agent = %id.0, "agent is unreachable: it answered no pings, or did not come back");
+                        }
                         leader.input(Input::Applied { token, result });
                     }
                 });
