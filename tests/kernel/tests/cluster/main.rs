@@ -2,7 +2,6 @@
 
 mod site;
 
-use std::io::{Read as _, Write as _};
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
@@ -137,6 +136,48 @@ fn an_agent_that_dies_is_unreachable_until_it_is_back_with_its_tasks() {
     assert_eq!(states(&task), ["staging", "running", "unreachable", "running"]);
 }
 
+/// Three of four die at the same moment: a rack's switch, as the master sees it. Only lower bounds are asserted, on the
+/// times that the registry keeps (in whole seconds): a machine under load may take as long as it likes.
+#[test]
+fn agents_that_vanish_at_once_are_given_up_no_faster_than_the_limit_says() {
+    if skip_unless_root() {
+        return;
+    }
+    const PERIOD: u64 = 4;
+    let site = Site::start_with(&[
+        "--agent-ping-timeout=1s",
+        "--max-agent-ping-timeouts=3",
+        "--agent-removal-rate-limit=1/4s",
+    ]);
+    let living = site.cli(&["agents", "-q"]).success().stdout.trim().to_owned();
+    let mut vanishing: Vec<_> = (0..3).map(|_| site.another_agent()).collect();
+    let count = |what: &str| site.registry()[what].as_object().map_or(0, |agents| agents.len());
+    eventually("all have registered", || (count("agents") == 4).then_some(()));
+    for agent in &mut vanishing {
+        agent.kill_hard();
+    }
+    for number in 1..=3 {
+        eventually(&format!("{number} given up"), || {
+            (count("unreachable") >= number).then_some(())
+        });
+    }
+    let registry = site.registry();
+    let given_up = registry["unreachable"].as_object().expect("by their ids");
+    assert!(!given_up.contains_key(&living), "{registry}");
+    assert_eq!(given_up.len(), 3, "{registry}");
+    let mut at: Vec<u64> = given_up
+        .values()
+        .filter_map(|lost| lost["since"].as_u64())
+        .collect();
+    at.sort_unstable();
+    assert_eq!(at.len(), 3, "{registry}");
+    for pair in at.windows(2) {
+        // Of moments that are cut down to whole seconds.
+        assert!(pair[1] - pair[0] >= PERIOD - 1, "{registry}");
+    }
+    site.until_agent_is("active");
+}
+
 #[test]
 fn who_is_not_of_the_cluster_is_told_to_end_its_tasks() {
     if skip_unless_root() {
@@ -211,17 +252,7 @@ fn without_the_secret_nobody_gets_more_than_the_gate() {
     assert_eq!(mode & 0o777, 0o600);
 
     // Monitoring is on the same port, with the names that Mesos' tools know.
-    let get = |path: &str| {
-        let mut stream = std::net::TcpStream::connect(site.address()).expect("connect");
-        write!(
-            stream,
-            "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-        )
-        .expect("send");
-        let mut text = String::new();
-        stream.read_to_string(&mut text).expect("an answer");
-        text
-    };
+    let get = |path: &str| site.get(path);
     for path in [
         "/state",
         "/master/state.json",

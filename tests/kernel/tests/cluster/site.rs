@@ -1,6 +1,8 @@
 //! A master on a port of its own, its agent, and the command line against it.
 
 use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
@@ -24,21 +26,28 @@ fn free_port() -> u16 {
 impl Site {
     /// Agents are given up after two seconds of silence.
     pub fn start() -> Self {
+        Self::start_with(&["--agent-ping-timeout=1s", "--max-agent-ping-timeouts=2"])
+    }
+
+    /// One agent, and a master with these flags.
+    pub fn start_with(flags: &[&str]) -> Self {
         let mut site = Self {
             agent: None,
             master: None,
             directory: tempfile::tempdir().expect("a scratch directory"),
             port: free_port(),
-            flags: ["--agent-ping-timeout=1s", "--max-agent-ping-timeouts=2"]
-                .map(str::to_owned)
-                .into(),
+            flags: flags.iter().map(ToString::to_string).collect(),
         };
         site.start_master();
-        let flags = site.agent_flags();
-        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-        site.agent = Some(Agent::start_with(&flags, &[]));
+        site.agent = Some(site.another_agent());
         site.until_agent_is("active");
         site
+    }
+
+    pub fn another_agent(&self) -> Agent {
+        let flags = self.agent_flags();
+        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+        Agent::start_with(&flags, &[])
     }
 
     pub fn agent_flags(&self) -> Vec<String> {
@@ -143,6 +152,23 @@ impl Site {
         eventually(&format!("task {id} is {state}"), || {
             self.view(id).filter(|task| task["state"] == state)
         })
+    }
+
+    /// A page that the master serves, with the head.
+    pub fn get(&self, path: &str) -> String {
+        let mut stream = TcpStream::connect(self.address()).expect("connect");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).expect("send");
+        let mut text = String::new();
+        stream.read_to_string(&mut text).expect("an answer");
+        text
+    }
+
+    /// What is durable.
+    pub fn registry(&self) -> Value {
+        let page = self.get("/registrar(1)/registry");
+        let (_, body) = page.split_once("\r\n\r\n").expect("a body");
+        serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {page}"))
     }
 
     pub fn until_agent_is(&self, state: &str) {
