@@ -80,7 +80,7 @@ impl Host {
 
     /// iperf3 from one namespace to another; megabits a second that arrived, as payload.
     fn transfer(&self, from: &OwnedFd, to: &OwnedFd, address: &str, port: u16, options: &str) -> f64 {
-        let server = start(to, &format!("iperf3 -s -1 -p {port}"));
+        let server = start(to, &format!("iperf3 -s -p {port}"));
         let command = format!("iperf3 -c {address} -p {port} -J -O 0.5 -t 2 {options}");
         // The server needs a moment; a refused connection says so at once.
         let deadline = Instant::now() + Duration::from_secs(10);

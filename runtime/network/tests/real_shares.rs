@@ -6,10 +6,11 @@ use std::os::fd::OwnedFd;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use harness::{Container, OUTSIDE, World, attach_with, chain, inside, inside_ok, on_host_ok, skip, text};
+use harness::{Container, OUTSIDE, World, attach_with, chain, inside, on_host_ok, skip, text};
 use model::{Bandwidth, BitsPerSecond};
 use network::{Config, Datapath, Known, NetworkError};
 use support::eventually;
+use support::network::start;
 
 const MBIT: u64 = 1_000_000;
 /// Wire bytes over payload of a full TCP segment with timestamps.
@@ -60,13 +61,16 @@ fn together(world: &World, senders: &[(Option<&OwnedFd>, u32)]) -> Vec<f64> {
             .enumerate()
             .map(|(number, (netns, streams))| {
                 let port = 5_300 + number;
-                let serve = format!("iperf3 -s -1 -D -p {port}");
-                inside_ok(&world.outside, &serve);
+                let server = start(&world.outside, &format!("iperf3 -s -p {port}"));
                 let command = format!("iperf3 -c {OUTSIDE} -p {port} -J -C cubic -O 1 -t 3 -P {streams}");
                 let host = std::fs::File::open("/proc/thread-self/ns/net").unwrap();
-                scope.spawn(move || match netns {
-                    Some(netns) => transfer(netns, &command),
-                    None => transfer(&OwnedFd::from(host), &command),
+                scope.spawn(move || {
+                    // Until the transfer is over; then it is ended and waited for, so that the port is free for the next.
+                    let _server = server;
+                    match netns {
+                        Some(netns) => transfer(netns, &command),
+                        None => transfer(&OwnedFd::from(host), &command),
+                    }
                 })
             })
             .collect();

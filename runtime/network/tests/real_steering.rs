@@ -5,6 +5,8 @@ mod harness;
 use std::os::fd::OwnedFd;
 
 use harness::*;
+use support::eventually;
+use support::network::start;
 
 /// All of it with TCP and UDP, IPv4 and IPv6; what failed.
 fn failures(cases: &[(&str, Option<&OwnedFd>, &str, &str, u16)], sizes: &[(Kind, usize)]) -> Vec<String> {
@@ -115,16 +117,16 @@ fn real_programs_talk() {
     inside_ok(&world.outside, &fetch);
     on_host_ok(&format!("kill {}", server.trim()));
     if on_host("command -v iperf3").status.success() {
-        let measure = format!(
-            "iperf3 -s -1 -p {} >/dev/null 2>&1 & sleep 0.5; echo $!",
-            one.port + 1
-        );
-        inside_ok(&one.netns, &measure);
-        let out = inside_ok(
-            &world.outside,
-            &format!("iperf3 -c {HOST} -p {} -t 1 -R -J", one.port + 1),
-        );
-        assert!(out.contains("sum_received"), "{out}");
+        let port = one.port + 1;
+        let _server = start(&one.netns, &format!("iperf3 -s -p {port}"));
+        eventually("the server answers", || {
+            // With -J its status is 0 whatever happened.
+            let said = text(&inside(
+                &world.outside,
+                &format!("iperf3 -c {HOST} -p {port} -t 1 -R -J"),
+            ));
+            said.contains("sum_received").then_some(())
+        });
     }
     datapath.close(false).unwrap();
 }

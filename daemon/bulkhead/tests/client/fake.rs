@@ -377,7 +377,8 @@ impl agent::Server for Service {
 /// Passes on what the child writes; the sink is gone when the client is, then it is read and dropped.
 async fn pump(agent: Rc<Agent>, running: Rc<Running>, number: u8, pipe: File) {
     // The files of a real agent: what is read is kept, however slow the client is.
-    let (kept, mut next) = net::queue::bounded::<Vec<u8>>(32);
+    // As many pieces as there may be: who reads as fast as the child writes gets small ones.
+    let (kept, mut next) = net::queue::bounded::<Vec<u8>>(1 << 20);
     let sender = Rc::clone(&running);
     net::spawn(async move {
         while let Some(piece) = next.pop().await {
