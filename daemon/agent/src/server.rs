@@ -294,11 +294,13 @@ fn serve_clients(shell: &Rc<Shell>) -> Result<net::Task<()>, Fault> {
     let listener = net::UnixListener::bind(&shell.config.socket, 0o600).map_err(|e| failed(&e))?;
     let limit = net::ConnectionLimit::new(CONNECTIONS_MAX);
     let shell = shell.clone();
+    let refusals = net::Refusals::default();
     Ok(net::spawn(async move {
         let limits = net::rpc::RpcLimits::default();
         let error = net::accept_loop(&listener, &limit, |stream, guard| {
             let proof = Proof::Peer(stream.peer().ok());
-            serve_client(&shell, stream, proof, guard, &limits);
+            let caller = (None, refusals.clone());
+            serve_client(&shell, stream, proof, caller, guard, &limits);
         })
         .await;
         tracing::error!("the clients' socket is broken: {error}; restart the agent (containers run on)");
@@ -317,10 +319,19 @@ fn serve_tcp_clients(shell: &Rc<Shell>) -> Result<Option<net::Task<()>>, Fault> 
     tracing::info!(address = %listener.local_address(), "listening for clients; BULKHEAD_TOKEN is in the runtime directory");
     let limit = net::ConnectionLimit::new(CONNECTIONS_MAX);
     let shell = shell.clone();
+    let refusals = net::Refusals::default();
     Ok(Some(net::spawn(async move {
         let limits = net::rpc::RpcLimits::default();
         let error = net::accept_loop(&listener, &limit, |stream, guard| {
-            serve_client(&shell, stream, Proof::Token(token.clone()), guard, &limits);
+            let caller = (stream.peer_address().ok(), refusals.clone());
+            serve_client(
+                &shell,
+                stream,
+                Proof::Token(token.clone()),
+                caller,
+                guard,
+                &limits,
+            );
         })
         .await;
         tracing::error!("the clients' TCP socket is broken: {error}; restart the agent (containers run on)");
@@ -331,6 +342,7 @@ fn serve_client<S>(
     shell: &Rc<Shell>,
     stream: S,
     proof: Proof,
+    (peer, refusals): (Option<std::net::SocketAddr>, net::Refusals),
     guard: net::ConnectionGuard,
     limits: &net::rpc::RpcLimits,
 ) where
@@ -347,7 +359,9 @@ fn serve_client<S>(
     net::spawn(async move {
         let reason = connection.await;
         if reason.is_misbehaviour() {
-            tracing::warn!("connection cut off: {reason}");
+            if let Some(line) = refusals.first(peer, format_args!("connection cut off: {reason}")) {
+                tracing::warn!(peer = peer.map(tracing::field::display), "{line}");
+            }
         } else {
             tracing::debug!("connection ended: {reason}");
         }

@@ -45,7 +45,10 @@ pub(crate) fn call_failed(peer: &Peer, error: &capnp::Error) -> Fault {
             FaultKind::Unsupported,
             format!("the {peer} does not know this call"),
         )
-        .remedy("use the same version of bulkhead on both sides"),
+        .remedy(format!(
+            "if it is older than this client, version {}, start that version there: what runs goes on; else see that this is its port",
+            env!("CARGO_PKG_VERSION")
+        )),
         _ => Fault::failed(format!("the {peer} failed: {}", message(error))),
     }
 }

@@ -33,6 +33,22 @@ pub fn limits() -> RpcLimits {
     }
 }
 
+/// The other end of a connection, and how its refusals are told.
+#[derive(Clone)]
+pub struct Caller {
+    pub peer: SocketAddr,
+    pub refusals: net::Refusals,
+}
+
+impl Caller {
+    fn refused(&self, why: impl std::fmt::Display) {
+        let why = format_args!("a connection was refused: {why}");
+        if let Some(line) = self.refusals.first(Some(self.peer), why) {
+            tracing::warn!(peer = %self.peer, "{line}");
+        }
+    }
+}
+
 /// Listens, and goes on for as long as the task is held.
 pub fn open(shell: &Rc<Shell>, descriptors: u64) -> Result<net::Task<()>, Fault> {
     let address = shell.info.http();
@@ -48,12 +64,13 @@ pub fn open(shell: &Rc<Shell>, descriptors: u64) -> Result<net::Task<()>, Fault>
         ..net::http::HttpLimits::default()
     });
     let shell = Rc::downgrade(shell);
+    let refusals = net::Refusals::default();
     Ok(net::spawn(async move {
         let error = net::accept_loop(&listener, &limit, |stream, guard| {
             let Some(strong) = shell.upgrade() else { return };
-            let (weak, http) = (Weak::clone(&shell), http.clone());
+            let (weak, http, refusals) = (Weak::clone(&shell), http.clone(), refusals.clone());
             strong.connection(async move {
-                if let Err(error) = attend(weak, stream, guard, http).await {
+                if let Err(error) = attend(weak, stream, guard, http, refusals).await {
                     tracing::debug!("a connection ended: {error}");
                 }
             });
@@ -68,6 +85,7 @@ async fn attend(
     stream: net::TcpStream,
     guard: net::ConnectionGuard,
     http: Rc<net::http::HttpLimits>,
+    refusals: net::Refusals,
 ) -> std::io::Result<()> {
     let Some(strong) = shell.upgrade() else {
         return Ok(());
@@ -79,28 +97,29 @@ async fn attend(
     if !matches!(greeting, Ok(Ok(1))) {
         return Ok(());
     }
-    let peer = stream.peer_address()?;
+    let caller = Caller {
+        peer: stream.peer_address()?,
+        refusals,
+    };
     match tls.filter(|_| first[0] == HANDSHAKE) {
         // Each branch in a box of its own: fifty thousand agents wait in one that is as large as the smallest, not the largest.
         Some(tls) => {
             let secured = match Box::pin(tls.accept(stream)).await {
                 Ok(secured) => secured,
                 Err(error) => {
-                    tracing::warn!(%peer, "a connection was refused: TLS: {error}");
+                    caller.refused(format_args!("TLS: {error}"));
                     return Ok(());
                 }
             };
             let stream = Box::pin(net::timeout(GREETING, net::Prefixed::read(secured))).await;
             let stream = stream.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))?;
             let first = stream.first().unwrap_or_default();
-            serve(shell, stream, first, true, peer, guard, http).await;
+            serve(shell, stream, first, true, caller, guard, http).await;
         }
-        None if peer.ip().is_loopback() || insecure => {
-            serve(shell, stream, first[0], false, peer, guard, http).await;
+        None if caller.peer.ip().is_loopback() || insecure => {
+            serve(shell, stream, first[0], false, caller, guard, http).await;
         }
-        None => {
-            tracing::warn!(%peer, "a connection was refused: it is not encrypted, and not from this host")
-        }
+        None => caller.refused("it is not encrypted, and not from this host"),
     }
     Ok(())
 }
@@ -110,7 +129,7 @@ fn serve<S>(
     stream: S,
     first: u8,
     certified: bool,
-    peer: SocketAddr,
+    caller: Caller,
     guard: net::ConnectionGuard,
     http: Rc<net::http::HttpLimits>,
 ) -> Pin<Box<dyn Future<Output = ()>>>
@@ -126,7 +145,7 @@ where
         shell,
         connection: guard.handle(),
         certified,
-        peer,
+        caller: caller.clone(),
     };
     let gate: wire::master_capnp::gate::Client = capnp_rpc::new_client(gate);
     let connection = net::rpc::serve_limited(stream, gate.client, &limits(), guard.handle());
@@ -134,7 +153,7 @@ where
         let _guard = guard;
         let reason = connection.await;
         if reason.is_misbehaviour() {
-            tracing::warn!("connection cut off: {reason}");
+            caller.refused(reason);
         }
     })
 }

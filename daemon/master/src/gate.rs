@@ -1,6 +1,5 @@
 //! The master's door: who comes, and what he gets. A stranger gets nothing but the gate.
 
-use std::net::SocketAddr;
 use std::rc::{Rc, Weak};
 
 use capnp::capability::Rc as CapRc;
@@ -9,9 +8,13 @@ use model::{Fault, FaultKind};
 use net::scram::{Exchange, ScramError};
 use wire::master_capnp::{gate, hall, login, session};
 
+use crate::door::Caller;
 use crate::leader::{Leader, SessionGuard};
 use crate::operator::OperatorService;
 use crate::server::Shell;
+
+/// Of what a client calls itself, in the log.
+const CLIENT_CHARACTERS: usize = 64;
 
 /// Answers `fault` in a result and ends the method.
 macro_rules! attempt {
@@ -33,8 +36,7 @@ pub struct GateService {
     pub connection: net::ConnectionHandle,
     /// It has a certificate of our authority.
     pub certified: bool,
-    /// For the log.
-    pub peer: SocketAddr,
+    pub caller: Caller,
 }
 
 impl gate::Server for GateService {
@@ -44,7 +46,8 @@ impl gate::Server for GateService {
         mut results: gate::AuthenticateResults,
     ) -> Result<(), capnp::Error> {
         let params = params.get()?;
-        let client = params.get_client()?.to_str().unwrap_or("?").to_owned();
+        let client = params.get_client()?.to_str().unwrap_or("?");
+        let client: String = client.chars().take(CLIENT_CHARACTERS).collect();
         let Some(shell) = self.shell.upgrade() else {
             return Err(capnp::Error::disconnected("this master stops".into()));
         };
@@ -70,15 +73,17 @@ impl gate::Server for GateService {
         }
         let nonce = attempt!(results, crate::keys::random());
         let begun = shell.keys.scram.challenge(&scram, nonce);
-        let (challenge, exchange) =
-            attempt!(results, begun.map_err(|error| denied(&client, self.peer, &error)));
+        let (challenge, exchange) = attempt!(
+            results,
+            begun.map_err(|error| denied(&client, &self.caller, &error))
+        );
         results.get().set_challenge(&challenge);
         results.get().set_login(capnp_rpc::new_client(LoginService {
             shell: self.shell.clone(),
             leader: Rc::downgrade(&leader),
             connection: self.connection.clone(),
             client,
-            peer: self.peer,
+            caller: self.caller.clone(),
             exchange: std::cell::RefCell::new(Some(exchange)),
         }));
         Ok(())
@@ -91,8 +96,11 @@ fn hall_of(leader: &Rc<Leader>) -> hall::Client {
     })
 }
 
-fn denied(client: &str, peer: SocketAddr, error: &ScramError) -> Fault {
-    tracing::warn!(client, %peer, "not let in: {error}");
+fn denied(client: &str, caller: &Caller, error: &ScramError) -> Fault {
+    let why = format_args!("not let in: {error}");
+    if let Some(line) = caller.refusals.first(Some(caller.peer), why) {
+        tracing::warn!(client, peer = %caller.peer, "{line}");
+    }
     Fault::new(FaultKind::Denied, error.to_string())
         .field("credential")
         .remedy("--credential names a file with a principal and a secret that are in the master's --credentials, or the one in its --work_dir")
@@ -104,7 +112,7 @@ struct LoginService {
     leader: Weak<Leader>,
     connection: net::ConnectionHandle,
     client: String,
-    peer: SocketAddr,
+    caller: Caller,
     /// For one try.
     exchange: std::cell::RefCell<Option<Exchange>>,
 }
@@ -126,7 +134,7 @@ impl login::Server for LoginService {
         };
         let (verifier, principal) = attempt!(
             results,
-            verified.map_err(|error| denied(&self.client, self.peer, &error))
+            verified.map_err(|error| denied(&self.client, &self.caller, &error))
         );
         tracing::debug!(client = self.client, principal, "authenticated");
         // From here on it is not the first to go when connections run out.

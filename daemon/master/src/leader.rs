@@ -291,13 +291,31 @@ impl Leader {
                 // The end of the session tells whoever waits.
                 Err(error) if error.kind == capnp::ErrorKind::Disconnected => return,
                 Err(error) if error.kind == capnp::ErrorKind::Unimplemented => {
-                    let message = "the task's agent is of an older version and does not know updates";
-                    Err(Fault::unsupported("task", message).remedy("start the newer program there"))
+                    Err(leader.outdated(&id, "updates of tasks"))
                 }
                 Err(error) => Err(Fault::failed(format!("the task's agent has failed: {error}"))),
             };
             leader.input(Input::Resized { link, id, result });
         });
+    }
+
+    /// Its agent has no such method.
+    fn outdated(&self, id: &model::ContainerId, what: &str) -> Fault {
+        let core = self.core();
+        let agent = core.task(id).and_then(|task| core.agent(&task.agent));
+        let who = agent.map_or_else(
+            || "the task's agent".to_owned(),
+            |agent| {
+                let record = &agent.record;
+                format!(
+                    "agent {} on {}, version {},",
+                    agent.id.0, record.hostname, record.version
+                )
+            },
+        );
+        let message = format!("{who} is older than this master and does not know {what}");
+        let remedy = format!("start bulkhead {} there; what runs goes on", crate::VERSION);
+        Fault::unsupported("task", message).remedy(remedy)
     }
 
     fn answer_entry(&self, link: Link, entry: Entry) {

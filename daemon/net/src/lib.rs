@@ -20,6 +20,7 @@ pub mod metrics;
 mod prefixed;
 pub mod queue;
 mod reactor;
+mod refusals;
 pub mod rpc;
 pub mod scram;
 mod signals;
@@ -41,6 +42,7 @@ pub use limit::{
 pub use prefixed::Prefixed;
 pub use queue::Notify;
 pub use reactor::{Config, Statistics, run, statistics, yield_now};
+pub use refusals::Refusals;
 pub use signals::{ExitInfo, ReceivedSignal, Signal, Signals, block_signals, wait_pidfd};
 pub use source::{Interest, Source};
 pub use tcp::{TcpListener, TcpStream};

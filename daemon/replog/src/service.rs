@@ -177,17 +177,22 @@ pub async fn serve(
     limit: net::ConnectionLimit,
 ) -> std::io::Error {
     let tasks = net::TaskSet::new();
+    let refusals = net::Refusals::default();
     net::accept_loop(&listener, &limit, |stream, guard| {
         // A peer may send what is large from the start, once its handshake is done.
         guard.handle().protect();
-        let replica = replica.clone();
+        let (replica, refusals) = (replica.clone(), refusals.clone());
         tasks.spawn(async move {
+            let peer = stream.peer_address().ok();
             let stream = match replica.tls() {
                 None => net::Link::Plain(stream),
                 Some(tls) => match tls.accept(stream).await {
                     Ok(secured) => net::Link::Secured(Box::new(secured)),
                     Err(error) => {
-                        tracing::warn!("log: a connection was refused: TLS: {error}");
+                        let why = format_args!("log: a connection was refused: TLS: {error}");
+                        if let Some(line) = refusals.first(peer, why) {
+                            tracing::warn!(peer = peer.map(tracing::field::display), "{line}");
+                        }
                         return;
                     }
                 },
