@@ -30,6 +30,8 @@ pub struct AgentCore {
     pub(crate) drains: Vec<(Ticket, u32)>,
     /// Those that a drain has not come to yet.
     pub(crate) to_drain: VecDeque<(ContainerId, Option<Millis>)>,
+    /// Those that a drain has killed of late, and when.
+    pub(crate) killed_by_drain: Vec<(Millis, ContainerId)>,
     pub(crate) living: usize,
     /// Where the search for ids of a user namespace goes on.
     pub(crate) next_id: u32,
@@ -53,6 +55,7 @@ impl AgentCore {
             draining: false,
             drains: Vec::new(),
             to_drain: VecDeque::new(),
+            killed_by_drain: Vec::new(),
             living: 0,
             next_id: 0,
             next_port: 1,
@@ -67,11 +70,9 @@ impl AgentCore {
 
     /// When `Input::Tick` is due, in monotonic time.
     pub fn deadline(&self) -> Option<Millis> {
-        if !self.to_drain.is_empty() {
-            return Some(Millis(0));
-        }
         let alarm = self.alarms.first().map(|(at, _)| *at);
-        alarm.into_iter().chain(self.removal_deadline()).min()
+        let others = self.removal_deadline().into_iter().chain(self.drain_deadline());
+        alarm.into_iter().chain(others).min()
     }
 
     pub fn handle(&mut self, now: Now, input: Input) {

@@ -8,6 +8,11 @@ use crate::input::{Answer, Now, Ticket};
 
 /// Containers that one input begins to end. The deadline says that there are more.
 pub(crate) const AT_ONCE: usize = 16;
+/// Containers that are killed without a grace period and have not ended yet. More of them don't end sooner, and processes that
+/// end are in the kernel for milliseconds, where nobody takes the processor from them.
+const KILLED_AT_ONCE: usize = 4;
+/// After that long the next one is killed although the last one lives: something holds it.
+const PLACE_KEPT: Millis = Millis(200);
 
 impl AgentCore {
     pub(crate) fn drain(&mut self, now: Now, ticket: Ticket, grace: Option<Millis>) {
@@ -21,14 +26,37 @@ impl AgentCore {
     }
 
     pub(crate) fn drain_next(&mut self, now: Now) {
+        let mut killed = std::mem::take(&mut self.killed_by_drain);
+        killed.retain(|(at, id)| now.monotonic < after_place(*at) && self.lives(id));
         for _ in 0..AT_ONCE {
+            if killed.len() >= KILLED_AT_ONCE {
+                break;
+            }
             let Some((id, grace)) = self.to_drain.pop_front() else {
-                return;
+                break;
             };
             let own = || self.containers.get(&id).map(|c| c.spec.grace);
             let grace = grace.or_else(own).unwrap_or_default();
             self.end_gracefully(now, &id, Doom::Killed, grace);
+            if grace == Millis(0) && self.lives(&id) {
+                killed.push((now.monotonic, id));
+            }
         }
+        self.killed_by_drain = killed;
+    }
+
+    /// When the drain goes on: at once, unless as many as may have been killed and have not ended.
+    pub(crate) fn drain_deadline(&self) -> Option<Millis> {
+        self.to_drain.front()?;
+        let dying = || self.killed_by_drain.iter().filter(|(_, id)| self.lives(id));
+        if dying().count() < KILLED_AT_ONCE {
+            return Some(Millis(0));
+        }
+        dying().map(|(at, _)| after_place(*at)).min()
+    }
+
+    fn lives(&self, id: &ContainerId) -> bool {
+        self.containers.get(id).is_some_and(|c| !c.is_over())
     }
 
     pub(crate) fn settle_drains(&mut self) {
@@ -38,6 +66,10 @@ impl AgentCore {
             }
         }
     }
+}
+
+fn after_place(at: Millis) -> Millis {
+    Millis(at.0.saturating_add(PLACE_KEPT.0))
 }
 
 #[cfg(test)]
@@ -147,6 +179,56 @@ mod tests {
             ended += at_once;
         }
         assert_eq!(ended, COUNT);
+    }
+
+    fn killed_ids(wishes: &[Wish]) -> Vec<ContainerId> {
+        let of = |wish: &Wish| match wish {
+            Wish::KillAll { id } | Wish::Checkpoint { id } => Some(id.clone()),
+            _ => None,
+        };
+        let mut ids: Vec<ContainerId> = wishes.iter().filter_map(of).collect();
+        ids.sort();
+        ids.dedup();
+        ids
+    }
+
+    #[test]
+    fn without_grace_the_next_is_killed_when_one_has_ended_or_has_been_waited_for_long_enough() {
+        let mut driver = driver();
+        let drain = Input::Drain {
+            ticket: Ticket(2),
+            grace: Some(Millis(0)),
+        };
+        let mut dying = killed_ids(&driver.input(drain));
+        assert_eq!(dying.len(), KILLED_AT_ONCE);
+        let waits = driver.core.deadline().expect("there are more");
+        assert!(waits > driver.now.monotonic && waits <= after_place(driver.now.monotonic));
+        assert_eq!(killed_ids(&driver.input(Input::Tick)), []);
+        // Nobody ends: the places are given up.
+        driver.now.monotonic = waits;
+        let more = killed_ids(&driver.input(Input::Tick));
+        assert_eq!(more.len(), KILLED_AT_ONCE);
+        dying.extend(more);
+        let mut all = dying.clone();
+        while let Some(id) = dying.pop() {
+            driver.input(Input::Exited {
+                id: id.clone(),
+                end: EndReport::UNRECORDED,
+            });
+            driver.input(Input::Cleaned {
+                id,
+                outcome: CleanupOutcome::Done,
+                limitation: None,
+                ended_at_ms: None,
+            });
+            if driver.core.deadline() <= Some(driver.now.monotonic) {
+                let next = killed_ids(&driver.input(Input::Tick));
+                assert!(next.len() <= KILLED_AT_ONCE, "{next:?}");
+                dying.extend(next.clone());
+                all.extend(next);
+            }
+        }
+        assert_eq!(all.len(), COUNT);
     }
 
     #[test]
