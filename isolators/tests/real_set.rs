@@ -452,6 +452,13 @@ fn statistics_grow_and_cost_few_descriptors() {
         (usage.cpus_limit, usage.mem_limit_bytes),
         (Some(0.5), Some(64 << 20))
     );
+    // Of one that nobody asks for only what tells whether it has run stays open.
+    let reduced = world.set.usage(&world.id).unwrap().reduced(&mut buffer);
+    assert!(!reduced.is_whole() && reduced.descriptors() <= 2);
+    let before = reduced.cpu_times(&mut buffer).expect("it lives");
+    eventually("that is told by what has stayed open", || {
+        reduced.cpu_times(&mut buffer).is_some_and(|now| now != before)
+    });
     world.set.kill_all(&world.id).unwrap();
     world.wait();
     world.clean();

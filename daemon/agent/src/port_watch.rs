@@ -60,7 +60,8 @@ async fn look(shell: &Rc<Shell>) -> Vec<(ContainerId, u64, u16)> {
     let isolators = shell.isolators.clone();
     let look = move || {
         let one = |(id, reader): (ContainerId, Option<Arc<UsageReader>>)| {
-            let reader = reader.or_else(|| isolators.usage(&id).ok().map(Arc::new));
+            let open = || isolators.usage(&id).ok().map(Arc::new);
+            let reader = reader.or_else(|| open().map(crate::statistics::reduced));
             let refusals = reader.as_ref()?.refusals()?;
             Some((id, reader, refusals))
         };

@@ -30,6 +30,8 @@ pub struct Resources {
     pub terminal: RefCell<Option<Rc<net::Source<File>>>>,
     /// Opened at the first sample: a container that is never measured costs no descriptors.
     pub usage: RefCell<Option<Arc<UsageReader>>>,
+    /// Rounds of the background sampling for which its files are kept open although it does nothing.
+    pub in_demand: Cell<u8>,
     /// Of the background sampling, kept for those who ask when it is over.
     pub last_usage: RefCell<Option<Usage>>,
     /// Checkpoints are written one after the other, in the order in which they were wished for.
@@ -106,6 +108,7 @@ impl Resources {
             stdin: (spec.stdin || spec.terminal.is_some()).then(Rc::default),
             terminal: RefCell::new(None),
             usage: RefCell::new(None),
+            in_demand: Cell::new(0),
             last_usage: RefCell::new(None),
             checkpoints: Turns::default(),
             end_recorded: Cell::new(false),

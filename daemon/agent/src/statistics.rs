@@ -23,15 +23,26 @@ struct Target {
     disk_used: Option<u64>,
     /// Processor time at the last sample: it is left out when it has used none since.
     unless_idle_at: Option<(f64, f64)>,
+    /// Its files stay open whether it runs or not.
+    in_demand: bool,
+    /// Processor time at the last sample of our own.
+    last_times: Option<(f64, f64)>,
 }
 
 /// At every so manieth interval those are measured too that have not run: the kernel may write for them, or reclaim from them.
 const IDLE_ROUNDS: u64 = 6;
+/// Rounds of our own for which files stay open after somebody has asked for a sample: monitoring comes again.
+const ROUNDS_IN_DEMAND: u8 = 6;
 
 /// One sample of each container asked for (all that run, if the list is empty). Those that end
 /// meanwhile are left out, unless they were asked for by name.
 pub async fn sample(shell: &Rc<Shell>, ids: &[ContainerId]) -> Result<Vec<(ContainerId, Usage)>, Fault> {
     let targets = targets(shell, ids)?;
+    for target in &targets {
+        if let Some(resources) = shell.resources(&target.id) {
+            resources.in_demand.set(ROUNDS_IN_DEMAND);
+        }
+    }
     samples_of(shell, targets, ids.is_empty()).await
 }
 
@@ -122,6 +133,8 @@ fn targets(shell: &Shell, ids: &[ContainerId]) -> Result<Vec<Target>, Fault> {
         limits: limits.clone(),
         disk_used: shell.resources(id).and_then(|r| r.disk.used()),
         unless_idle_at: None,
+        in_demand: true,
+        last_times: None,
     };
     if ids.is_empty() {
         let measurable = |s: &&model::ContainerStatus| {
@@ -164,24 +177,48 @@ fn measure(
         limits,
         disk_used,
         unless_idle_at,
+        in_demand,
+        last_times,
     } = target;
+    let idle = |reader: &Arc<UsageReader>| {
+        unless_idle_at.is_some()
+            && BUFFER.with_borrow_mut(|buffer| reader.cpu_times(buffer)) == unless_idle_at
+    };
     let reader = match reader {
-        Some(reader) => reader,
-        None => match isolators.usage(&id) {
+        Some(reader) if idle(&reader) => {
+            let kept = if in_demand { reader } else { reduced(reader) };
+            return (id, Some(kept), Ok(None));
+        }
+        Some(reader) if reader.is_whole() => reader,
+        _ => match isolators.usage(&id) {
             Ok(reader) => Arc::new(reader),
             Err(error) => return (id, None, Err(failed(&error))),
         },
     };
-    let idle = |buffer: &mut Vec<u8>| unless_idle_at.is_some() && reader.cpu_times(buffer) == unless_idle_at;
-    if BUFFER.with_borrow_mut(idle) {
-        return (id, Some(reader), Ok(None));
-    }
     let mut usage = BUFFER.with_borrow_mut(|buffer| reader.sample(buffer));
     usage.timestamp = net::wall_ms() as f64 / 1000.0;
     isolators::limits_into(&limits, host, &mut usage);
     // A quota tells what holds now.
     usage.disk_used_bytes = disk.used(&id).ok().flatten().or(disk_used);
-    (id, Some(reader), Ok(Some(usage)))
+    // Of one that is seen for the first time nobody knows whether it works.
+    let has_run = last_times.is_some() && last_times != isolators::cpu_times(&usage);
+    let kept = if in_demand || has_run {
+        reader
+    } else {
+        reduced(reader)
+    };
+    (id, Some(kept), Ok(Some(usage)))
+}
+
+/// One that somebody else is reading by at this moment stays as it is.
+pub(crate) fn reduced(reader: Arc<UsageReader>) -> Arc<UsageReader> {
+    if !reader.is_whole() {
+        return reader;
+    }
+    match Arc::try_unwrap(reader) {
+        Ok(reader) => Arc::new(BUFFER.with_borrow_mut(|buffer| reader.reduced(buffer))),
+        Err(shared) => shared,
+    }
 }
 
 thread_local! {
@@ -189,14 +226,15 @@ thread_local! {
     static BUFFER: std::cell::RefCell<Vec<u8>> = const { std::cell::RefCell::new(Vec::new()) };
 }
 
-/// The reader stays open until its container is cleaned up; one that came back too late is dropped.
+/// The reader stays open until its container is cleaned up; one that came back too late, or knows less than the one that is
+/// there, is dropped.
 pub(crate) fn keep(shell: &Shell, id: &ContainerId, reader: Option<Arc<UsageReader>>) {
     let Some(resources) = shell.resources(id) else {
         return;
     };
     if resources.init.borrow().is_some() {
         let mut usage = resources.usage.borrow_mut();
-        if usage.is_none() {
+        if !usage.as_ref().is_some_and(|usage| usage.is_whole()) && reader.is_some() {
             *usage = reader;
         }
     }
@@ -204,17 +242,16 @@ pub(crate) fn keep(shell: &Shell, id: &ContainerId, reader: Option<Arc<UsageRead
 
 /// Measures everything at the configured interval, so that `inspect` can tell of a container that has ended what it
 /// used last, and what can't be read is noticed before an operator asks for it. Most containers of most hosts do nothing
-/// most of the time: of them one file is read instead of a dozen.
+/// most of the time: of them one file is read instead of a dozen, and unless somebody asks, only that one is kept open.
 pub async fn keep_sampling(shell: Rc<Shell>) {
     for round in 1_u64.. {
         net::sleep(shell.config.sample_interval.duration()).await;
         let sampled = match targets(&shell, &[]) {
             Ok(mut targets) => {
-                if round % IDLE_ROUNDS != 0 {
-                    targets
-                        .iter_mut()
-                        .for_each(|target| spare_if_idle(&shell, target));
-                }
+                let all = round % IDLE_ROUNDS == 0;
+                targets
+                    .iter_mut()
+                    .for_each(|target| spare_if_idle(&shell, target, all));
                 samples_of(&shell, targets, true).await
             }
             Err(fault) => Err(fault),
@@ -234,9 +271,25 @@ pub async fn keep_sampling(shell: Rc<Shell>) {
     }
 }
 
-fn spare_if_idle(shell: &Shell, target: &mut Target) {
-    if let Some(resources) = shell.resources(&target.id) {
-        let last = resources.last_usage.borrow();
-        target.unless_idle_at = last.as_ref().and_then(isolators::cpu_times);
+/// `all`: it is measured in any case.
+fn spare_if_idle(shell: &Shell, target: &mut Target, all: bool) {
+    let Some(resources) = shell.resources(&target.id) else {
+        return;
+    };
+    let rounds = resources.in_demand.get();
+    resources.in_demand.set(rounds.saturating_sub(1));
+    target.in_demand = rounds > 0;
+    target.last_times = resources
+        .last_usage
+        .borrow()
+        .as_ref()
+        .and_then(isolators::cpu_times);
+    if !all {
+        target.unless_idle_at = target.last_times;
+    }
+    if !target.in_demand {
+        // The worker may close it.
+        drop(target.reader.take());
+        target.reader = resources.usage.borrow_mut().take();
     }
 }
