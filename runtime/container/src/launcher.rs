@@ -6,6 +6,7 @@
 //! when its socket is closed; it is started again with the same call when it has died, and no
 //! container notices, since containers are the agent's own children.
 
+use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
@@ -20,6 +21,10 @@ pub use crate::request::{receive_reply, send_request};
 
 /// Number of the socket in the launcher.
 pub(crate) const SOCKET_FD: i32 = 3;
+
+/// Memory that is free must be seen to be free, or an init can not give it back (malloc_trim(3) leaves what glibc has in its
+/// caches of threads). An init has one thread and allocates next to nothing. Commands do not inherit it.
+const UNCACHED_HEAP: &CStr = c"GLIBC_TUNABLES=glibc.malloc.tcache_count=0";
 
 pub struct LauncherProcess {
     pub pid: i32,
@@ -69,7 +74,7 @@ pub fn start_launcher(program: &[u8], instance: &str) -> Result<LauncherProcess,
         socket: far.as_fd(),
         null: null.as_fd(),
         arguments: StringTable::new([c"bulkhead-launcher", instance.as_c_str()]),
-        environment: StringTable::new([]),
+        environment: StringTable::new([UNCACHED_HEAP]),
         failure: None,
     };
     let blocked = signal::block_all();

@@ -56,10 +56,9 @@ impl Failure {
 }
 
 pub(super) fn run(request: CloneRequest, mut prepared: Prepared) -> ! {
-    let prepared = &mut prepared;
     let result = match request.kind {
         CloneKind::Init => init(request.fds, request.namespaces.net, prepared),
-        CloneKind::Exec => exec(request.fds, request.namespaces.net, prepared),
+        CloneKind::Exec => exec(request.fds, request.namespaces.net, &mut prepared),
         CloneKind::Measure => super::measure::measure(request.fds),
     };
     match result {
@@ -98,8 +97,8 @@ pub(super) fn join_groups(fds: &mut ChildFds) -> Result<Vec<PathBuf>, Failure> {
 }
 
 /// Pid 1 of a new container. Returns early when the agent went away: nothing has run.
-fn init(mut fds: ChildFds, new_network: bool, prepared: &mut Prepared) -> Result<(), (OwnedFd, Failure)> {
-    match prepare_init(&mut fds, new_network, prepared) {
+fn init(mut fds: ChildFds, new_network: bool, mut prepared: Prepared) -> Result<(), (OwnedFd, Failure)> {
+    match prepare_init(&mut fds, new_network, &mut prepared) {
         Err(failure) => Err((fds.channel, failure)),
         Ok(None) => Ok(()),
         Ok(Some((plan, terminal))) => start(fds, plan, terminal, prepared),
@@ -261,7 +260,7 @@ fn start(
     mut fds: ChildFds,
     plan: ChildPlan,
     terminal: Option<Pty>,
-    prepared: &Prepared,
+    prepared: Prepared,
 ) -> Result<(), (OwnedFd, Failure)> {
     let mut ready = || {
         let record = supervise::open_record(fds.status.take())?;
@@ -270,7 +269,7 @@ fn start(
         give_streams(&plan.process, &credentials, &fds)?;
         let streams = streams(&mut fds, terminal.as_ref())?;
         command::give_terminal(&streams, &credentials)?;
-        keep_capabilities(&plan.process, prepared, &[])?;
+        keep_capabilities(&plan.process, &prepared, &[])?;
         Ok((record, credentials, streams))
     };
     let (record, credentials, streams) = match ready() {
@@ -281,7 +280,7 @@ fn start(
         return Ok(());
     }
     supervise::record_start(record.as_ref());
-    let spawned = command::spawn(&plan.process, &credentials, &streams, Parentage::Mine, prepared);
+    let spawned = command::spawn(&plan.process, &credentials, &streams, Parentage::Mine, &prepared);
     drop(streams);
     let ChildFds {
         channel,
@@ -304,7 +303,8 @@ fn start(
                 Some(Pty { master, .. }) => Some(master),
                 None => keep_stdout,
             };
-            drop((channel, plan, credentials));
+            // The heap shrinks to what lies below them.
+            drop((channel, plan, credentials, prepared));
             supervise::run(
                 pid,
                 record,
